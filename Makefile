@@ -1,0 +1,58 @@
+# Every check has one home here; .ci/run calls `make check`.
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# -qq: errors only. The pins keep a result and the versions it was measured with together.
+INSTALL := -m pip install -qq -c constraints.txt
+MODEL := s-resnet20-digits
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test lint wheel smoke check clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run  ## install into .venv and measure the shipped model: accuracy by number of timesteps
+	$(BIN)/zoo eval $(MODEL) --timesteps 1,2,4,8,16,32
+
+test: $(VENV)/.dev  ## every test; PYTEST_ARGS="-k layout" for some of them
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+wheel: $(VENV)/.dev  ## build dist/*.whl
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist
+
+smoke: wheel  ## install the wheel in a clean environment outside the checkout and use it there
+	@set -e; \
+	there=$$(mktemp -d); trap 'rm -rf "$$there"' EXIT; \
+	$(PYTHON) -m venv "$$there/venv"; \
+	"$$there/venv/bin/python" $(INSTALL) dist/*.whl; \
+	cd "$$there"; PATH="$$there/venv/bin:$$PATH"; set -x; \
+	zoo --version; \
+	zoo list; \
+	zoo eval $(MODEL) --timesteps 8; \
+	python -m zoo verify $(MODEL) --deep
+
+check: lint test wheel smoke  ## all of the above but run: what CI runs
+
+clean:  ## remove .venv, dist and every cache
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	find zoo kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says which set is installed, so a second make is quick. The install is editable: sources need no new one.
+$(VENV)/.run: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(INSTALL) -e .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(INSTALL) -e ".[data,plots,dev]"
+	touch $(VENV)/.run $@

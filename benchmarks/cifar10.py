@@ -1,0 +1,135 @@
+"""Accuracy of the four public CIFAR-10 ResNets by method, neuron, schedule and timesteps.
+
+    python -m benchmarks.cifar10 CHECKPOINTS DATA WORK            # converts and measures what is missing; resumes where it
+    stopped python -m benchmarks.cifar10 CHECKPOINTS DATA WORK --only resnet20 python -m benchmarks.cifar10 --render
+    # the tables, from the result files alone
+
+CHECKPOINTS holds akamaster's resnet20-12fca82f.th, 32, 44 and 56, DATA is CIFAR-10 in any form that `zoo eval --data` takes,
+WORK receives the artifacts (they derive from the checkpoints and are not part of the project). Results: one JSON file a row,
+the dump of `zoo.evaluate.Evaluation`, under benchmarks/results/cifar10.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "cifar10"
+CHECKPOINTS = {
+    "resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th", "resnet32": "resnet32-d509ac18.th",
+    "resnet44": "resnet44-014dd654.th",
+}  # fmt: skip
+STEPS = (4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One artifact and what is measured on it."""
+
+    arch: str
+    method: str
+    neuron: str = "if"
+    schedule: str = "causal"
+    numerics: str = "int8"
+    made_for: int = 32
+    timesteps: tuple[int, ...] = STEPS
+    images: int = 10_000
+    tune: int = 0
+
+    @property
+    def name(self) -> str:
+        made = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
+        tuned = "-tuned" if self.tune else ""
+        return f"{self.arch}-{self.method}{tuned}-{self.neuron}-{self.schedule}{made}-{self.numerics}"
+
+
+def cases() -> list[Case]:
+    """The order in which they are worth having."""
+    full, part = ("resnet20", "resnet56"), ("resnet32", "resnet44")
+    rows = [Case(arch, "calibrated", neuron) for arch in full for neuron in ("if", "signed")]
+    for made_for in (8, 16, 32):
+        rows += [
+            Case(arch, "calibrated", schedule="layerwise", made_for=made_for, timesteps=(made_for,))
+            for arch in CHECKPOINTS
+        ]
+    rows += [Case(arch, "calibrated", numerics="float32", timesteps=STEPS[:4]) for arch in full]
+    rows += [Case(arch, "calibrated", neuron, images=2000) for arch in part for neuron in ("if", "signed")]
+    for arch in CHECKPOINTS:
+        long = (*STEPS, 128, 350) if arch in ("resnet20", "resnet44") else STEPS
+        rows.append(Case(arch, "hu2018", made_for=64, timesteps=long, images=2000))
+        rows.append(Case(arch, "hu2018", "signed", made_for=64, images=2000))
+        rows.append(Case(arch, "hu2018", schedule="layerwise", made_for=64, images=2000))
+    return rows
+
+
+def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
+    """Converts the case if its artifact is not in `work`, measures it and writes its result file."""
+    from zoo.artifact import write_synced
+    from zoo.checkpoint import read_checkpoint
+    from zoo.convert import convert
+    from zoo.data import open_images
+    from zoo.evaluate import evaluate
+
+    source, folder = checkpoints / CHECKPOINTS[case.arch], work / case.name
+    checkpoint = read_checkpoint(source, case.arch)
+    if not folder.exists():
+        begun = time.perf_counter()
+        made = convert(
+            checkpoint, open_images(data, "train"), method=case.method, neuron=case.neuron, schedule=case.schedule,
+            numerics=case.numerics, timesteps=case.made_for, parameters={"tune": case.tune} if case.tune else None,
+        )  # type: ignore[arg-type]  # fmt: skip
+        made.save(folder)
+        print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    images = open_images(data, "test").take(case.images, None)
+    result = evaluate(folder, images, case.timesteps, ann=source)
+    result.command = f"python -m benchmarks.cifar10 CHECKPOINTS DATA WORK --only {case.name}"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_synced(RESULTS / f"{case.name}.json", (result.model_dump_json(indent=1) + "\n").encode())
+    print(case.name, {row.timesteps: round(row.top1, 2) for row in result.rows}, flush=True)
+
+
+def render() -> str:
+    """The tables as Markdown, from the result files."""
+    lines = []
+    header = "| network (ANN) | method | spikes | weights | images | " + " | ".join(f"T={t}" for t in (*STEPS, 128, 350)) + " |"
+    lines += [header, "|" + "---|" * (header.count("|") - 1)]
+    merged: dict[tuple[str, ...], dict[int, float]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        result = json.loads(path.read_text())
+        tuned = ", tuned" if "-tuned-" in path.name else ""
+        key = (
+            f"{result['arch']} ({result['ann']['top1']:.2f})", result["method"] + tuned,
+            f"`{result['neuron']}` {result['schedule']}", result["numerics"], str(result["data"]["images"]),
+        )  # fmt: skip
+        merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in result["rows"]})
+    for key, row in sorted(merged.items()):
+        cells = [f"{row[t]:.2f}" if t in row else "" for t in (*STEPS, 128, 350)]
+        lines.append("| " + " | ".join([*key, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", type=Path, nargs="?")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("work", type=Path, nargs="?")
+    parser.add_argument("--only", default="", help="cases whose name begins so; several with commas")
+    parser.add_argument("--render", action="store_true")
+    args = parser.parse_args()
+    if args.render:
+        print(render())
+        return
+    if args.work is None:
+        parser.error("give CHECKPOINTS, DATA and WORK, or --render")
+    for case in cases():
+        if case.name.startswith(tuple(args.only.split(","))) and not (RESULTS / f"{case.name}.json").exists():
+            measure(case, args.checkpoints, args.data, args.work)
+
+
+if __name__ == "__main__":
+    main()

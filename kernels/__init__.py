@@ -1,0 +1,1 @@
+"""Spiking kernels: what one spiking layer computes. Nothing here knows what a ResNet is."""

@@ -1,0 +1,225 @@
+"""The reference of a spiking layer, in plain torch: what every other backend must reproduce spike for spike.
+
+One layer, at timestep t (Hu, Tang and Pan, arXiv:1805.01352, with the initial potential of Bu et al., arXiv:2303.04347):
+
+    v[t] = v[t-1] + conv(s_in[t]) + bias[min(t, P-1)] + shortcut(s_src[t])      v[-1] = v_init
+    `if`:      s[t] = 1 where v[t] >= threshold, else 0
+    `signed`:  the same, and s[t] = -1 where v[t] < 0 and the neuron has emitted more +1 than -1
+    v[t] -= threshold * s[t]                                                    (soft reset, in the same timestep)
+
+Layerwise, the layer fires after it has received all T inputs; then its spike count is clip(floor((v_init + sum of currents) /
+threshold), 0, T), and one convolution on counts gives it. All tensors of an integer layer hold integers; arithmetic runs in
+float32 while the bound on |v| stays under 2**24 and in float64 beyond, so it is exact either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .convolution import Convolution
+
+Neuron = Literal["if", "signed"]
+_EXACT_FLOAT32 = 2**24
+_EXACT_FLOAT64 = 2**53
+
+
+@dataclass
+class Membrane:
+    """What a layer carries from one window of timesteps to the next.
+
+    v: membrane potential after the last reset, float [B, C, H, W].
+    emitted: net spikes so far (`signed` only), in v's dtype.
+    t: timesteps done.
+    """
+
+    v: Tensor
+    emitted: Tensor | None = None
+    t: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class SpikingConv:
+    """Parameters of one spiking layer, and its reference execution.
+
+    Integer form: weight and projection int8, everything else int32, in one scale per output channel with the amplitudes of the
+    inputs folded in. Float form: float32 throughout, for research and for measuring what int8 costs.
+
+    Attributes:
+        weight: [Cout, Cin, k, k].
+        bias: [P, Cout], added at timestep min(t, P - 1).
+        threshold, v_init: [Cout]; threshold > 0.
+        gain: [Cout] of an identity shortcut, which reads every `shortcut_stride`-th row and column of its source and adds it to
+            channels `shortcut_pad` to Cout - `shortcut_pad`.
+        projection: [Cout, Csrc, 1, 1] of a projection shortcut.
+        max_pool: 3x3 max-pooling with stride 2 on the constant current (exact: ReLU and max commute).
+        input_bound: the largest absolute value of one element of the input (1 for spikes; the stem's image has more).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    threshold: Tensor
+    v_init: Tensor
+    stride: int = 1
+    padding: int = 0
+    neuron: Neuron = "if"
+    gain: Tensor | None = None
+    projection: Tensor | None = None
+    shortcut_stride: int = 1
+    shortcut_pad: int = 0
+    max_pool: bool = False
+    input_bound: int = 1
+    _prepared: dict[tuple[torch.dtype, int], tuple[Convolution, Convolution | None]] = field(
+        default_factory=dict, repr=False
+    )
+
+    @property
+    def integer(self) -> bool:
+        return self.weight.dtype == torch.int8
+
+    def to(self, device: torch.device | str) -> SpikingConv:
+        """The same layer with its parameters on `device`."""
+        move = {
+            name: value.to(device)
+            for name in ("weight", "bias", "threshold", "v_init", "gain", "projection")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **move, _prepared={})
+
+    def current_bound(self) -> int:
+        """The largest |current| one timestep can bring to any neuron, in integer units."""
+        bound = self.weight.double().abs().sum((1, 2, 3)) * self.input_bound + self.bias.double().abs().amax(0)
+        if self.gain is not None:
+            bound += self.gain.double().abs()
+        if self.projection is not None:
+            bound += self.projection.double().abs().sum((1, 2, 3))
+        return int(bound.max().item())
+
+    def dtype(self, timesteps: int) -> torch.dtype:
+        """The narrowest float that holds every potential of a run of `timesteps` exactly (float layers: float32)."""
+        if not self.integer:
+            return torch.float32
+        largest = timesteps * self.current_bound() + int((self.v_init.abs() + self.threshold).max().item())
+        if largest >= _EXACT_FLOAT64:
+            raise OverflowError(f"potentials of {timesteps} timesteps can pass 2**53: run fewer timesteps")
+        return torch.float32 if largest < _EXACT_FLOAT32 else torch.float64
+
+    def current(self, x: Tensor, timesteps: int) -> Tensor:
+        """Current without bias that a constant input brings at every timestep, [B, Cout, H, W]; the stem's image. Max-pooled."""
+        dtype = torch.float32
+        if self.integer and self.current_bound() >= _EXACT_FLOAT32:
+            dtype = torch.float64
+        main, _ = self._convolutions(dtype, self.input_bound)
+        current = main.add_to(self._zeros(x, dtype), x)
+        if self.max_pool:
+            current = torch.nn.functional.max_pool2d(current, 3, 2, 1).contiguous(memory_format=torch.channels_last)
+        return current.to(self.dtype(timesteps))
+
+    def membrane(self, batch: int, height: int, width: int, timesteps: int) -> Membrane:
+        """A fresh membrane [batch, Cout, height, width] at v_init for a run of `timesteps`."""
+        v = self._empty(batch, height, width, self.dtype(timesteps)).copy_(_column(self.v_init, self.dtype(timesteps)))
+        return Membrane(v, torch.zeros_like(v) if self.neuron == "signed" else None)
+
+    def run(
+        self, x: Tensor, shortcut: Tensor | None, membrane: Membrane, window: int | None = None,
+        adjust: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W] in {0, 1} or {-1, 0, 1}.
+
+        Args:
+            x: spikes int8 [T, B, Cin, H, W], or the stem's constant current (float [B, Cout, H, W], with `window` = T).
+            shortcut: spikes of the shortcut's source, int8 [T, B, Csrc, H', W'], if the layer has one.
+            membrane: carried in and out; updated in place.
+            adjust: called with the timestep and the charged potential before the neurons fire; the [Cout] it returns is added to
+                it. Calibration finds the bias of a timestep so.
+        """
+        v = membrane.v
+        threshold, bias = _column(self.threshold, v.dtype), self.bias.to(v.dtype)
+        steps = len(x) if window is None else window
+        main, side = self._convolutions(v.dtype, 1)
+        spikes = torch.empty((steps, *v.permute(0, 2, 3, 1).shape), dtype=torch.int8, device=v.device)
+        spikes = spikes.permute(0, 1, 4, 2, 3)
+        fired, below, owed = (torch.empty_like(v) for _ in range(3))
+        for step in range(steps):
+            v = v.add_(x) if window is not None else main.add_to(v, x[step])
+            if shortcut is not None:
+                v = self._add_shortcut(v, shortcut[step], side)
+            v.add_(bias[min(membrane.t, len(bias) - 1)].view(-1, 1, 1))
+            if adjust is not None:
+                v.add_(adjust(membrane.t, v).view(-1, 1, 1))
+            torch.ge(v, threshold, out=fired)
+            if membrane.emitted is not None:
+                torch.lt(v, 0, out=below)
+                torch.gt(membrane.emitted, 0, out=owed)
+                fired.addcmul_(below, owed, value=-1)
+                membrane.emitted.add_(fired)
+            v.addcmul_(fired, threshold, value=-1)
+            spikes[step].copy_(fired)
+            membrane.t += 1
+        membrane.v = v
+        return spikes
+
+    def charge(self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False) -> Tensor:
+        """v_init plus everything a layerwise neuron receives in `timesteps`, before it fires: float [B, Cout, H, W].
+
+        x and shortcut are the sources' counts; with `constant`, x is the stem's current (float [B, Cout, H, W]).
+        """
+        dtype = self.dtype(timesteps)
+        if constant:
+            total = x.to(dtype) * timesteps
+        else:
+            main, side = self._convolutions(dtype, timesteps)
+            total = main.add_to(self._zeros(x, dtype), x)
+            if shortcut is not None:
+                total = self._add_shortcut(total, shortcut, side)
+        rows = self.bias.to(dtype)
+        given = rows[:timesteps].sum(0) + max(timesteps - len(rows), 0) * rows[-1] + self.v_init.to(dtype)
+        return total.add_(given.view(-1, 1, 1))
+
+    def fire(self, charge: Tensor, timesteps: int) -> Tensor:
+        """Spike counts clip(floor(charge / threshold), 0, T) of a layerwise layer; uint8 up to 255 timesteps, int32 beyond."""
+        # The floor of the rounded quotient is the exact floor: both operands are integers under half the mantissa's range.
+        count = charge.div(_column(self.threshold, charge.dtype)).floor_().clamp_(0, timesteps)
+        return count.to(torch.uint8 if timesteps <= 255 else torch.int32)
+
+    def count(self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False) -> Tensor:
+        """Spike counts [B, Cout, H, W] after a layerwise run: `fire` on `charge`."""
+        return self.fire(self.charge(x, shortcut, timesteps, constant), timesteps)
+
+    def _add_shortcut(self, v: Tensor, source: Tensor, side: Convolution | None) -> Tensor:
+        if side is not None:
+            return side.add_to(v, source)
+        assert self.gain is not None
+        gain = _column(self.gain, v.dtype)
+        if self.shortcut_stride == 1 and self.shortcut_pad == 0:
+            return v.addcmul_(source, gain)
+        inner = slice(self.shortcut_pad, v.shape[1] - self.shortcut_pad)
+        source = source[:, :, :: self.shortcut_stride, :: self.shortcut_stride]
+        v[:, inner].addcmul_(source, gain[inner])
+        return v
+
+    def _zeros(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        height, width = ((n + 2 * self.padding - self.weight.shape[-1]) // self.stride + 1 for n in x.shape[-2:])
+        return self._empty(len(x), height, width, dtype).zero_()
+
+    def _empty(self, batch: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+        shape = (batch, height, width, len(self.weight))
+        return torch.empty(shape, dtype=dtype, device=self.weight.device).permute(0, 3, 1, 2)
+
+    def _convolutions(self, dtype: torch.dtype, largest: int) -> tuple[Convolution, Convolution | None]:
+        key = (dtype, min(largest, 256))
+        if key not in self._prepared:
+            device, side = self.weight.device, self.projection
+            self._prepared[key] = (
+                Convolution(self.weight, self.stride, self.padding, dtype, device, largest),
+                None if side is None else Convolution(side, self.shortcut_stride, 0, dtype, device, largest),
+            )
+        return self._prepared[key]
+
+
+def _column(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype).view(-1, 1, 1)

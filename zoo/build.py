@@ -1,0 +1,237 @@
+"""The spiking network of an ANN, built layer by layer: amplitudes folded in, weights rounded, then calibrated on real spikes.
+
+A layer's neurons count in units of scale[c]: weight[c] * amplitude_in / scale[c] becomes int8, everything else int32. Its
+spikes carry the amplitude threshold * scale after rounding, so rounding never parts a threshold from its amplitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from zoo import calibrate
+from zoo.checkpoint import Checkpoint
+from zoo.kernels.spiking_conv import SpikingConv
+from zoo.network import Head, Schedule, SpikingResNet, look_up, sum_over_time
+from zoo.resnet import IMAGE, Layer, preactivation
+
+# A table step is 1/256 of a standard deviation, a quarter of a pixel's step: rounding the image changes nothing one could
+# measure.
+_IMAGE_SCALE = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about a conversion but the images.
+
+    Attributes:
+        theta: threshold [C] of each layer, in ANN units.
+        compensation: hu2018's factor on all weights.
+        mean, std: per colour channel, for pixels in 0 to 1.
+        calibration: None leaves the ANN's biases as they are.
+    """
+
+    checkpoint: Checkpoint
+    theta: Mapping[str, Tensor]
+    neuron: Literal["if", "signed"]
+    schedule: Schedule
+    numerics: Literal["int8", "float32"]
+    mean: Sequence[float]
+    std: Sequence[float]
+    calibration: calibrate.Settings | None
+    compensation: float = 1.0
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """How well one layer came through.
+
+    error: |decoded output - ANN activation|^2 / |ANN activation|^2 on the calibration images; 0 is perfect, 1 as bad as silence.
+    firing_rate: spikes per neuron and timestep.
+    """
+
+    name: str
+    error: float
+    firing_rate: float
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network, the scale [C] of each layer in ANN units, and what building it showed.
+
+    ann_logits, counts: the ANN's logits [B, classes], and the last layer's spikes summed over its area and all timesteps so
+    far, int64 [T, B, C] (layerwise: one row), on the calibration images. peak_rate: the highest firing rate of any neuron of
+    that layer on any image.
+    """
+
+    network: SpikingResNet
+    scales: dict[str, Tensor]
+    reports: list[LayerReport]
+    ann_logits: Tensor
+    counts: Tensor
+    peak_rate: float
+
+
+@dataclass
+class _Live:
+    """What later layers still read: by layer, the ANN's activations and the spikes [T, B, ...] (layerwise: counts by T)."""
+
+    activations: dict[str, Tensor] = field(default_factory=dict)
+    spikes: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+
+    def forget(self, names: list[str]) -> None:
+        for name in names:
+            for store in (self.activations, self.spikes, self.counts):
+                store.pop(name, None)
+
+
+@torch.inference_mode()
+def build(
+    recipe: Recipe, pixels: Tensor, timesteps: int, progress: Callable[[int, int], None] | None = None
+) -> Built:
+    """Builds the network on calibration images, uint8 [B, C, H, W], and reports each layer's error after `timesteps`."""
+    net, params = recipe.checkpoint.net, recipe.checkpoint.params
+    images = (image_table(recipe.mean, recipe.std, integer=False), image_table(recipe.mean, recipe.std))
+    table = images[recipe.numerics == "int8"]
+    live, layers, scales, reports = _Live(), {}, {}, []
+    amplitudes: dict[str, Tensor] = {}
+    live.activations[IMAGE] = look_up(images[0], pixels)
+    last = net.last_reader()
+    for index, spec in enumerate(net.layers):
+        activation = preactivation(
+            spec, params, live.activations[spec.source],
+            live.activations[spec.shortcut.source] if spec.shortcut else None,
+        ).clamp_min_(0)  # fmt: skip
+        layer, scale = _layer(recipe, spec, amplitudes, table)
+        wanted = activation / scale.view(-1, 1, 1)
+        if recipe.schedule == "causal":
+            layer = _sweep_causal(recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps)
+            decoded = sum_over_time(live.spikes[spec.name][:timesteps]).float()
+            fired = live.spikes[spec.name][:timesteps].count_nonzero().item()
+        else:
+            layer = _sweep_layerwise(recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps)
+            decoded = live.counts[spec.name][timesteps].float()
+            fired = decoded.sum().item()
+        layers[spec.name], scales[spec.name] = layer, scale
+        amplitudes[spec.name] = layer.threshold * scale
+        decoded *= amplitudes[spec.name].view(-1, 1, 1) / timesteps
+        error = (decoded - activation).square_().sum() / activation.square().sum().clamp_min(1e-12)
+        reports.append(LayerReport(spec.name, error.item(), fired / (decoded.numel() * timesteps)))
+        live.activations[spec.name] = activation
+        live.forget([name for name in live.activations if last[name] <= index and name != net.layers[-1].name])
+        if progress is not None:
+            progress(index + 1, len(net.layers))
+    final = net.layers[-1].name
+    head = _head(recipe, amplitudes[final], live.activations[final][0, 0].numel())
+    network = SpikingResNet(net, layers, head, table, schedule=recipe.schedule)
+    ann_logits = torch.nn.functional.linear(
+        live.activations[final].mean((2, 3)), params["fc.weight"], params["fc.bias"]
+    )
+    if recipe.schedule == "causal":
+        counts = live.spikes[final].sum((3, 4), dtype=torch.int64).cumsum(0)
+        rates = live.spikes[final][:timesteps].float().mean(0)
+    else:
+        counts = live.counts[final][timesteps].sum((2, 3), dtype=torch.int64)[None]
+        rates = live.counts[final][timesteps].float() / timesteps
+    return Built(network, scales, reports, ann_logits, counts, rates.max().item())
+
+
+def image_table(mean: Sequence[float], std: Sequence[float], *, integer: bool = True) -> Tensor:
+    """What each uint8 pixel becomes, [C, 256]: (pixel / 255 - mean) / std, times 256 and rounded to int16, or float32."""
+    shift, scale = torch.tensor(mean).double()[:, None], torch.tensor(std).double()[:, None]
+    table = (torch.arange(256).double()[None] / 255 - shift) / scale
+    return (table * _IMAGE_SCALE).round().clamp(-32767, 32767).to(torch.int16) if integer else table.float()
+
+
+def _layer(
+    recipe: Recipe, spec: Layer, amplitudes: Mapping[str, Tensor], table: Tensor
+) -> tuple[SpikingConv, Tensor]:
+    """The layer with the ANN's bias, and its scale; int8 rounds to the nearest, with the largest weight of a channel at 127."""
+    params, integer = recipe.checkpoint.params, recipe.numerics == "int8"
+    theta = recipe.theta[spec.name]
+    weight = params[f"{spec.name}.weight"] * recipe.compensation
+    if spec.source != IMAGE:
+        weight = weight * amplitudes[spec.source].view(1, -1, 1, 1)
+    elif integer:
+        weight = weight / _IMAGE_SCALE
+    gain = projection = None
+    if spec.shortcut is not None:
+        amplitude = amplitudes[spec.shortcut.source] * recipe.compensation
+        if spec.shortcut.kind == "projection":
+            projection = params[f"{spec.name}.shortcut.weight"] * amplitude.view(1, -1, 1, 1)
+        else:
+            gain = torch.nn.functional.pad(amplitude, (spec.shortcut.pad, spec.shortcut.pad))
+    bias = params[f"{spec.name}.bias"][None]
+    scale = torch.ones(spec.out_channels)
+    if integer:
+        scale = weight.abs().amax((1, 2, 3))
+        if projection is not None:
+            scale = torch.maximum(scale, projection.abs().amax((1, 2, 3)))
+        # A nearly dead channel would count in units so fine that potentials leave float32 (ResNet-20, hu2018: 7 times slower);
+        # 1/16384 of the threshold is finer than any weight that matters.
+        scale = torch.maximum(scale / 127, theta / 2**14).clamp_min(1e-12)
+
+    def units(values: Tensor, *, small: bool = False) -> Tensor:
+        if not integer:
+            return values
+        column = scale.view(-1, *[1] * (values.ndim - 1)) if values.shape[0] == len(scale) else scale
+        rounded = (values / column).round()
+        return rounded.clamp(-127, 127).to(torch.int8) if small else rounded.clamp(-(2**30), 2**30).to(torch.int32)
+
+    threshold = units(theta).clamp_min(1) if integer else theta
+    layer = SpikingConv(
+        units(weight, small=True), units(bias), threshold, units(theta / 2), spec.stride, spec.padding, recipe.neuron,
+        None if gain is None else units(gain), None if projection is None else units(projection, small=True),
+        spec.shortcut.stride if spec.shortcut else 1, spec.shortcut.pad if spec.shortcut else 0, spec.max_pool,
+        input_bound=int(table.abs().max()) if spec.source == IMAGE else 1,
+    )  # fmt: skip
+    return layer, scale
+
+
+def _sweep_causal(
+    recipe: Recipe, spec: Layer, layer: SpikingConv, wanted: Tensor, live: _Live, image: Tensor, timesteps: int
+) -> SpikingConv:
+    rows = recipe.calibration.rows if recipe.calibration else 0
+    steps = max(rows, timesteps)
+    x = layer.current(image, steps) if spec.source == IMAGE else live.spikes[spec.source]
+    shortcut = live.spikes[spec.shortcut.source] if spec.shortcut else None
+    if recipe.calibration is not None:
+        layer, spikes = calibrate.causal(layer, x, shortcut, wanted, steps, recipe.calibration)
+    else:
+        membrane = layer.membrane(len(wanted), wanted.shape[2], wanted.shape[3], steps)
+        spikes = calibrate.step(layer, x, shortcut, membrane, steps)
+    live.spikes[spec.name] = spikes
+    return layer
+
+
+def _sweep_layerwise(
+    recipe: Recipe, spec: Layer, layer: SpikingConv, wanted: Tensor, live: _Live, image: Tensor, timesteps: int
+) -> SpikingConv:
+    marks = sorted({*(recipe.calibration.marks if recipe.calibration else ()), timesteps})
+    constant = spec.source == IMAGE
+
+    def charge(layer: SpikingConv, mark: int) -> Tensor:
+        if constant:
+            return layer.charge(layer.current(image, mark), None, mark, constant=True)
+        shortcut = live.counts[spec.shortcut.source][mark] if spec.shortcut else None
+        return layer.charge(live.counts[spec.source][mark], shortcut, mark)
+
+    if recipe.calibration is not None:
+        charges = {mark: charge(layer, mark) for mark in marks}
+        layer = calibrate.layerwise(layer, charges, wanted, recipe.calibration)
+    live.counts[spec.name] = {mark: layer.fire(charge(layer, mark), mark) for mark in marks}
+    return layer
+
+
+def _head(recipe: Recipe, amplitude: Tensor, area: int) -> Head:
+    params = recipe.checkpoint.params
+    weight = params["fc.weight"] * (amplitude / area)
+    if recipe.numerics == "float32":
+        return Head(weight, torch.ones(len(weight)), params["fc.bias"])
+    scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
+    return Head((weight / scale[:, None]).round().to(torch.int8), scale, params["fc.bias"])

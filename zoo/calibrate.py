@@ -1,0 +1,147 @@
+"""Calibrating a layer's bias on the spikes that really reach it, so that each channel fires as often as the ANN asks.
+
+Causal: a bias for each of the first `rows` timesteps. At timestep t, before the neurons of a channel fire, their potentials are
+shifted together by the smallest d for which the mean of the spikes so far is right,
+
+    mean over images and positions of s[t]  =  (t + 1) E[min(a, theta)] / theta  -  spikes per neuron before t,
+
+with a the ANN's activation. The shift is the bias of that timestep; afterwards the mean of the last `tail` shifts stays. Forward
+temporal bias correction (FTBC, 2024) moves the same biases by gradient steps; a quantile of the potentials gives them at once. It
+takes no labels and no gradient.
+
+Layerwise: one total for each number of timesteps, found the same way on the charge; the biases are rows whose sums are those
+totals, so that one artifact serves every number of timesteps.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from zoo.kernels.spiking_conv import Membrane, SpikingConv
+
+# Shifts tried, in thresholds: two thresholds either way in steps of 1/64.
+_GRID = torch.arange(-128, 129) / 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """rows: timesteps with a bias of their own. marks: timesteps a layerwise network gets a total for. sample: neurons per
+    channel (over images and positions, drawn with `seed`) whose potentials are looked at."""
+
+    rows: int = 32
+    tail: int = 8
+    marks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    sample: int = 4096
+    seed: int = 0
+
+
+def step(
+    layer: SpikingConv, x: Tensor, shortcut: Tensor | None, membrane: Membrane, end: int,
+    adjust: Callable[[int, Tensor], Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """Spikes of a layer from the membrane's timestep to `end`; x holds its inputs at all timesteps, or the stem's current."""
+    begin = membrane.t
+    if x.ndim == 4:
+        return layer.run(x, None, membrane, window=end - begin, adjust=adjust)
+    return layer.run(x[begin:end], None if shortcut is None else shortcut[begin:end], membrane, adjust=adjust)
+
+
+def causal(
+    layer: SpikingConv, x: Tensor, shortcut: Tensor | None, wanted: Tensor, steps: int, settings: Settings
+) -> tuple[SpikingConv, Tensor]:
+    """Calibrates and runs one layer.
+
+    Args:
+        layer: with the ANN's bias, [1, C].
+        x, shortcut: spikes of its sources, int8 [steps, B, ...]; for the stem, x is its constant current.
+        wanted: the ANN's activation in the layer's own units, [B, C, H, W].
+
+    Returns the layer with bias [rows + 1, C], and its spikes, int8 [steps, B, C, H, W].
+    """
+    theta = layer.threshold.float()
+    rate = (wanted / theta.view(-1, 1, 1)).clamp_max(1).mean((0, 2, 3))
+    membrane = layer.membrane(len(wanted), wanted.shape[2], wanted.shape[3], steps)
+    sampled = _sample(wanted, settings)
+    fired = torch.zeros_like(rate)
+    shifts, spikes = [], []
+    for t in range(settings.rows):
+
+        missing = (t + 1) * rate - fired
+
+        def adjust(t: int, v: Tensor, missing: Tensor = missing) -> Tensor:
+            owing = None if membrane.emitted is None else _by_channel(membrane.emitted, sampled) > 0
+            shift = _shift(_by_channel(v, sampled) / theta[:, None], missing, owing) * theta
+            shifts.append(shift.round() if layer.integer else shift)
+            return shifts[-1].to(v.dtype)
+
+        spikes.append(step(layer, x, shortcut, membrane, t + 1, adjust))
+        fired = fired + spikes[-1][0].float().mean((0, 2, 3))
+    tail = torch.stack(shifts[-settings.tail :]).mean(0)
+    bias = layer.bias + torch.stack([*shifts, tail.round() if layer.integer else tail])
+    layer = replace(layer, bias=bias.to(layer.bias.dtype), _prepared={})
+    if steps > settings.rows:
+        spikes.append(step(layer, x, shortcut, membrane, steps))
+    return layer, torch.cat(spikes)
+
+
+def layerwise(layer: SpikingConv, charges: Mapping[int, Tensor], wanted: Tensor, settings: Settings) -> SpikingConv:
+    """Calibrates one layer whose charges [B, C, H, W] after some numbers of timesteps are given, with the ANN's bias in them.
+
+    Returns the layer with one bias row for each timestep up to the largest of them, and one behind for the timesteps after.
+    """
+    theta = layer.threshold.float()
+    rate = (wanted / theta.view(-1, 1, 1)).clamp_max(1).mean((0, 2, 3))
+    sampled = _sample(wanted, settings)
+    rows: list[Tensor] = []
+    given = torch.zeros_like(theta)
+    for mark, charge in sorted(charges.items()):
+        shift = _charge_shift(_by_channel(charge, sampled) / theta[:, None], mark, mark * rate) * theta
+        total = mark * layer.bias[0].float() + shift
+        steps = mark - len(rows)
+        sums = [given + (total - given) * done / steps for done in range(steps + 1)]
+        sums = [value.round() for value in sums] if layer.integer else sums
+        rows += [after - before for before, after in itertools.pairwise(sums)]
+        given = sums[-1]
+    bias = torch.cat([torch.stack(rows), layer.bias.float()])
+    return replace(layer, bias=bias.to(layer.bias.dtype), _prepared={})
+
+
+def _sample(activations: Tensor, settings: Settings) -> Tensor:
+    count = activations.numel() // activations.shape[1]
+    return torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))[: settings.sample]
+
+
+def _by_channel(values: Tensor, sampled: Tensor) -> Tensor:
+    """Sampled values of each channel, float [C, n], of [B, C, H, W]."""
+    return values.permute(0, 2, 3, 1).flatten(0, 2)[sampled].float().T.contiguous()
+
+
+def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None) -> Tensor:
+    """The smallest shift [C], in thresholds, whose mean spikes are nearest to `missing` [C].
+
+    potential [C, n] in thresholds; owing [C, n] marks the neurons that would take a spike back under zero (`signed`).
+    """
+    count = potential.shape[1]
+    grid = _GRID.expand(len(potential), -1)
+    fires = count - torch.searchsorted(potential.sort(1).values, (1 - grid).contiguous())
+    if owing is not None:
+        below = potential.masked_fill(~owing, torch.inf).sort(1).values
+        fires = fires - torch.searchsorted(below, (-grid).contiguous())
+    return _nearest(grid, fires / count, missing)
+
+
+def _charge_shift(charge: Tensor, timesteps: int, wanted: Tensor) -> Tensor:
+    """The smallest shift [C], in thresholds, for which the mean count clip(floor(charge), 0, T) is nearest to `wanted` [C]."""
+    counts = [(charge + shift).floor_().clamp_(0, timesteps).mean(1) for shift in _GRID]
+    return _nearest(_GRID.expand(len(charge), -1), torch.stack(counts, 1), wanted)
+
+
+def _nearest(grid: Tensor, found: Tensor, wanted: Tensor) -> Tensor:
+    # The tie-break prefers the shift nearest to zero; it is far under the 1/4096 of a spike that the sample can tell apart.
+    best = ((found - wanted[:, None]).abs() + 1e-6 * grid.abs()).argmin(1)
+    return grid[0][best]

@@ -1,0 +1,173 @@
+"""Reading a pretrained ANN: a checkpoint file becomes the folded parameters of one topology, or one clear error.
+
+A `.pth`, `.pt` or `.th` file is read with `weights_only=True`: no code in it is ever executed. `.safetensors` is read as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.resnet import Topology, fold_batchnorm, topology
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "model_ema")
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+# Other names for torchvision's keys: akamaster's CIFAR ResNets say `linear` and `shortcut`.
+_RENAMES = (("linear.", "fc."), (".shortcut.", ".downsample."))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pretrained ANN, BatchNorm folded: `params` as `zoo.resnet.ann_forward` takes them."""
+
+    net: Topology
+    params: dict[str, Tensor]
+    name: str
+    sha256: str
+
+
+def read_checkpoint(path: str | Path, arch: str, *, shortcut: Literal["A", "B"] | None = None) -> Checkpoint:
+    """Reads `path` as an `arch` network; the number of classes and input channels, and the shortcut, follow from the file.
+
+    Raises:
+        NotFoundError: there is no such file.
+        IntegrityError: the file is no checkpoint, is cut, would execute code, or holds NaN or infinite weights.
+        UsageError: it does not fit `arch` (the message lists missing and unexpected keys, or the first wrong shape).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"{path} does not exist: give a .pth, .th, .pt or .safetensors file")
+    state = _canonical(_tensors(path))
+    if shortcut is None and any(".downsample." in key for key in state):
+        shortcut = "B"
+    stem, head = state.get("conv1.weight"), state.get("fc.weight")
+    net = topology(
+        arch,
+        num_classes=len(head) if head is not None else 10,
+        in_channels=stem.shape[1] if stem is not None and stem.ndim == 4 else 3,
+        shortcut=shortcut,
+    )
+    _check(net, state, path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    _remember_source(sha256, path)
+    return Checkpoint(net, fold_batchnorm(net, state), path.name, sha256)
+
+
+def cache_folder() -> Path:
+    """Where the zoo keeps what it can make or fetch again: $ZOO_HOME, or spiking-zoo in the user's cache folder."""
+    home = os.environ.get("ZOO_HOME")
+    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spiking-zoo"
+
+
+def _remember_source(sha256: str, path: Path) -> None:
+    """Notes where a checkpoint was read, so that `zoo eval` can measure the ANN beside its conversion; a hint, never needed."""
+    with contextlib.suppress(OSError):
+        folder = cache_folder() / "sources"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / sha256).write_text(str(path.resolve()))
+
+
+def find_source(sha256: str) -> Path | None:
+    """The checkpoint with this sha256, if it was read before and is still unchanged in its place."""
+    with contextlib.suppress(OSError):
+        path = Path((cache_folder() / "sources" / sha256).read_text())
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path
+    return None
+
+
+def _tensors(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise IntegrityError(f"{path} is not a whole safetensors file ({_line(error)}): fetch it again") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise IntegrityError(
+            f"{path} holds more than tensors, or is no checkpoint ({_line(error)}): nothing was executed; "
+            "save its state_dict alone, or as .safetensors"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+            AssertionError, MemoryError, OverflowError, zipfile.BadZipFile) as error:  # fmt: skip
+        raise IntegrityError(f"{path} is not a whole PyTorch checkpoint ({_line(error)}): fetch it again") from error
+    while isinstance(loaded, Mapping):
+        inner = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+        if inner is None:
+            return loaded
+        loaded = inner
+    raise IntegrityError(f"{path} holds a {type(loaded).__name__}, not a state_dict: save model.state_dict()")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _canonical(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    for prefix in _PREFIXES:
+        if tensors and all(key.startswith(prefix) for key in tensors):
+            tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+    renamed = {}
+    for key, value in tensors.items():
+        for old, new in _RENAMES:
+            key = new + key[len(old) :] if key.startswith(old) else key.replace(old, new) if old[0] == "." else key
+        renamed[key] = value
+    return renamed
+
+
+def _expected(net: Topology, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, bn: str, shape: tuple[int, ...]) -> None:
+        shapes[f"{name}.weight"] = shape
+        if f"{name}.bias" in state:
+            shapes[f"{name}.bias"] = shape[:1]
+        # A file without any statistics of this BatchNorm but with a convolution bias was folded by its authors.
+        if f"{bn}.running_mean" in state or f"{name}.bias" not in state:
+            shapes.update({f"{bn}.{part}": shape[:1] for part in ("weight", "bias", "running_mean", "running_var")})
+
+    for layer in net.layers:
+        conv(layer.name, layer.bn, (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel))
+        if layer.shortcut is not None and layer.shortcut.kind == "projection":
+            width = net.channels[layer.shortcut.source]
+            conv(layer.shortcut.conv, layer.shortcut.bn, (layer.out_channels, width, 1, 1))
+    shapes["fc.weight"], shapes["fc.bias"] = (net.num_classes, net.features), (net.num_classes,)
+    return shapes
+
+
+def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = _expected(net, state)
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(key for key in state.keys() - expected.keys() if not key.endswith("num_batches_tracked"))
+    if missing or unexpected:
+        parts = [
+            f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+            for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys
+        ]  # fmt: skip
+        raise UsageError(f"{path} does not fit --arch {net.arch}: {'; '.join(parts)}: choose the file's own architecture")
+    for key, shape in expected.items():
+        if tuple(state[key].shape) != shape:
+            raise UsageError(
+                f"{path} does not fit --arch {net.arch}: {key} is {list(state[key].shape)}, expected {list(shape)}"
+            )
+        if not state[key].is_floating_point() or not torch.isfinite(state[key]).all():
+            raise IntegrityError(f"{path}: {key} has NaN, infinite or non-float values: use a checkpoint that is sound")
+    for key in expected:
+        if key.endswith("running_var") and (state[key] < 0).any():
+            raise IntegrityError(f"{path}: {key} has negative variances: use a checkpoint that is sound")

@@ -1,0 +1,125 @@
+"""What `config.json` of an artifact says, and how strictly it is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zoo.errors import IntegrityError
+
+FORMAT_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+Channels = Annotated[int, Field(ge=1, le=16)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PreprocessConfig(_Strict):
+    """How an image becomes the network's uint8 input, and how the image table was made from it."""
+
+    input_size: tuple[Channels, Side, Side]
+    resize: Annotated[int, Field(ge=1, le=8192)] | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> PreprocessConfig:
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise ValueError("mean and std need one value per channel")
+        return self
+
+
+class SourceConfig(_Strict):
+    """The pretrained ANN."""
+
+    name: Text
+    sha256: Sha256
+    license: Text | None = None
+    url: Text | None = None
+
+
+class CalibrationConfig(_Strict):
+    """The training images that were used, and how they were drawn."""
+
+    description: Text
+    sha256: Sha256
+    images: Annotated[int, Field(ge=1)]
+    seed: int
+
+
+class MethodConfig(_Strict):
+    """A conversion method and every parameter it ran with."""
+
+    name: Literal["hu2018", "calibrated"]
+    parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
+
+
+class ChecksumConfig(_Strict):
+    """sha256 over every layer's spikes on the stated input; see `zoo.artifact.spike_checksum`."""
+
+    input: Literal["shake256-noise"]
+    images: Annotated[int, Field(ge=1, le=16)]
+    timesteps: Annotated[int, Field(ge=1, le=64)]
+    sha256: Sha256
+
+
+class Config(_Strict):
+    """`config.json`: everything about an artifact that is not a tensor."""
+
+    format: Literal["spiking-zoo"]
+    format_version: int
+    arch: Text
+    shortcut: Literal["A", "B"]
+    num_classes: Annotated[int, Field(ge=1, le=100_000)]
+    class_names: list[Annotated[str, Field(max_length=200)]] | None = None
+    preprocess: PreprocessConfig
+    numerics: Literal["int8", "float32"]
+    neuron: Literal["if", "signed"]
+    schedule: Literal["causal", "layerwise"]
+    timesteps: Annotated[int, Field(ge=1, le=4096)]
+    readout_delay: dict[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=0, le=4096)]]
+    bias_rows: Annotated[int, Field(ge=1, le=4096)]
+    method: MethodConfig
+    source: SourceConfig
+    calibration: CalibrationConfig
+    weights_sha256: Sha256
+    checksum: ChecksumConfig
+
+    @model_validator(mode="after")
+    def _names_match(self) -> Config:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
+        return self
+
+
+def parse_config(text: str, where: str) -> Config:
+    """Reads a config strictly. Raises IntegrityError naming the first field that is wrong, or a newer format version."""
+    import json
+
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{where} is not valid JSON ({str(error)[:80]}): fetch the artifact again") from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+        raise IntegrityError(
+            f"{where} has format version {version}, this zoo reads up to {FORMAT_VERSION}: pip install -U spiking-zoo"
+        )
+    try:
+        config = Config.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])[:100] or "the file"
+        raise IntegrityError(f"{where}: {place}: {first['msg'][:160]}: fetch the artifact again") from error
+    except RecursionError as error:
+        raise IntegrityError(f"{where} is nested too deeply: fetch the artifact again") from error
+    if config.format_version != FORMAT_VERSION:
+        raise IntegrityError(f"{where} has unknown format version {config.format_version}: fetch the artifact again")
+    return config

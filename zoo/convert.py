@@ -1,0 +1,279 @@
+"""From a trained ANN to a spiking network: thresholds, int8 weights, calibration, and the error each layer adds.
+
+Methods:
+    hu2018: Hu, Tang and Pan (arXiv:1805.01352). One percentile scale lambda per layer; in the paper's unit-threshold form weights
+        become W lambda_in / lambda_out, an identity shortcut the weight lambda_in / lambda_out, a projection likewise;
+        membranes start at half the threshold; one compensation factor on all weights, searched in (1, 1 / maximum firing rate
+        of the last layer) on training images. Here neurons keep ANN units, threshold lambda_out and spikes of amplitude
+        lambda_in, which is the same network (facts of the paper that could not be had: whether biases are compensated too;
+        here they are not).
+    calibrated: thresholds per channel (`thresholds`: mmse, percentile or ltb); weights rounded first; then a bias for each
+        timestep (`zoo.calibrate`), layer by layer on the spikes of the layers before, which are already calibrated; then the
+        timesteps the read-out skips.
+
+The order matters: whatever rounding, clipping and firing too early did to a layer's mean is in its input when the next is
+calibrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo import artifact, calibrate
+from zoo import thresholds as rules
+from zoo.build import Built, LayerReport, Recipe, build, image_table
+from zoo.checkpoint import Checkpoint
+from zoo.config import CalibrationConfig, ChecksumConfig, Config, MethodConfig, PreprocessConfig, SourceConfig
+from zoo.data import ImageSet, Preprocess
+from zoo.errors import UsageError
+from zoo.network import SpikingResNet, look_up
+from zoo.resnet import Topology
+
+Progress = Callable[[str, int, int], None]
+Value = float | int | str | bool
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_BATCH = 64
+
+DEFAULTS: dict[str, dict[str, Value]] = {
+    "hu2018": {"percentile": 0.999, "images": 256, "steps": 8},
+    "calibrated": {
+        "thresholds": "mmse", "levels": 16, "percentile": 0.999, "images": 256, "bias": "matched", "rows": 32,
+        "delay": "search",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted network that is not saved yet.
+
+    agreement: share of the calibration images on which it predicts what the ANN predicts, after `timesteps`.
+    """
+
+    network: SpikingResNet
+    scales: dict[str, Tensor]
+    layers: list[LayerReport]
+    agreement: float
+    facts: dict[str, Any]
+
+    def save(self, folder: str | Path, force: bool = False) -> Config:
+        """Writes the artifact atomically; errors as in `zoo.artifact.write`."""
+
+        def describe(sha256: str, checksum: ChecksumConfig) -> Config:
+            return Config(**self.facts, weights_sha256=sha256, checksum=checksum)
+
+        return artifact.write(folder, artifact.tensors_of(self.network, self.scales), describe, force=force)
+
+    def summary(self) -> dict[str, Any]:
+        """The report, ready for JSON."""
+        return {
+            "agreement": self.agreement,
+            "layers": [asdict(layer) for layer in self.layers],
+            "method": self.facts["method"].model_dump(),
+            "calibration": self.facts["calibration"].model_dump(),
+            "readout_delay": self.network.delay,
+        }
+
+
+def convert(
+    checkpoint: Checkpoint, images: ImageSet, *, method: Literal["hu2018", "calibrated"] = "calibrated",
+    neuron: Literal["if", "signed"] = "if", schedule: Literal["causal", "layerwise"] = "causal",
+    numerics: Literal["int8", "float32"] = "int8", timesteps: int = 32, samples: int | None = None, seed: int = 0,
+    mean: Sequence[float] | None = None, std: Sequence[float] | None = None, input_size: int | None = None,
+    resize: int | None = None, license: str | None = None, url: str | None = None,
+    parameters: Mapping[str, Value] | None = None, progress: Progress | None = None,
+) -> Conversion:  # fmt: skip
+    """Converts a pretrained ANN with training images; the same inputs and seed give the same bytes.
+
+    Args:
+        images: training images. Labels are used by hu2018's search alone, and there only where they are known.
+        timesteps: what the artifact is meant for and its errors are reported at; it runs at any other number too.
+        samples: how many of the images to use (default: the method's `images`), drawn with `seed`.
+        mean, std: of the ANN's training, per channel, for pixels in 0 to 1 (default: ImageNet's, which most checkpoints use).
+        input_size: height and width of the network's input (default: 32 for the CIFAR form, 224 for the ImageNet form).
+        resize: shorter side before the centre crop (default: 256 for the ImageNet form at 224, else none: images must fit).
+        license, url: of the checkpoint, written to the artifact.
+        parameters: overrides of DEFAULTS[method].
+        progress: called with a stage, what is done and how much there is.
+
+    Raises:
+        UsageError: an unknown method or parameter, no images, images of the wrong kind, timesteps < 1, or a combination that does
+            not exist (`signed` and `layerwise`).
+    """
+    settings = _settings(method, neuron, schedule, timesteps, parameters)
+    net = checkpoint.net
+    mean, std = _normalisation(net.in_channels, mean, std)
+    count = samples if samples is not None else int(settings["images"])
+    if count < 1 or len(images) == 0:
+        raise UsageError("calibration needs at least one image: give training images with --calib, --samples 1 or more")
+    settings["images"] = min(count, len(images))
+    drawn = images.take(count, seed)
+    prep = _preprocess(net, input_size, resize)
+    pixels = torch.cat([batch for batch, _ in drawn.batches(prep, _BATCH)])
+    report = progress or (lambda stage, done, total: None)
+
+    table = image_table(mean, std, integer=False)
+    theta = _thresholds(checkpoint, table, pixels, settings, seed, report)
+    recipe = Recipe(
+        checkpoint, theta, neuron, schedule, numerics, mean, std,
+        calibrate.Settings(rows=int(settings["rows"]), seed=seed) if settings.get("bias") == "matched" else None,
+    )  # fmt: skip
+    if method == "hu2018":
+        recipe = _search_compensation(recipe, pixels, torch.from_numpy(drawn.labels), timesteps, settings, report)
+    built = build(recipe, pixels, timesteps, lambda done, total: report("converting", done, total))
+    if settings.get("delay") == "search" and schedule == "causal":
+        built.network.delay = _search_delay(built)
+    agreement = _agreement(built, timesteps)
+    facts = {
+        "format": "spiking-zoo", "format_version": 1, "arch": net.arch, "shortcut": net.shortcut,
+        "num_classes": net.num_classes, "class_names": _class_names(images, net.num_classes),
+        "preprocess": PreprocessConfig(
+            input_size=prep.input_size, resize=prep.resize, interpolation="bilinear", mean=list(mean), std=list(std)
+        ),
+        "numerics": numerics, "neuron": neuron, "schedule": schedule, "timesteps": timesteps,
+        "readout_delay": built.network.delay,
+        "bias_rows": max(len(layer.bias) for layer in built.network.layers.values()),
+        "method": MethodConfig(name=method, parameters=settings),
+        "source": SourceConfig(name=checkpoint.name, sha256=checkpoint.sha256, license=license, url=url),
+        "calibration": CalibrationConfig(
+            description=images.description, sha256=drawn.sha256(), images=len(drawn), seed=seed
+        ),
+    }  # fmt: skip
+    return Conversion(built.network, built.scales, built.reports, agreement, facts)
+
+
+def _settings(
+    method: str, neuron: str, schedule: str, timesteps: int, parameters: Mapping[str, Value] | None
+) -> dict[str, Value]:
+    for what, value, known in (
+        ("method", method, tuple(DEFAULTS)), ("neuron", neuron, ("if", "signed")),
+        ("schedule", schedule, ("causal", "layerwise")),
+    ):  # fmt: skip
+        if value not in known:
+            raise UsageError(f"{what} {value!r} is unknown: use {' or '.join(known)}")
+    if timesteps < 1:
+        raise UsageError(f"timesteps must be 1 or more, not {timesteps}")
+    if neuron == "signed" and schedule == "layerwise":
+        raise UsageError("a layerwise neuron fires after all its input and takes nothing back: use --neuron if")
+    settings = dict(DEFAULTS[method])
+    if method == "calibrated":
+        # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
+        # (benchmarks/results/thresholds.json).
+        settings["levels"] = timesteps if schedule == "layerwise" else 16
+    for name, setting in (parameters or {}).items():
+        if name not in settings:
+            raise UsageError(f"{method} has no parameter {name!r}: it has {', '.join(settings)}")
+        settings[name] = setting
+    return settings
+
+
+def _normalisation(
+    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    mean = mean if mean is not None else IMAGENET_MEAN
+    std = std if std is not None else IMAGENET_STD
+    if not len(mean) == len(std) == channels:
+        raise UsageError(f"the network takes {channels} channels: give {channels} values with --mean and with --std")
+    if min(std) <= 0:
+        raise UsageError(f"--std must be positive, not {min(std)}")
+    return mean, std
+
+
+def _preprocess(net: Topology, input_size: int | None, resize: int | None) -> Preprocess:
+    imagenet = net.layers[0].max_pool
+    side = input_size or (224 if imagenet else 32)
+    if resize is None and imagenet and side == 224:
+        resize = 256
+    return Preprocess((net.in_channels, side, side), resize)
+
+
+def _class_names(images: ImageSet, classes: int) -> list[str] | None:
+    return list(images.class_names) if images.class_names and len(images.class_names) == classes else None
+
+
+def _thresholds(
+    checkpoint: Checkpoint, table: Tensor, pixels: Tensor, settings: Mapping[str, Value], seed: int, report: Progress
+) -> dict[str, Tensor]:
+    """theta [C] of each layer, in ANN units."""
+    net, params = checkpoint.net, checkpoint.params
+
+    def batches() -> Iterator[Tensor]:
+        yield from (look_up(table, pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH))
+
+    rule = settings.get("thresholds", "layer-percentile")
+    if rule == "ltb":
+        passes = [batch for _ in range(int(settings["levels"])) for batch in batches()]
+        return rules.local_threshold_balancing(net, params, passes, net.channels)
+    sample = rules.sample_activations(
+        net, params, batches(), len(pixels), seed, lambda done: report("sampling activations", done, len(pixels))
+    )
+    choose: dict[Value, Callable[[Tensor], Tensor]] = {
+        "mmse": lambda values: rules.mmse(values, int(settings["levels"])),
+        "percentile": lambda values: rules.percentile(values, float(settings["percentile"]), per_channel=True),
+        "layer-percentile": lambda values: rules.percentile(values, float(settings["percentile"]), per_channel=False),
+    }
+    if rule not in choose:
+        raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile or ltb")
+    return {name: choose[rule](values) for name, values in sample.items()}
+
+
+def _search_compensation(
+    recipe: Recipe, pixels: Tensor, labels: Tensor, timesteps: int, settings: dict[str, Value], report: Progress
+) -> Recipe:
+    """The factor in (1, 1 / maximum firing rate of the last layer) with the best accuracy on training images; written to
+    `settings`.
+
+    Without labels, the ANN's predictions stand in for them. Of equal factors the smallest wins.
+    """
+    plain = build(recipe, pixels, timesteps)
+    last = recipe.checkpoint.net.layers[-1].name
+    ceiling = 1 / max(plain.peak_rate, 1e-3)
+    truth = labels if (labels >= 0).all() else plain.ann_logits.argmax(1)
+    steps = int(settings["steps"])
+    best, score = recipe, _accuracy(plain, timesteps, truth)
+    for step in range(1, steps):
+        factor = 1 + (ceiling - 1) * step / steps
+        report(f"searching the compensation factor ({last})", step, steps - 1)
+        trial = replace(recipe, compensation=factor)
+        found = _accuracy(build(trial, pixels, timesteps), timesteps, truth)
+        if found > score:
+            best, score = trial, found
+    settings["compensation"] = best.compensation
+    return best
+
+
+def _accuracy(built: Built, timesteps: int, truth: Tensor) -> float:
+    counts = built.counts[-1] if built.network.schedule == "layerwise" else built.counts[timesteps - 1]
+    return (built.network.head(counts, timesteps).argmax(1) == truth).float().mean().item()
+
+
+def _agreement(built: Built, timesteps: int) -> float:
+    if built.network.schedule == "layerwise":
+        logits = built.network.head(built.counts[-1], timesteps)
+    else:
+        logits = built.network.read_out(built.counts)[timesteps - 1]
+    return (logits.argmax(1) == built.ann_logits.argmax(1)).float().mean().item()
+
+
+def _search_delay(built: Built) -> dict[int, int]:
+    """For each power of two of timesteps, how many first ones the read-out skips.
+
+    Chosen by the cross-entropy of the ANN's class probabilities under the spiking network's, on the calibration images.
+    """
+    wanted = built.ann_logits.double().softmax(1)
+    delay, t = {}, 1
+    while t <= len(built.counts):
+        losses = {}
+        for skip in sorted({0, t // 8, t // 4, 3 * t // 8, t // 2}):
+            counts = built.counts[t - 1] - (built.counts[skip - 1] if skip else 0)
+            losses[skip] = -(wanted * built.network.head(counts, t - skip).log_softmax(1)).sum(1).mean().item()
+        delay[t] = min(losses, key=lambda skip: losses[skip])
+        t *= 2
+    return delay

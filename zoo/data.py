@@ -1,0 +1,278 @@
+"""Labelled images from whatever the user has: recognised by content, checked, handed out as uint8.
+
+`open_images(path, split)` accepts every form named in `FORMS`. Arrays stay in memory; image files and parquet rows are
+decoded when a batch asks for them. Nothing in a data file is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.cifar import read_cifar
+from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.readers import (
+    SPLITS,
+    Found,
+    ImageFiles,
+    decode_image,
+    read_digits,
+    read_image_folder,
+    read_npz,
+    read_pack,
+    read_parquet,
+    reading,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import torch
+    from PIL import Image
+
+__all__ = ["FORMS", "ImageSet", "Preprocess", "open_images"]
+
+FORMS = (
+    "'digits', a CIFAR pack (folder with manifest.json), CIFAR's own archive or its folder (python or binary), "
+    "hub parquet, a folder of images by class, or an .npz"
+)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes network input, on uint8 with Pillow so that it is reproducible.
+
+    Attributes:
+        input_size: channels (1 or 3), height, width of the network's input.
+        resize: the shorter side before the centre crop; None: images must already have that height and width.
+        interpolation: "bilinear" or "bicubic".
+    """
+
+    input_size: tuple[int, int, int]
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if len(self.input_size) != 3 or self.input_size[0] not in (1, 3) or min(self.input_size) < 1:
+            raise UsageError(f"input size {self.input_size} is not (1 or 3, height, width): correct the model's config")
+        if self.resize is not None and self.resize < 1:
+            raise UsageError(f"resize {self.resize} is not a number of pixels: use 1 or more, or none")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise UsageError(f"unknown interpolation {self.interpolation!r}: use bilinear or bicubic")
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    pixels: np.ndarray  # uint8 [N, H, W, C]
+
+    def decode(self, rows: np.ndarray, prep: Preprocess) -> np.ndarray:
+        """The images of these rows as uint8 [B, H, W, C]."""
+        (c, h, w), have = prep.input_size, self.pixels.shape[1:]
+        sizes = f"images are {'x'.join(map(str, have))}, the network takes {h}x{w}x{c}"
+        if prep.resize is None:
+            if have != (h, w, c):
+                raise UsageError(f"{sizes}: give images of that size, or set a resize")
+            return self.pixels[rows]
+        if have[2] > c:
+            raise UsageError(f"{sizes}: give grey images, or use a network for colour")
+        from PIL import Image
+
+        def one(row: int) -> np.ndarray:
+            image = Image.fromarray(self.pixels[row].squeeze(-1) if have[2] == 1 else self.pixels[row])
+            return _fit(image, prep, "images are")
+
+        return _stack(one, rows, prep)
+
+    def contents(self, rows: np.ndarray) -> Iterator[bytes]:
+        """What `ImageSet.sha256` hashes for these rows."""
+        for start in range(0, len(rows), 1024):
+            yield self.pixels[rows[start : start + 1024]].tobytes()
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """The counterpart of `_Arrays` for image files in whatever holds them."""
+
+    files: ImageFiles
+
+    def decode(self, rows: np.ndarray, prep: Preprocess) -> np.ndarray:
+        def one(file: tuple[str, bytes]) -> np.ndarray:
+            name, data = file
+            return _fit(decode_image(name, data), prep, f"{name} is")
+
+        return _stack(one, self.files.read(rows), prep)
+
+    def contents(self, rows: np.ndarray) -> Iterator[bytes]:
+        for start in range(0, len(rows), 256):
+            yield from (data for _, data in self.files.read(rows[start : start + 256]))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images; `open_images` makes them.
+
+    Attributes:
+        labels: int64 [N]; -1 throughout for images without labels.
+        class_names: in label order, where the source names them.
+        description: one line for the user.
+        source: the path or name that was opened.
+        split: "train" or "test"; None where the source does not say.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...] | None
+    description: str
+    source: str
+    split: str | None
+    _store: _Arrays | _Encoded
+    _rows: np.ndarray  # int64 [N], rows of the store
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, n: int, seed: int | None) -> ImageSet:
+        """The first n images, or with a seed n drawn without replacement (a smaller n is a prefix of a larger).
+
+        Raises:
+            UsageError: n is less than 1. An n above the size gives every image.
+        """
+        if n < 1:
+            raise UsageError(f"cannot take {n} images: ask for 1 or more")
+        order = np.arange(len(self)) if seed is None else np.random.default_rng(seed).permutation(len(self))
+        how = f"the first {n}" if seed is None else f"{n} drawn with seed {seed}"
+        description = f"{self.description}; {how}" if n < len(self) else self.description
+        chosen = order[:n]
+        return replace(self, labels=self.labels[chosen], description=description, _rows=self._rows[chosen])
+
+    def batch(self, indices: slice | Sequence[int] | np.ndarray, prep: Preprocess) -> torch.Tensor:
+        """The images at these indices as contiguous uint8 [B, C, H, W].
+
+        Raises:
+            UsageError: they do not have the network's size and `prep` does not resize.
+            IntegrityError: an image file is damaged.
+        """
+        import torch
+
+        pixels = self._store.decode(self._rows[indices], prep)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+
+    def batches(self, prep: Preprocess, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Every image in order: (uint8 [B, C, H, W], int64 [B]); the last batch may be smaller."""
+        import torch
+
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.batch(part, prep), torch.from_numpy(self.labels[part].copy())
+
+    def sha256(self) -> str:
+        """Over the uint8 NHWC pixels (arrays) or the encoded image bytes (files) in order, then the int64 labels."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        digest = hashlib.sha256()
+        for data in self._store.contents(self._rows):
+            digest.update(data)
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def open_images(path: str | Path, split: str) -> ImageSet:
+    """Opens a set of images, whatever its form; `FORMS` lists them.
+
+    Args:
+        path: a file or folder, or "digits" for scikit-learn's.
+        split: "train" or "test"; a source that does not name its splits serves for either.
+
+    Raises:
+        NotFoundError: the path does not exist, or has no such split.
+        UsageError: nothing in it is recognised, or it holds no image.
+        IntegrityError: a file is cut, altered or malformed.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: use train or test")
+    if str(path) == "digits":
+        return _image_set(read_digits(split), "digits")
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise NotFoundError(f"{path} does not exist: check the path; accepted are {FORMS}")
+    found = (_in_folder if path.is_dir() else _in_file)(path, split)
+    if found is None:
+        raise UsageError(f"nothing recognised in {path}: accepted are {FORMS}")
+    return _image_set(found, path)
+
+
+def _in_folder(path: Path, split: str) -> Found | None:
+    return (
+        read_pack(path, split) or read_parquet(path, split) or read_cifar(path, split) or read_image_folder(path, split)
+    )
+
+
+def _in_file(path: Path, split: str) -> Found | None:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] == b"PK" or path.suffix == ".npz":
+        return read_npz(path, split)
+    if head == b"PAR1" or path.suffix == ".parquet":
+        return read_parquet(path, split)
+    if head[:2] == b"\x1f\x8b" or path.suffix in (".tar", ".tgz"):
+        return read_cifar(path, split)
+    return None
+
+
+def _image_set(found: Found, source: str | Path) -> ImageSet:
+    count = len(found.images)
+    if not count:
+        raise UsageError(f"{source} has no images: accepted are {FORMS}")
+    with reading(source):
+        names = None if found.names is None else tuple(map(str, found.names))
+        y = np.full(count, -1) if found.labels is None else np.asarray(found.labels)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.shape != (count,) or y.dtype.kind not in "iu":
+        have = f"{y.dtype} labels of shape {list(y.shape)} for {count} images"
+        raise IntegrityError(f"{source} has {have}: give one integer per image")
+    if found.labels is not None and (y.min() < 0 or (names and y.max() >= len(names))):
+        most = f" to {len(names) - 1}" if names else " and up"
+        raise IntegrityError(f"{source} has labels outside 0{most}: choose a labelled split, or correct them")
+    store = _Arrays(found.images) if isinstance(found.images, np.ndarray) else _Encoded(found.images)
+    seen = len(np.unique(y))
+    size = f" of {'x'.join(map(str, store.pixels.shape[1:]))}" if isinstance(store, _Arrays) else ""
+    classes = f"{seen} of {len(names)} classes" if names and seen < len(names) else f"{seen} classes"
+    parts = [found.kind, f"{found.split} split" if found.split else "", f"{count} images{size}"]
+    description = ", ".join(filter(None, [*parts, "no labels" if found.labels is None else classes]))
+    return ImageSet(y.astype(np.int64), names, description, str(source), found.split, store, np.arange(count))
+
+
+def _fit(image: Image.Image, prep: Preprocess, subject: str) -> np.ndarray:
+    """Shorter side to `prep.resize`, then the centre crop: uint8 [H, W, C]; sizes round as torchvision's do."""
+    from PIL.Image import Resampling
+
+    c, h, w = prep.input_size
+    image = image.convert("RGB" if c == 3 else "L")
+    if prep.resize is not None:
+        short = min(image.size)
+        size = (int(prep.resize * image.width / short), int(prep.resize * image.height / short))
+        image = image.resize(size, Resampling[prep.interpolation.upper()])
+        if image.width < w or image.height < h:
+            have = f"{image.height}x{image.width} after resize {prep.resize}"
+            raise UsageError(f"{subject} {have}, the network takes {h}x{w}: resize to more")
+    elif image.size != (w, h):
+        have = f"{image.height}x{image.width}"
+        raise UsageError(f"{subject} {have}, the network takes {h}x{w}: give images of that size, or set a resize")
+    left, top = round((image.width - w) / 2), round((image.height - h) / 2)
+    return np.asarray(image.crop((left, top, left + w, top + h))).reshape(h, w, c)
+
+
+def _stack(one: Callable[[Any], np.ndarray], items: Iterable[Any], prep: Preprocess) -> np.ndarray:
+    c, h, w = prep.input_size
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(one, items))
+    return np.stack(images) if images else np.zeros((0, h, w, c), np.uint8)

@@ -1,0 +1,142 @@
+"""What the commands print: the errors of a conversion, the tables of a measurement, the facts of an artifact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.chart import bar, columns
+from zoo.terminal import human_bytes, human_count, new_table, print_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from zoo.build import LayerReport
+    from zoo.evaluate import Evaluation
+    from zoo.registry import Entry
+
+_BAR = 20
+_MOST_RATES = 6
+
+
+def layer_errors(console: Console, layers: Sequence[LayerReport]) -> None:
+    """Each layer's firing rate and error; a full bar is an error of 1 or more."""
+    table = new_table("layer", "firing rate", "error", "")
+    table.columns[-1].justify = "left"
+    for layer in layers:
+        drawn = bar(layer.error, _BAR, ascii_only=console.options.ascii_only)
+        table.add_row(layer.name, f"{layer.firing_rate:.4f}", f"{layer.error:.4f}", drawn)
+    console.print(table)
+
+
+def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> None:
+    """Accuracy, operations and modelled energy by timesteps, as a table and a chart; then each layer's firing rates."""
+    ann = None if found.ann is None else found.ann.top1
+    ours, theirs = ("snn_int8", "ann_quantised") if found.numerics == "int8" else ("snn_float", "ann_float")
+    facts = f"{found.arch}, {found.method}, {found.neuron} neurons, {found.schedule}, {found.numerics}"
+    print_lines(console, [f"{found.name}: {facts}", f"on {found.data.description}", ""])
+    table = new_table("T", "accuracy %", "95 %", "ANN %", "gap", "firing rate", "SynOps", "nJ", "ANN nJ", left=0)
+    for row in found.rows:
+        gap = ("-", "-") if ann is None else (f"{ann:.2f}", f"{ann - row.top1:.2f}")
+        table.add_row(
+            str(row.timesteps), f"{row.top1:.2f}", "{:.1f}-{:.1f}".format(*row.interval95), *gap,
+            f"{row.firing_rate:.4f}", human_count(row.effective_acs + row.effective_macs),
+            f"{row.energy_nj[ours]:.1f}", f"{row.energy_nj[theirs]:.1f}",
+        )  # fmt: skip
+    console.print(table)
+    points = {row.timesteps: row.top1 for row in found.rows}
+    drawn = columns(points, ann, width=min(console.width, 80), ascii_only=console.options.ascii_only)
+    print_lines(console, ["", "accuracy %", *drawn, ""])
+    if with_layers:
+        _firing_rates(console, found)
+    speed = ", ".join(f"{rate:.1f} images/s at T = {steps}" for steps, rate in found.images_per_second.items())
+    kind = "int8 weights; the ANN with as many activation levels" if found.numerics == "int8" else "float32"
+    lines = [
+        f"{speed} on {found.device}; peak memory {human_bytes(found.peak_memory_bytes)}; "
+        f"weights {human_bytes(found.footprint_bytes)}",
+        "SynOps (accumulates and multiply-accumulates) and energy are per image;",
+        f"energy modelled at 45 nm, not measured ({kind}; moving data is not counted)",
+    ]
+    print_lines(console, lines)
+
+
+def _firing_rates(console: Console, found: Evaluation) -> None:
+    steps = [row.timesteps for row in found.rows][-_MOST_RATES:]
+    table = new_table("firing rate", "neurons", *(f"T={step}" for step in steps), "")
+    table.columns[-1].justify = "left"
+    for layer in found.layers:
+        rates = [layer.firing_rate[step] for step in steps]
+        drawn = bar(rates[-1], _BAR, ascii_only=console.options.ascii_only)
+        table.add_row(layer.name, str(layer.neurons), *(f"{rate:.4f}" for rate in rates), drawn)
+    console.print(table)
+    console.print()
+
+
+def best_row(measured: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The row of an eval.json with the most timesteps; empty where there is none."""
+    rows = (measured or {}).get("rows") or [{}]
+    return max(rows, key=lambda row: row.get("timesteps", 0))
+
+
+def models(console: Console, entries: Sequence[Entry]) -> None:
+    """One line for each artifact."""
+    table = new_table("NAME", "ARCH", "METHOD", "NEURON", "NUMERICS", "T", "TOP-1", "SIZE", left=5)
+    for entry in entries:
+        config, row = entry.config, best_row(entry.evaluation)
+        top1 = f"{row['top1']:.2f} %" if "top1" in row else "-"
+        steps = str(row.get("timesteps", config.timesteps))
+        table.add_row(
+            entry.name, config.arch, config.method.name, config.neuron, config.numerics, steps, top1,
+            human_bytes(entry.size),
+        )  # fmt: skip
+    console.print(table)
+
+
+def facts(console: Console, entry: Entry) -> None:
+    """Everything known about one artifact, under short headings."""
+    config = entry.config
+    made, source, used = config.preprocess, config.source, config.calibration
+    size = "x".join(map(str, (*made.input_size[1:], made.input_size[0])))
+    resize = "" if made.resize is None else f", resized to {made.resize} ({made.interpolation}) and cropped"
+    parameters = ", ".join(f"{name} {value}" for name, value in config.method.parameters.items())
+    groups: dict[str, dict[str, object]] = {
+        "Network": {
+            "architecture": f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes",
+            "input": f"{size}{resize}; mean {_list(made.mean)}, std {_list(made.std)}",
+            "neuron": f"{config.neuron}, {config.schedule}",
+            "numerics": config.numerics,
+            "timesteps": config.timesteps,
+        },
+        "Conversion": {
+            "method": f"{config.method.name} ({parameters})",
+            "calibration": f"{used.images} images drawn with seed {used.seed} from {used.description}",
+            "from": f"{source.name}, sha256 {source.sha256}",
+            "url": source.url,
+            "licence": source.license,
+        },
+        "Accuracy": _accuracy(entry.evaluation),
+        "Files": {
+            "folder": entry.folder,
+            "size": human_bytes(entry.size),
+            "weights": f"sha256 {config.weights_sha256}",
+            "spikes": f"sha256 {config.checksum.sha256} after {config.checksum.timesteps} timesteps",
+        },
+    }
+    lines = [entry.name]
+    for heading, group in groups.items():
+        lines += ["", heading, *(f"  {key:<14}{value}" for key, value in group.items() if value is not None)]
+    print_lines(console, lines)
+
+
+def _accuracy(measured: Mapping[str, Any] | None) -> dict[str, object]:
+    if not measured or not measured.get("rows"):
+        return {"not measured": "zoo eval measures it"}
+    data = measured.get("data") or {}
+    rows: dict[str, object] = {f"T = {row['timesteps']}": f"{row['top1']:.2f} %" for row in measured["rows"]}
+    ann = {"ANN": f"{measured['ann']['top1']:.2f} %"} if measured.get("ann") else {}
+    return {"on": data.get("description"), **ann, **rows}
+
+
+def _list(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
