@@ -18,6 +18,7 @@ from zoo.checkpoint import Checkpoint
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.network import Head, Schedule, SpikingResNet, look_up, sum_over_time
 from zoo.resnet import IMAGE, Layer, preactivation
+from zoo.rounding import patches, round_to_int8
 
 # A table step is 1/256 of a standard deviation, a quarter of a pixel's step: rounding the image changes nothing one could
 # measure.
@@ -107,7 +108,7 @@ def build(
             spec, params, live.activations[spec.source],
             live.activations[spec.shortcut.source] if spec.shortcut else None,
         ).clamp_min_(0)  # fmt: skip
-        layer, scale = _layer(recipe, spec, amplitudes, table)
+        layer, scale = _layer(recipe, spec, amplitudes, table, live)
         wanted = activation / scale.view(-1, 1, 1)
         if recipe.schedule == "causal":
             layer = _sweep_causal(recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps)
@@ -149,9 +150,9 @@ def image_table(mean: Sequence[float], std: Sequence[float], *, integer: bool = 
 
 
 def _layer(
-    recipe: Recipe, spec: Layer, amplitudes: Mapping[str, Tensor], table: Tensor
+    recipe: Recipe, spec: Layer, amplitudes: Mapping[str, Tensor], table: Tensor, live: _Live
 ) -> tuple[SpikingConv, Tensor]:
-    """The layer with the ANN's bias, and its scale; int8 rounds to the nearest, with the largest weight of a channel at 127."""
+    """The layer with the ANN's bias, and its scale, which puts the largest weight of a channel at 127."""
     params, integer = recipe.checkpoint.params, recipe.numerics == "int8"
     theta = recipe.theta[spec.name]
     weight = params[f"{spec.name}.weight"] * recipe.compensation
@@ -176,21 +177,48 @@ def _layer(
         # 1/16384 of the threshold is finer than any weight that matters.
         scale = torch.maximum(scale / 127, theta / 2**14).clamp_min(1e-12)
 
-    def units(values: Tensor, *, small: bool = False) -> Tensor:
-        if not integer:
-            return values
-        column = scale.view(-1, *[1] * (values.ndim - 1)) if values.shape[0] == len(scale) else scale
-        rounded = (values / column).round()
-        return rounded.clamp(-127, 127).to(torch.int8) if small else rounded.clamp(-(2**30), 2**30).to(torch.int32)
+    def units(values: Tensor) -> Tensor:
+        return (values / scale).round().clamp(-(2**30), 2**30).to(torch.int32) if integer else values
 
+    if integer:
+        weight, projection, shift = _rounded(recipe, spec, weight, projection, scale, amplitudes, live)
+        bias = bias + shift * scale
     threshold = units(theta).clamp_min(1) if integer else theta
     layer = SpikingConv(
-        units(weight, small=True), units(bias), threshold, units(theta / 2), spec.stride, spec.padding, recipe.neuron,
-        None if gain is None else units(gain), None if projection is None else units(projection, small=True),
+        weight, units(bias), threshold, units(theta / 2), spec.stride, spec.padding, recipe.neuron,
+        None if gain is None else units(gain), projection,
         spec.shortcut.stride if spec.shortcut else 1, spec.shortcut.pad if spec.shortcut else 0, spec.max_pool,
         input_bound=int(table.abs().max()) if spec.source == IMAGE else 1,
     )  # fmt: skip
     return layer, scale
+
+
+def _rounded(
+    recipe: Recipe, spec: Layer, weight: Tensor, projection: Tensor | None, scale: Tensor,
+    amplitudes: Mapping[str, Tensor], live: _Live,
+) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
+    """Weights and projection as int8, and what rounding wants added to the bias, in units of `scale`.
+
+    The inputs they are rounded on are the firing rates that the ANN's activations ask for (the stem's: the image).
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def rates(source: str) -> Tensor:
+        activation = live.activations[source]
+        if source == IMAGE:
+            return activation * _IMAGE_SCALE
+        return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(1)
+
+    flat = weight.flatten(1)
+    inputs = patches(rates(spec.source), spec.kernel, spec.stride, spec.padding, generator)
+    if projection is not None and spec.shortcut is not None:
+        flat = torch.cat([flat, projection.flatten(1)], 1)
+        side = patches(rates(spec.shortcut.source), 1, spec.shortcut.stride, 0, torch.Generator().manual_seed(0))
+        inputs = torch.cat([inputs, side], 1)
+    rounded, shift = round_to_int8(flat / scale[:, None], inputs)
+    main, extra = rounded.split([weight[0].numel(), rounded.shape[1] - weight[0].numel()], 1)
+    side_weight = None if projection is None else extra.reshape(projection.shape).contiguous()
+    return main.reshape(weight.shape).contiguous(), side_weight, shift
 
 
 def _sweep_causal(

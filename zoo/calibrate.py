@@ -64,9 +64,9 @@ def causal(
     Returns the layer with bias [rows + 1, C], and its spikes, int8 [steps, B, C, H, W].
     """
     theta = layer.threshold.float()
-    rate = (wanted / theta.view(-1, 1, 1)).clamp_max(1).mean((0, 2, 3))
     membrane = layer.membrane(len(wanted), wanted.shape[2], wanted.shape[3], steps)
     sampled = _sample(wanted, settings)
+    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(1).mean(1)
     fired = torch.zeros_like(rate)
     shifts, spikes = [], []
     for t in range(settings.rows):
@@ -80,7 +80,7 @@ def causal(
             return shifts[-1].to(v.dtype)
 
         spikes.append(step(layer, x, shortcut, membrane, t + 1, adjust))
-        fired = fired + spikes[-1][0].float().mean((0, 2, 3))
+        fired = fired + _by_channel(spikes[-1][0], sampled).mean(1)
     tail = torch.stack(shifts[-settings.tail :]).mean(0)
     bias = layer.bias + torch.stack([*shifts, tail.round() if layer.integer else tail])
     layer = replace(layer, bias=bias.to(layer.bias.dtype), _prepared={})
@@ -95,8 +95,8 @@ def layerwise(layer: SpikingConv, charges: Mapping[int, Tensor], wanted: Tensor,
     Returns the layer with one bias row for each timestep up to the largest of them, and one behind for the timesteps after.
     """
     theta = layer.threshold.float()
-    rate = (wanted / theta.view(-1, 1, 1)).clamp_max(1).mean((0, 2, 3))
     sampled = _sample(wanted, settings)
+    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(1).mean(1)
     rows: list[Tensor] = []
     given = torch.zeros_like(theta)
     for mark, charge in sorted(charges.items()):

@@ -7,9 +7,9 @@ Methods:
         of the last layer) on training images. Here neurons keep ANN units, threshold lambda_out and spikes of amplitude
         lambda_in, which is the same network (facts of the paper that could not be had: whether biases are compensated too;
         here they are not).
-    calibrated: thresholds per channel (`thresholds`: mmse, percentile or ltb); weights rounded first; then a bias for each
-        timestep (`zoo.calibrate`), layer by layer on the spikes of the layers before, which are already calibrated; then the
-        timesteps the read-out skips.
+    calibrated: thresholds per channel (`thresholds`: mmse, percentile, ltb or mmse-ltb); weights rounded first; then a bias for
+        each timestep (`zoo.calibrate`), layer by layer on the spikes of the layers before, which are already calibrated; then
+        the timesteps the read-out skips.
 
 The order matters: whatever rounding, clipping and firing too early did to a layer's mean is in its input when the next is
 calibrated.
@@ -17,6 +17,7 @@ calibrated.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,10 +43,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 64
 
 DEFAULTS: dict[str, dict[str, Value]] = {
-    "hu2018": {"percentile": 0.999, "images": 256, "steps": 8},
+    "hu2018": {"percentile": 0.999, "images": 128, "steps": 8},
     "calibrated": {
-        "thresholds": "mmse", "levels": 16, "percentile": 0.999, "images": 256, "bias": "matched", "rows": 32,
-        "delay": "search",
+        "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 256,
+        "bias": "matched", "rows": 32, "delay": "search", "tune": 0,
     },
 }  # fmt: skip
 
@@ -171,6 +172,9 @@ def _settings(
         if name not in settings:
             raise UsageError(f"{method} has no parameter {name!r}: it has {', '.join(settings)}")
         settings[name] = setting
+    for name, known in (("bias", ("matched", "ann")), ("delay", ("search", "none"))):
+        if settings.get(name, known[0]) not in known:
+            raise UsageError(f"{name} {settings[name]!r} is unknown: use {' or '.join(known)}")
     return settings
 
 
@@ -208,20 +212,36 @@ def _thresholds(
         yield from (look_up(table, pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH))
 
     rule = settings.get("thresholds", "layer-percentile")
-    if rule == "ltb":
-        passes = [batch for _ in range(int(settings["levels"])) for batch in batches()]
-        return rules.local_threshold_balancing(net, params, passes, net.channels)
     sample = rules.sample_activations(
         net, params, batches(), len(pixels), seed, lambda done: report("sampling activations", done, len(pixels))
     )
-    choose: dict[Value, Callable[[Tensor], Tensor]] = {
-        "mmse": lambda values: rules.mmse(values, int(settings["levels"])),
-        "percentile": lambda values: rules.percentile(values, float(settings["percentile"]), per_channel=True),
-        "layer-percentile": lambda values: rules.percentile(values, float(settings["percentile"]), per_channel=False),
-    }
-    if rule not in choose:
-        raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile or ltb")
-    return {name: choose[rule](values) for name, values in sample.items()}
+
+    def mmse() -> dict[str, Tensor]:
+        return {name: rules.mmse(values, int(settings["levels"])) for name, values in sample.items()}
+
+    def percentile(per_channel: bool) -> dict[str, Tensor]:
+        share = float(settings["percentile"])
+        return {name: rules.percentile(values, share, per_channel=per_channel) for name, values in sample.items()}
+
+    def some(count: int) -> Iterator[Tensor]:
+        endless = itertools.chain.from_iterable(batches() for _ in itertools.count())
+        for done, batch in enumerate(itertools.islice(endless, count), start=1):
+            report("balancing thresholds", done, count)
+            yield batch
+
+    def balanced() -> dict[str, Tensor]:
+        return rules.local_threshold_balancing(net, params, some(int(settings["iterations"])), net.channels)
+
+    if rule == "mmse":
+        return mmse()
+    if rule == "ltb":
+        return balanced()
+    if rule == "mmse-ltb":
+        pairs = mmse(), balanced()
+        return {name: torch.minimum(pairs[0][name], pairs[1][name]) for name in sample}
+    if rule in ("percentile", "layer-percentile"):
+        return percentile(rule == "percentile")
+    raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile, ltb or mmse-ltb (the smaller of the two)")
 
 
 def _search_compensation(

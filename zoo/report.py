@@ -33,32 +33,43 @@ def layer_errors(console: Console, layers: Sequence[LayerReport]) -> None:
 def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> None:
     """Accuracy, operations and modelled energy by timesteps, as a table and a chart; then each layer's firing rates."""
     ann = None if found.ann is None else found.ann.top1
-    ours, theirs = ("snn_int8", "ann_quantised") if found.numerics == "int8" else ("snn_float", "ann_float")
     facts = f"{found.arch}, {found.method}, {found.neuron} neurons, {found.schedule}, {found.numerics}"
     print_lines(console, [f"{found.name}: {facts}", f"on {found.data.description}", ""])
-    table = new_table("T", "accuracy %", "95 %", "ANN %", "gap", "firing rate", "SynOps", "nJ", "ANN nJ", left=0)
+    table = new_table("T", "accuracy %", "95 %", "ANN %", "gap", "firing rate", left=0)
     for row in found.rows:
         gap = ("-", "-") if ann is None else (f"{ann:.2f}", f"{ann - row.top1:.2f}")
         table.add_row(
             str(row.timesteps), f"{row.top1:.2f}", "{:.1f}-{:.1f}".format(*row.interval95), *gap,
-            f"{row.firing_rate:.4f}", human_count(row.effective_acs + row.effective_macs),
-            f"{row.energy_nj[ours]:.1f}", f"{row.energy_nj[theirs]:.1f}",
+            f"{row.firing_rate:.4f}",
         )  # fmt: skip
     console.print(table)
     points = {row.timesteps: row.top1 for row in found.rows}
     drawn = columns(points, ann, width=min(console.width, 80), ascii_only=console.options.ascii_only)
     print_lines(console, ["", "accuracy %", *drawn, ""])
+    _energy(console, found)
     if with_layers:
         _firing_rates(console, found)
     speed = ", ".join(f"{rate:.1f} images/s at T = {steps}" for steps, rate in found.images_per_second.items())
-    kind = "int8 weights; the ANN with as many activation levels" if found.numerics == "int8" else "float32"
     lines = [
         f"{speed} on {found.device}; peak memory {human_bytes(found.peak_memory_bytes)}; "
-        f"weights {human_bytes(found.footprint_bytes)}",
-        "SynOps (accumulates and multiply-accumulates) and energy are per image;",
-        f"energy modelled at 45 nm, not measured ({kind}; moving data is not counted)",
+        f"weights {human_bytes(found.footprint_bytes)}; activation sparsity {found.activation_sparsity:.4f}",
     ]
     print_lines(console, lines)
+
+
+def _energy(console: Console, found: Evaluation) -> None:
+    """Operations and modelled energy of one image, beside the ANN's and that of an ANN as precise as T timesteps."""
+    table = new_table("T", "ACs", "MACs", "nJ int8", "quantised ANN", "nJ float", "float ANN", left=0)
+    for row in found.rows:
+        energy = row.energy_nj
+        table.add_row(
+            str(row.timesteps), human_count(row.effective_acs), human_count(row.effective_macs),
+            f"{energy['snn_int8']:.1f}", f"{energy['ann_quantised']:.1f}",
+            f"{energy['snn_float']:.1f}", f"{energy['ann_float']:.1f}",
+        )  # fmt: skip
+    print_lines(console, ["synaptic operations and energy of one image; energy is modelled at 45 nm, not measured"])
+    console.print(table)
+    print_lines(console, ["quantised ANN: int8 weights, activations of log2(T + 1) bits; moving data is not counted", ""])
 
 
 def _firing_rates(console: Console, found: Evaluation) -> None:

@@ -1,0 +1,64 @@
+"""Fills the tables of README.md from the committed result files; `--check` fails when they differ.
+
+    python -m benchmarks.readme [--check]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from benchmarks import cifar10
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+
+
+def models() -> str:
+    """The shipped artifacts, from their eval.json."""
+    results = [json.loads(path.read_text()) for path in sorted((ROOT / "zoo" / "models").glob("*/eval.json"))]
+    steps = sorted({row["timesteps"] for result in results for row in result["rows"]})
+    lines = ["| model | neuron | images | ANN | " + " | ".join(f"T={t}" for t in steps) + " |"]
+    lines.append("|" + "---|" * (4 + len(steps)))
+    for result in results:
+        top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
+        cells = [result["name"], f"`{result['neuron']}` {result['schedule']}", str(result["data"]["images"])]
+        cells += [f"{result['ann']['top1']:.2f}", *(top1.get(t, "") for t in steps)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def cpu() -> str:
+    """The CPU benchmark."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())
+    lines = ["| system | images/s | against the loop | peak memory |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {row['images_per_second']:.1f} | {row['speed_ratio_to_loop']:.2f} x | {row['peak_mb']:.0f} MB |"
+        for name, row in report["systems"].items()
+    ]
+    versions = report["versions"]
+    lines.append(f"\ntorch {versions['torch']}, {versions['cpu']}, {versions['threads']} threads.")
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """README.md with every block filled."""
+    for name, table in (("models", models()), ("cifar10", cifar10.render()), ("cpu", cpu())):
+        block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
+        text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
+    return text
+
+
+def main() -> None:
+    """Writes, or checks."""
+    text = README.read_text()
+    if "--check" in sys.argv and filled(text) != text:
+        raise SystemExit("README.md differs from the result files: run python -m benchmarks.readme")
+    if "--check" not in sys.argv:
+        README.write_text(filled(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Which thresholds serve a causal `if` network best, with and without the calibrated bias and the delayed read-out.
+
+    python -m benchmarks.thresholds CHECKPOINT DATA [--images 2000]
+
+ResNet-20 on CIFAR-10. Judged on training images that the calibration did not use, so that no choice is made on test images: the
+share that get the ANN's prediction, and the divergence of the class probabilities, KL(ANN || SNN), which still tells at high T.
+Writes benchmarks/results/thresholds.json and prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "thresholds.json"
+STEPS = (8, 16, 32, 64)
+RULES: dict[str, dict[str, int | str]] = {
+    "percentile 99.9": {"thresholds": "percentile"},
+    "ltb": {"thresholds": "ltb"},
+    "mmse, 8 levels": {"thresholds": "mmse", "levels": 8},
+    "mmse, 16 levels": {"thresholds": "mmse", "levels": 16},
+    "mmse, 32 levels": {"thresholds": "mmse", "levels": 32},
+    "smaller of mmse 16 and ltb": {"thresholds": "mmse-ltb", "levels": 16},
+}
+EXTRAS: dict[str, dict[str, str]] = {
+    "thresholds alone": {"bias": "ann", "delay": "none"},
+    "+ delay": {"bias": "ann", "delay": "search"},
+    "+ bias": {"bias": "matched", "delay": "none"},
+    "+ bias + delay": {"bias": "matched", "delay": "search"},
+}
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    import torch
+
+    from zoo.build import image_table
+    from zoo.checkpoint import read_checkpoint
+    from zoo.convert import IMAGENET_MEAN, IMAGENET_STD, convert
+    from zoo.data import ImageSet, Preprocess, open_images
+    from zoo.evaluate import versions
+    from zoo.network import look_up
+    from zoo.resnet import ann_forward
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--images", type=int, default=2000)
+    args = parser.parse_args()
+    ann = read_checkpoint(args.checkpoint, "resnet20")
+    train: ImageSet = open_images(args.data, "train")
+    prep = Preprocess((3, 32, 32))
+    # `convert` draws the first 256 of this permutation; these are the last.
+    held_out = train.batch(train_rows(len(train), args.images), prep)
+    table = image_table(IMAGENET_MEAN, IMAGENET_STD, integer=False)
+    with torch.inference_mode():
+        wanted = torch.cat([ann_forward(ann.net, ann.params, look_up(table, part)) for part in held_out.split(100)])
+    share = wanted.double().softmax(1)
+    rows = []
+    for rule, thresholds in RULES.items():
+        for extra, settings in EXTRAS.items():
+            network = convert(ann, train, parameters={**thresholds, **settings}, timesteps=64).network
+            logits = network.run(held_out, max(STEPS)).logits
+            result: dict[str, object] = {"thresholds": rule, "calibration": extra}
+            for t in STEPS:
+                found = logits[t - 1]
+                result[f"agreement@{t}"] = 100 * (found.argmax(1) == wanted.argmax(1)).float().mean().item()
+                loss = (share * (share.clamp_min(1e-12).log() - found.log_softmax(1))).sum(1).mean()
+                result[f"kl@{t}"] = loss.item()
+            rows.append(result)
+            cells = [f"{result[f'agreement@{t}']:6.2f} ({result[f'kl@{t}']:.3f})" for t in STEPS]
+            print(f"{rule:28} {extra:18}", *cells, flush=True)
+    facts = {"command": "python -m benchmarks.thresholds CHECKPOINT DATA", "images": args.images, "versions": versions()}
+    RESULTS.write_text(json.dumps({**facts, "checkpoint": ann.name, "rows": rows}, indent=1) + "\n")
+
+
+def train_rows(count: int, wanted: int) -> list[int]:
+    """The last `wanted` training images in the order in which `ImageSet.take` draws them with seed 0."""
+    import numpy as np
+
+    return np.random.default_rng(0).permutation(count)[-wanted:].tolist()
+
+
+if __name__ == "__main__":
+    main()
