@@ -225,14 +225,20 @@ def evaluate(
             progress=progress,
         )  # fmt: skip
     found = found.model_copy(update={"command": terminal.command})
-    # First the files: a reader who closes the pipe early must not cost them.
-    _write_evaluation(found, output, plot)
+    # First the files: a reader who closes the pipe early must not cost them; nor may a full disk cost what was measured.
+    failure: ZooError | None = None
+    try:
+        _write_evaluation(found, output, plot)
+    except ZooError as error:
+        failure = error
     if json_output:
         write_json(found.model_dump(mode="json"))
     else:
         report.evaluation(terminal.out, found, with_layers=layers)
         if found.ann is None:
             terminal.note("no ANN to compare with: pass --ann FILE, the checkpoint it was converted from")
+    if failure is not None:
+        raise failure
     last = found.rows[-1]
     if min_accuracy is not None and not last.top1 >= min_accuracy:
         raise GateError(

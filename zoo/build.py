@@ -33,7 +33,8 @@ class Recipe:
         theta: threshold [C] of each layer, in ANN units.
         compensation: hu2018's factor on all weights.
         mean, std: per colour channel, for pixels in 0 to 1.
-        calibration: None leaves the ANN's biases as they are.
+        calibration: None leaves the biases as they are.
+        tuned: parameters to build from instead of the ANN's own (`zoo.tune`); the ANN stays what layers are compared with.
     """
 
     checkpoint: Checkpoint
@@ -45,6 +46,12 @@ class Recipe:
     std: Sequence[float]
     calibration: calibrate.Settings | None
     compensation: float = 1.0
+    tuned: Mapping[str, Tensor] | None = None
+
+    @property
+    def params(self) -> Mapping[str, Tensor]:
+        """What weights and biases are built from."""
+        return self.checkpoint.params if self.tuned is None else self.tuned
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ def _layer(
     recipe: Recipe, spec: Layer, amplitudes: Mapping[str, Tensor], table: Tensor, live: _Live
 ) -> tuple[SpikingConv, Tensor]:
     """The layer with the ANN's bias, and its scale, which puts the largest weight of a channel at 127."""
-    params, integer = recipe.checkpoint.params, recipe.numerics == "int8"
+    params, integer = recipe.params, recipe.numerics == "int8"
     theta = recipe.theta[spec.name]
     weight = params[f"{spec.name}.weight"] * recipe.compensation
     if spec.source != IMAGE:
@@ -257,7 +264,7 @@ def _sweep_layerwise(
 
 
 def _head(recipe: Recipe, amplitude: Tensor, area: int) -> Head:
-    params = recipe.checkpoint.params
+    params = recipe.params
     weight = params["fc.weight"] * (amplitude / area)
     if recipe.numerics == "float32":
         return Head(weight, torch.ones(len(weight)), params["fc.bias"])

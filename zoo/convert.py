@@ -9,7 +9,8 @@ Methods:
         here they are not).
     calibrated: thresholds per channel (`thresholds`: mmse, percentile, ltb or mmse-ltb); weights rounded first; then a bias for
         each timestep (`zoo.calibrate`), layer by layer on the spikes of the layers before, which are already calibrated; then
-        the timesteps the read-out skips.
+        the timesteps the read-out skips. With `tune` steps, a layerwise network's weights, biases and thresholds are distilled
+        from the ANN instead (`zoo.tune`), for one number of timesteps.
 
 The order matters: whatever rounding, clipping and firing too early did to a layer's mean is in its input when the next is
 calibrated.
@@ -35,6 +36,7 @@ from zoo.data import ImageSet, Preprocess
 from zoo.errors import UsageError
 from zoo.network import SpikingResNet, look_up
 from zoo.resnet import Topology
+from zoo.tune import distil
 
 Progress = Callable[[str, int, int], None]
 Value = float | int | str | bool
@@ -46,7 +48,7 @@ DEFAULTS: dict[str, dict[str, Value]] = {
     "hu2018": {"percentile": 0.999, "images": 128, "steps": 8},
     "calibrated": {
         "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 256,
-        "bias": "matched", "rows": 32, "delay": "search", "tune": 0,
+        "bias": "matched", "rows": 32, "delay": "search", "tune": 0, "tune_images": 20_000, "tune_rate": 4e-4,
     },
 }  # fmt: skip
 
@@ -126,6 +128,8 @@ def convert(
         checkpoint, theta, neuron, schedule, numerics, mean, std,
         calibrate.Settings(rows=int(settings["rows"]), seed=seed) if settings.get("bias") == "matched" else None,
     )  # fmt: skip
+    if settings.get("tune"):
+        recipe = _tuned(recipe, images, prep, timesteps, settings, seed, report)
     if method == "hu2018":
         recipe = _search_compensation(recipe, pixels, torch.from_numpy(drawn.labels), timesteps, settings, report)
     built = build(recipe, pixels, timesteps, lambda done, total: report("converting", done, total))
@@ -242,6 +246,27 @@ def _thresholds(
     if rule in ("percentile", "layer-percentile"):
         return percentile(rule == "percentile")
     raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile, ltb or mmse-ltb (the smaller of the two)")
+
+
+def _tuned(
+    recipe: Recipe, images: ImageSet, prep: Preprocess, timesteps: int, settings: Mapping[str, Value], seed: int,
+    report: Progress,
+) -> Recipe:  # fmt: skip
+    """The recipe with weights, biases and thresholds tuned by `settings["tune"]` steps on training images, without labels.
+
+    Biases are part of what was tuned, for the same number of timesteps, so they are not calibrated again: on held-out images that
+    costs ResNet-56 at T = 8 three points of agreement with its ANN.
+    """
+    if recipe.schedule != "layerwise":
+        raise UsageError("tuning serves layerwise networks: pass --schedule layerwise, or leave tune out")
+    steps = int(settings["tune"])
+    drawn = images.take(int(settings["tune_images"]), seed)
+    pixels = torch.cat([batch for batch, _ in drawn.batches(prep, _BATCH)])
+    tuned, theta = distil(
+        recipe.checkpoint, recipe.theta, pixels, recipe.mean, recipe.std, timesteps=timesteps, steps=steps,
+        rate=float(settings["tune_rate"]), seed=seed, progress=lambda done, total: report("tuning", done, total),
+    )  # fmt: skip
+    return replace(recipe, tuned=tuned.params, theta=theta, calibration=None)
 
 
 def _search_compensation(

@@ -104,7 +104,7 @@ class SpikingResNet:
         """Runs uint8 images [B, C, H, W] for `timesteps`.
 
         Args:
-            snapshots: timesteps at which to report spikes per neuron.
+            snapshots: timesteps at which to report spikes per neuron; a layerwise network has them after the last alone.
             chunk: images that run together; window: timesteps a layer takes at a time. Both only change speed and memory.
             watch: called with each layer's name and its spikes, int8 [T, B, C, H, W] of one window and chunk (layerwise: counts
                 [B, C, H, W]).
@@ -119,7 +119,7 @@ class SpikingResNet:
                 f"images must be uint8 [B, {self.net.in_channels}, H, W] as decoded, "
                 f"not {str(images.dtype).removeprefix('torch.')} {list(images.shape)}: do not normalise them"
             )
-        marks = sorted({t for t in snapshots if t <= timesteps})
+        marks = sorted({t for t in snapshots if t == timesteps or (t < timesteps and self.schedule == "causal")})
         parts = [
             self._run_chunk(images[start : start + chunk].to(self.device), timesteps, marks, window, watch)
             for start in range(0, max(len(images), 1), chunk)

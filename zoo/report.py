@@ -67,7 +67,7 @@ def _energy(console: Console, found: Evaluation) -> None:
             f"{energy['snn_int8']:.1f}", f"{energy['ann_quantised']:.1f}",
             f"{energy['snn_float']:.1f}", f"{energy['ann_float']:.1f}",
         )  # fmt: skip
-    print_lines(console, ["synaptic operations and energy of one image; energy is modelled at 45 nm, not measured"])
+    print_lines(console, ["synaptic operations and energy of one image; energy modelled at 45 nm, not measured"])
     console.print(table)
     print_lines(console, ["quantised ANN: int8 weights, activations of log2(T + 1) bits; moving data is not counted", ""])
 

@@ -103,7 +103,7 @@ class SpikingConv:
         """The narrowest float that holds every potential of a run of `timesteps` exactly (float layers: float32)."""
         if not self.integer:
             return torch.float32
-        largest = timesteps * self.current_bound() + int((self.v_init.abs() + self.threshold).max().item())
+        largest = timesteps * self.current_bound() + int((self.v_init.double().abs() + self.threshold.double()).max().item())
         if largest >= _EXACT_FLOAT64:
             raise OverflowError(f"potentials of {timesteps} timesteps can pass 2**53: run fewer timesteps")
         return torch.float32 if largest < _EXACT_FLOAT32 else torch.float64

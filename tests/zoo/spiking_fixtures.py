@@ -1,0 +1,218 @@
+"""What the tests of the core share: an independent integer reference in numpy, random networks, how a refusal reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from zoo.data import ImageSet, open_images
+from zoo.errors import ZooError
+from zoo.kernels.spiking_conv import SpikingConv
+from zoo.network import Head, SpikingResNet
+from zoo.resnet import IMAGE, Layer, ResNet, Shortcut, Topology
+
+# A quick conversion of 8 x 8 digits, for tests that need one but not a good one.
+QUICK = {"mean": (0.3053,), "std": (0.3763,), "input_size": 8, "timesteps": 8, "samples": 32}
+
+
+def naive_conv(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
+    """[B, Cout, H, W] in int64: one product of matrices for each position of the kernel."""
+    x, weight = x.astype(np.int64), weight.astype(np.int64)
+    kernel = weight.shape[-1]
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    height, width = ((n - kernel) // stride + 1 for n in x.shape[2:])
+    out = np.zeros((len(x), len(weight), height, width), np.int64)
+    for dy in range(kernel):
+        for dx in range(kernel):
+            seen = x[:, :, dy : dy + stride * height : stride, dx : dx + stride * width : stride][..., :height, :width]
+            out += np.einsum("bchw,oc->bohw", seen, weight[:, :, dy, dx])
+    return out
+
+
+def naive_pool(x: np.ndarray) -> np.ndarray:
+    """3x3 max-pooling with stride 2; the border never wins."""
+    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.iinfo(np.int64).min)
+    height, width = ((n - 3) // 2 + 1 for n in x.shape[2:])
+    windows = [x[:, :, i : i + 2 * height : 2, j : j + 2 * width : 2] for i in range(3) for j in range(3)]
+    return np.max([window[..., :height, :width] for window in windows], 0)
+
+
+def naive_current(layer: SpikingConv, x: np.ndarray, source: np.ndarray | None) -> np.ndarray:
+    """Current of one timestep without bias, int64 [B, Cout, H, W]."""
+    current = naive_conv(x, layer.weight.numpy(), layer.stride, layer.padding)
+    if layer.max_pool:
+        current = naive_pool(current)
+    if source is not None and layer.projection is not None:
+        current += naive_conv(source, layer.projection.numpy(), layer.shortcut_stride, 0)
+    elif source is not None:
+        assert layer.gain is not None
+        for c in range(source.shape[1]):
+            strided = source[:, c, :: layer.shortcut_stride, :: layer.shortcut_stride].astype(np.int64)
+            current[:, c + layer.shortcut_pad] += strided * int(layer.gain[c + layer.shortcut_pad])
+    return current
+
+
+def naive_bias(layer: SpikingConv, t: int) -> np.ndarray:
+    return layer.bias[min(t, len(layer.bias) - 1)].numpy().astype(np.int64)[:, None, None]
+
+
+class NaiveNeurons:
+    """Integrate-and-fire neurons on currents [B, C, H, W] in int64."""
+
+    def __init__(self, layer: SpikingConv, shape: tuple[int, ...]) -> None:
+        self.layer = layer
+        self.threshold = layer.threshold.numpy().astype(np.int64)[:, None, None]
+        self.v = np.zeros(shape, np.int64) + layer.v_init.numpy().astype(np.int64)[:, None, None]
+        self.sum = np.zeros(shape, np.int64)
+
+    def step(self, current: np.ndarray | int) -> np.ndarray:
+        self.v = self.v + current
+        spike = (self.v >= self.threshold).astype(np.int64)
+        if self.layer.neuron == "signed":
+            spike[(self.v < 0) & (self.sum > 0)] = -1
+        self.v -= spike * self.threshold
+        self.sum += spike
+        return spike
+
+
+def naive_run(layer: SpikingConv, x: np.ndarray, source: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Spikes [T, B, C, H, W] and the last potential of a layer for inputs [T, B, Cin, H, W]."""
+    neurons, spikes = None, []
+    for t in range(len(x)):
+        current = naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(layer, t)
+        neurons = neurons or NaiveNeurons(layer, current.shape)
+        spikes.append(neurons.step(current))
+    assert neurons is not None
+    return np.stack(spikes), neurons.v
+
+
+def naive_network(network: SpikingResNet, images: Tensor, timesteps: int) -> dict[str, np.ndarray]:
+    """Spikes [T, B, C, H, W] of every layer. Layerwise: of T steps that only accumulate, the T that fire."""
+    table = network.image_table.numpy().astype(np.int64)
+    image = np.stack([table[c][images[:, c].numpy()] for c in range(images.shape[1])], 1)
+    out = {IMAGE: np.repeat(image[None], timesteps, 0)}
+    for spec in network.net.layers:
+        layer, x = network.layers[spec.name], out[spec.source]
+        source = out[spec.shortcut.source] if spec.shortcut else None
+        if network.schedule == "causal":
+            out[spec.name] = naive_run(layer, x, source)[0]
+            continue
+        currents = [
+            naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(layer, t)
+            for t in range(timesteps)
+        ]
+        neurons = NaiveNeurons(layer, currents[0].shape)
+        neurons.v = neurons.v + np.sum(currents, 0)
+        out[spec.name] = np.stack([neurons.step(0) for _ in range(timesteps)])
+    del out[IMAGE]
+    return out
+
+
+def tiny_topology(form: str) -> Topology:
+    """Every kind of layer there is: `cifar` has both option-A identities, `imagenet` a max-pooled 7x7 stem, a bottleneck
+    with a strided projection, and one with an identity."""
+    if form == "cifar":
+        layers = (
+            Layer("conv1", "bn1", IMAGE, 1, 4, 3),
+            Layer("layer1.0.conv1", "layer1.0.bn1", "conv1", 4, 4, 3),
+            Layer("layer1.0.conv2", "layer1.0.bn2", "layer1.0.conv1", 4, 4, 3, 1, Shortcut("identity", "conv1")),
+            Layer("layer2.0.conv1", "layer2.0.bn1", "layer1.0.conv2", 4, 8, 3, 2),
+            Layer(
+                "layer2.0.conv2", "layer2.0.bn2", "layer2.0.conv1", 8, 8, 3, 1,
+                Shortcut("identity", "layer1.0.conv2", 2, pad=2),
+            ),
+        )  # fmt: skip
+        return Topology("tiny", "A", 1, 3, layers)
+    first, second = "layer1.0", "layer1.1"
+    projection = Shortcut("projection", "conv1", 2, conv=f"{first}.downsample.0", bn=f"{first}.downsample.1")
+    layers = (
+        Layer("conv1", "bn1", IMAGE, 3, 6, 7, 2, max_pool=True),
+        Layer(f"{first}.conv1", f"{first}.bn1", "conv1", 6, 4, 1),
+        Layer(f"{first}.conv2", f"{first}.bn2", f"{first}.conv1", 4, 4, 3, 2),
+        Layer(f"{first}.conv3", f"{first}.bn3", f"{first}.conv2", 4, 9, 1, 1, projection),
+        Layer(f"{second}.conv1", f"{second}.bn1", f"{first}.conv3", 9, 4, 1),
+        Layer(f"{second}.conv2", f"{second}.bn2", f"{second}.conv1", 4, 4, 3),
+        Layer(
+            f"{second}.conv3", f"{second}.bn3", f"{second}.conv2", 4, 9, 1, 1,
+            Shortcut("identity", f"{first}.conv3"),
+        ),
+    )  # fmt: skip
+    return Topology("tiny", "B", 3, 4, layers)
+
+
+def random_network(net: Topology, *, neuron: str = "if", schedule: str = "causal", seed: int = 0) -> SpikingResNet:
+    """An integer network whose layers all fire, and none of them always."""
+    gen = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+        return torch.randint(low, high + 1, shape, generator=gen).to(dtype)
+
+    layers = {}
+    for spec in net.layers:
+        stem, c = spec.source == IMAGE, spec.out_channels
+        gain = projection = None
+        if spec.shortcut is not None and spec.shortcut.kind == "projection":
+            projection = draw(-127, 127, c, net.channels[spec.shortcut.source], 1, 1, dtype=torch.int8)
+        elif spec.shortcut is not None:
+            gain = draw(1, 150, c)
+        size = int(127 * (spec.in_channels * spec.kernel**2) ** 0.5 * (100 if stem else 1))
+        threshold = draw(size // 3, size, c)
+        layers[spec.name] = SpikingConv(
+            draw(-127, 127, c, spec.in_channels, spec.kernel, spec.kernel, dtype=torch.int8),
+            draw(-size // 8, size // 3, 1 if stem else 3, c), threshold, threshold // 2, spec.stride, spec.padding,
+            neuron, gain, projection, spec.shortcut.stride if spec.shortcut else 1,
+            spec.shortcut.pad if spec.shortcut else 0, spec.max_pool, input_bound=512 if stem else 1,
+        )  # fmt: skip
+    head = Head(
+        draw(-127, 127, net.num_classes, net.features, dtype=torch.int8),
+        torch.rand(net.num_classes, generator=gen) + 0.01, torch.randn(net.num_classes, generator=gen),
+    )  # fmt: skip
+    table = draw(-512, 512, net.in_channels, 256, dtype=torch.int16)
+    return SpikingResNet(net, layers, head, table, schedule=schedule)
+
+
+def random_pixels(count: int, channels: int, side: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(seed)).to(
+        torch.uint8
+    )
+
+
+def random_model(net: Topology, seed: int = 0) -> ResNet:
+    """An ANN in eval mode whose BatchNorms all differ from the identity."""
+    torch.manual_seed(seed)
+    model = ResNet(net)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values, low, high in ((module.weight, 0.5, 1.5), (module.running_var, 0.5, 2)):
+                torch.nn.init.uniform_(values, low, high)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+            torch.nn.init.normal_(module.running_mean, 0, 0.3)
+    return model.eval()
+
+
+def image_set(folder: Path, pixels: Tensor, labels: list[int] | None) -> ImageSet:
+    """An ImageSet of uint8 [B, C, H, W]."""
+    path = folder / f"set{len(list(folder.iterdir()))}.npz"
+    arrays = {"x": pixels.permute(0, 2, 3, 1).numpy()}
+    np.savez(path, **arrays, **({} if labels is None else {"y": np.array(labels)}))
+    return open_images(path, "test")
+
+
+def files_of(folder: Path) -> Mapping[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@contextmanager
+def refuses(error: type[ZooError], match: str = "") -> Iterator[None]:
+    """The block raises exactly `error`, with one line that names a way out behind a colon."""
+    with pytest.raises(ZooError, match=match) as caught:
+        yield
+    assert type(caught.value) is error, repr(caught.value)
+    message = str(caught.value)
+    assert "\n" not in message and ": " in message, message
