@@ -74,7 +74,7 @@ class Config(_Strict):
     """`config.json`: everything about an artifact that is not a tensor."""
 
     format: Literal["spiking-zoo"]
-    format_version: int
+    format_version: Annotated[int, Field(strict=True)]
     arch: Text
     shortcut: Literal["A", "B"]
     num_classes: Annotated[int, Field(ge=1, le=100_000)]

@@ -164,7 +164,7 @@ def _settings(
         if value not in known:
             raise UsageError(f"{what} {value!r} is unknown: use {' or '.join(known)}")
     if timesteps < 1:
-        raise UsageError(f"timesteps must be 1 or more, not {timesteps}")
+        raise UsageError(f"timesteps must be 1 or more, not {timesteps}: choose how many the network is meant for, 32 say")
     if neuron == "signed" and schedule == "layerwise":
         raise UsageError("a layerwise neuron fires after all its input and takes nothing back: use --neuron if")
     settings = dict(DEFAULTS[method])
@@ -190,7 +190,7 @@ def _normalisation(
     if not len(mean) == len(std) == channels:
         raise UsageError(f"the network takes {channels} channels: give {channels} values with --mean and with --std")
     if min(std) <= 0:
-        raise UsageError(f"--std must be positive, not {min(std)}")
+        raise UsageError(f"--std must be positive, not {min(std)}: give one a channel, for pixels in 0 to 1")
     return mean, std
 
 

@@ -126,7 +126,7 @@ def evaluate(
     network = artifact.network_of(config, tensors).to(device)
     wanted = sorted(set(timesteps))
     if not wanted or wanted[0] < 1:
-        raise UsageError(f"timesteps must be 1 or more, not {list(timesteps)}")
+        raise UsageError(f"timesteps must be 1 or more, not {list(timesteps)}: name some, such as 8,16,32")
     if len(images) == 0 or images.labels.min() < 0 or images.labels.max() >= config.num_classes:
         raise UsageError(
             f"{images.description}: labels must be 0 to {config.num_classes - 1} for {config.arch} with "

@@ -113,7 +113,7 @@ class SpikingResNet:
             UsageError: timesteps < 1, or images of another dtype or shape than the network takes.
         """
         if timesteps < 1:
-            raise UsageError(f"timesteps must be 1 or more, not {timesteps}")
+            raise UsageError(f"timesteps must be 1 or more, not {timesteps}: 32 is a good start")
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.net.in_channels:
             raise UsageError(
                 f"images must be uint8 [B, {self.net.in_channels}, H, W] as decoded, "

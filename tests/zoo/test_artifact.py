@@ -1,0 +1,209 @@
+"""The artifact: exact, reproducible to the byte, refused when anything is wrong, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save
+
+from tests.zoo.spiking_fixtures import files_of, refuses
+from zoo import artifact
+from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
+
+
+def tamper(folder: Path, change) -> None:
+    """Changes tensors and makes the hash in the config agree again."""
+    tensors = load_file(folder / artifact.WEIGHTS)
+    change(tensors)
+    payload = save(tensors, metadata={"format": "pt"})
+    (folder / artifact.WEIGHTS).write_bytes(payload)
+    edit(folder, weights_sha256=hashlib.sha256(payload).hexdigest())
+
+
+def edit(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / artifact.CONFIG).read_text())
+    (folder / artifact.CONFIG).write_text(json.dumps(config | changes))
+
+
+def test_round_trip_is_exact(saved, converted):
+    made = converted(method="hu2018", parameters={"steps": 2})
+    config, tensors = artifact.read(saved)
+    wanted = artifact.tensors_of(made.network, made.scales)
+    assert tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensors[name], wanted[name]) and tensors[name].dtype == wanted[name].dtype for name in wanted)
+    images = artifact.checksum_images(config)
+    assert torch.equal(artifact.network_of(config, tensors)(images, 9), made.network(images, 9))
+
+
+def test_same_bytes_when_written_twice(saved, converted, tmp_path):
+    converted(method="hu2018", parameters={"steps": 2}).save(tmp_path / "again")
+    assert files_of(tmp_path / "again") == files_of(saved)
+
+
+def test_verify_says_what_was_checked(saved):
+    assert [(check.name, check.ok) for check in artifact.verify(saved)] == [("config.json", True), ("model.safetensors", True)]
+    assert [check.ok for check in artifact.verify(saved, deep=True)] == [True, True, True]
+    with refuses(NotFoundError):
+        artifact.verify(saved / "nothing")
+
+
+def test_deep_catches_what_hashes_cannot(saved):
+    tamper(saved, lambda tensors: tensors["layer2.0.conv1.threshold"].mul_(2))
+    assert [check.ok for check in artifact.verify(saved)] == [True, True]
+    assert [check.ok for check in artifact.verify(saved, deep=True)] == [True, True, False]
+
+
+def damage(name: str, value: object):
+    def change(tensors):
+        tensors[name] = tensors[name].clone()
+        tensors[name].view(-1)[0] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (damage("layer1.0.conv1.threshold", 0), "not positive"),
+        (damage("layer1.0.conv1.scale", -1.0), "not positive"),
+        (damage("layer1.0.conv1.scale", float("nan")), "NaN"),
+        (damage("fc.bias", float("inf")), "NaN or infinite"),
+        (damage("layer1.0.conv1.weight", -128), "-128"),
+        (damage("layer1.0.conv1.bias", 2**31 - 1), "past"),
+        (lambda t: t.pop("fc.bias"), "missing or unexpected"),
+        (lambda t: t.update(extra=torch.zeros(2)), "missing or unexpected"),
+        (lambda t: t.update({"fc.bias": t["fc.bias"].double()}), "fc.bias is torch.float64"),
+        (lambda t: t.update({"conv1.v_init": t["conv1.v_init"][:-1].clone()}), r"conv1.v_init is torch.int32 \[15\]"),
+    ],
+)
+def test_tensors_that_break_the_format(saved, change, match):
+    tamper(saved, change)
+    with refuses(IntegrityError, match):
+        artifact.read(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"unknown": 1}, "unknown"),
+        ({"format_version": 2}, "format version 2.*pip install -U"),
+        ({"format_version": 0}, "format version 0"),
+        ({"format_version": True}, "format_version|format version"),
+        ({"format": "other"}, "format"),
+        ({"neuron": "lif"}, "neuron"),
+        ({"arch": "resnet21"}, "resnet21"),
+        ({"num_classes": 11}, "class names"),
+        ({"num_classes": -1}, "num_classes"),
+        ({"weights_sha256": "0" * 64}, "does not match the sha256"),
+        ({"bias_rows": 2}, "bias"),
+        ({"preprocess": {}}, "preprocess"),
+        ({"readout_delay": {"x": 1}}, "readout_delay"),
+        ({"timesteps": 10**400}, "timesteps"),
+    ],
+)
+def test_configs_that_break_the_format(saved, changes, match):
+    edit(saved, **changes)
+    with refuses(IntegrityError, match):
+        artifact.read(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format_version": 1e999}', "\x00", '{"a":' * 5000])
+def test_configs_that_are_none(saved, text):
+    (saved / artifact.CONFIG).write_text(text)
+    with refuses(IntegrityError):
+        artifact.read(saved)
+
+
+def test_config_that_is_not_text_or_enormous(saved):
+    (saved / artifact.CONFIG).write_bytes(b"\xff\xfe\x00" * 50)
+    with refuses(IntegrityError):
+        artifact.read(saved)
+    (saved / artifact.CONFIG).write_bytes(b" " * 5_000_000)
+    with refuses(IntegrityError, "5000000 bytes"):
+        artifact.read(saved)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**40, 10**6, 0, 7])
+def test_absurd_header(saved, length):
+    data = bytearray((saved / artifact.WEIGHTS).read_bytes())
+    data[:8] = struct.pack("<Q", length)
+    (saved / artifact.WEIGHTS).write_bytes(data)
+    edit(saved, weights_sha256=hashlib.sha256(data).hexdigest())
+    with refuses(IntegrityError, "safetensors"):
+        artifact.read(saved)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flip_or_cut_is_a_clear_error(saved, data):
+    name = data.draw(st.sampled_from([artifact.WEIGHTS, artifact.CONFIG]))
+    whole = (saved / name).read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    broken = bytearray(whole)
+    if data.draw(st.booleans()):
+        broken[place] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del broken[place:]
+    try:
+        (saved / name).write_bytes(broken)
+        try:
+            artifact.read(saved)
+            assert name == artifact.CONFIG  # a flipped letter of a name is a valid config still
+        except ZooError as error:
+            assert error.exit_code == 5 and "\n" not in str(error)
+    finally:
+        (saved / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", [artifact.WEIGHTS, artifact.CONFIG])
+def test_missing_file(saved, name):
+    (saved / name).unlink()
+    with refuses(NotFoundError, name):
+        artifact.read(saved)
+
+
+def test_existing_folder_is_kept_without_force(saved, converted):
+    before = files_of(saved)
+    with refuses(UsageError, "--force"):
+        converted().save(saved)
+    assert files_of(saved) == before
+    converted().save(saved, force=True)
+    assert files_of(saved) != before and artifact.verify(saved, deep=True)[-1].ok
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_write_that_fails_leaves_the_old_folder_and_nothing_else(saved, converted, monkeypatch, error, at):
+    before, calls = files_of(saved), []
+    real = artifact.os.fsync
+
+    def failing(descriptor):
+        calls.append(descriptor)
+        if len(calls) == at:
+            raise error
+        real(descriptor)
+
+    monkeypatch.setattr(artifact.os, "fsync", failing)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else ZooError):
+        converted().save(saved, force=True)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    if at < 3:  # the third flushes the parent folder, after the new one took its place
+        assert files_of(saved) == before
+
+
+def test_an_empty_disk_leaves_no_folder(saved, converted, monkeypatch, tmp_path):
+    shutil.rmtree(saved)
+    monkeypatch.setattr(artifact.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+    with refuses(ZooError, "No space left"):
+        converted().save(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,207 @@
+"""Conversion: the paper's algebra, calibration that helps, rounding that helps, the same bytes twice, bad input in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.zoo.spiking_fixtures import files_of, image_set, random_pixels, refuses
+from zoo import artifact, calibrate, thresholds
+from zoo.build import image_table
+from zoo.convert import convert
+from zoo.data import Preprocess
+from zoo.errors import UsageError
+from zoo.kernels.spiking_conv import SpikingConv
+from zoo.network import look_up
+from zoo.resnet import ann_forward
+from zoo.rounding import patches, round_to_int8
+
+PREP = Preprocess((1, 8, 8))
+
+
+@pytest.mark.parametrize("numerics", ["int8", "float32"])
+@pytest.mark.parametrize(
+    ("method", "neuron", "schedule"),
+    [
+        ("calibrated", "if", "causal"), ("calibrated", "signed", "causal"), ("calibrated", "if", "layerwise"),
+        ("hu2018", "if", "causal"), ("hu2018", "signed", "causal"), ("hu2018", "if", "layerwise"),
+    ],
+)  # fmt: skip
+def test_every_combination_saves_and_verifies(converted, tmp_path, method, neuron, schedule, numerics):
+    few = {"steps": 2} if method == "hu2018" else {"rows": 4}
+    made = converted(method=method, neuron=neuron, schedule=schedule, numerics=numerics, parameters=few)
+    made.save(tmp_path / "a")
+    assert [check.ok for check in artifact.verify(tmp_path / "a", deep=True)] == [True] * 3
+    assert all(np.isfinite(layer.error) and 0 <= layer.firing_rate <= 1 for layer in made.layers)
+    assert len(made.layers) == 19 and made.summary()["agreement"] == made.agreement
+
+
+def test_converted_twice_gives_the_same_bytes(digits_ann, digits, tmp_path):
+    for name in ("a", "b"):
+        convert(
+            digits_ann, digits, mean=(0.3,), std=(0.4,), input_size=8, samples=16, timesteps=4, parameters={"rows": 2}
+        ).save(tmp_path / name)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_calibration_brings_the_network_nearer_to_its_ann(digits_ann, digits, digits_test):
+    def divergence(**parameters):
+        found = convert(
+            digits_ann, digits, mean=(0.3053,), std=(0.3763,), input_size=8, samples=128, timesteps=16, parameters=parameters
+        )
+        pixels, _ = next(digits_test.batches(PREP, 360))
+        logits = found.network.run(pixels, 8).logits
+        image = look_up(image_table((0.3053,), (0.3763,), integer=False), pixels)
+        wanted = ann_forward(digits_ann.net, digits_ann.params, image).double().softmax(1)
+        return [-(wanted * logits[t - 1].log_softmax(1)).sum(1).mean().item() for t in (4, 8)]
+
+    plain, calibrated = divergence(bias="ann", delay="none"), divergence(rows=16, delay="none")
+    assert all(after < 0.97 * before for before, after in zip(plain, calibrated, strict=True)), (plain, calibrated)
+
+
+def test_hu2018_is_the_papers_algebra(converted):
+    made = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
+    layers, net = made.network.layers, made.network.net
+    scale = {}
+    for spec in net.layers:
+        theta = layers[spec.name].threshold
+        assert (theta == theta[0]).all()
+        assert torch.equal(layers[spec.name].v_init, theta / 2)
+        scale[spec.name] = theta[0]
+    for spec in net.layers:
+        if spec.shortcut is not None and spec.shortcut.pad == 0:
+            gain = layers[spec.name].gain
+            # In unit-threshold form an identity shortcut has the weight lambda_in / lambda_out.
+            assert torch.allclose(gain / scale[spec.name], (scale[spec.shortcut.source] / scale[spec.name]).expand_as(gain))
+    assert made.facts["method"].parameters["compensation"] == 1.0
+
+
+def test_hu2018_compensation_scales_weights_and_shortcuts_alone(digits_ann, digits):
+    from zoo.build import Recipe, build
+
+    theta = {layer.name: torch.ones(layer.out_channels) for layer in digits_ann.net.layers}
+    pixels = next(digits.batches(PREP, 8))[0]
+    one, two = (
+        build(Recipe(digits_ann, theta, "if", "causal", "float32", (0.3,), (0.4,), None, factor), pixels, 2).network
+        for factor in (1.0, 1.5)
+    )
+    for name in one.layers:
+        assert torch.allclose(two.layers[name].weight, 1.5 * one.layers[name].weight)
+        assert torch.equal(two.layers[name].bias, one.layers[name].bias)
+        if one.layers[name].gain is not None:
+            assert torch.allclose(two.layers[name].gain, 1.5 * one.layers[name].gain)
+
+
+def test_labels_do_not_matter(digits_ann, tmp_path):
+    pixels = random_pixels(12, 1, 8)
+    options = {"mean": (0.3,), "std": (0.4,), "input_size": 8, "timesteps": 4, "parameters": {"rows": 2}}
+    kinds = [image_set(tmp_path, pixels, labels) for labels in ([0] * 12, [3] * 12)]
+    for images, name in zip(kinds, "ab", strict=True):
+        convert(digits_ann, images, **options).save(tmp_path / name)
+    first, second = ((tmp_path / name / artifact.WEIGHTS).read_bytes() for name in "ab")
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"method": "magic"}, "method 'magic'"),
+        ({"neuron": "lif"}, "neuron 'lif'"),
+        ({"schedule": "random"}, "schedule 'random'"),
+        ({"neuron": "signed", "schedule": "layerwise"}, "--neuron if"),
+        ({"timesteps": 0}, "timesteps must be 1"),
+        ({"samples": 0}, "at least one image"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}, "takes 1 channels"),
+        ({"std": (0.0,)}, "--std must be positive"),
+        ({"input_size": 16}, "8x8x1"),
+        ({"parameters": {"colour": 1}}, "no parameter 'colour'"),
+        ({"parameters": {"thresholds": "magic"}}, "thresholds 'magic'"),
+        ({"parameters": {"bias": "magic"}}, "bias 'magic'"),
+        ({"parameters": {"tune": 2}}, "layerwise"),
+    ],
+)
+def test_bad_input_is_one_line(digits_ann, digits, changes, match):
+    options = {"mean": (0.3,), "std": (0.4,), "input_size": 8, "samples": 4, "timesteps": 2}
+    with refuses(UsageError, match):
+        convert(digits_ann, digits, **(options | changes))
+
+
+def test_tuned_layerwise_converts(digits_ann, digits):
+    made = convert(
+        digits_ann, digits, schedule="layerwise", mean=(0.3,), std=(0.4,), input_size=8, samples=16, timesteps=4,
+        parameters={"tune": 2, "tune_images": 64},
+    )  # fmt: skip
+    assert made.facts["method"].parameters["tune"] == 2 and made.facts["bias_rows"] == 1
+
+
+def test_percentile_takes_the_papers_index():
+    sample = torch.arange(1000.0).reshape(2, 500).flip(1)
+    assert thresholds.percentile(sample, 0.999, per_channel=False).tolist() == [999.0, 999.0]
+    assert thresholds.percentile(sample, 0.5, per_channel=True).tolist() == [250.0, 750.0]
+
+
+def test_mmse_is_the_best_of_its_grid():
+    sample = torch.rand(3, 500, generator=torch.Generator().manual_seed(0)) ** 4
+    theta = thresholds.mmse(sample, 4)
+
+    def error(values, candidate):
+        return ((values * 4 / candidate + 0.5).floor().clamp(0, 4) * candidate / 4 - values).square().mean()
+
+    for values, found in zip(sample, theta, strict=True):
+        best = min(error(values, values.max() * (1 - step / 64)) for step in range(64))
+        assert error(values, found) == pytest.approx(best.item(), rel=1e-4)
+
+
+def test_error_feedback_beats_the_nearest_and_keeps_the_mean():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.rand(4000, 8, generator=generator) @ torch.rand(8, 36, generator=generator) / 8
+    weight = torch.randn(5, 36, generator=generator) * 3
+    rounded, shift = round_to_int8(weight, inputs)
+    wanted, nearest = inputs @ weight.T, inputs @ weight.round().T
+    found = inputs @ rounded.float().T + shift
+    assert (found.mean(0) - wanted.mean(0)).abs().max() < 1e-3
+    spread = (found - wanted).var(0).sum()
+    assert spread < 0.5 * (nearest - wanted).var(0).sum()
+    assert round_to_int8(1000 * weight, inputs)[0].abs().max() == 127
+
+
+def test_patches_are_the_inputs_of_a_convolution():
+    x, weight = torch.rand(3, 2, 7, 7), torch.rand(4, 2, 3, 3)
+    found = patches(x, 3, 2, 1, torch.Generator().manual_seed(0)) @ weight.flatten(1).T
+    wanted = torch.nn.functional.conv2d(x, weight, None, 2, 1).permute(0, 2, 3, 1).reshape(-1, 4)
+    assert torch.allclose(found.sort(0).values, wanted.sort(0).values, atol=1e-5)
+
+
+@pytest.mark.parametrize("neuron", ["if", "signed"])
+def test_calibrated_channels_fire_as_often_as_wanted(neuron):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-60, 60, (4, 3, 3, 3), generator=generator).to(torch.int8)
+    threshold = torch.tensor([300, 500, 200, 400], dtype=torch.int32)
+    bias = torch.full((1, 4), -150, dtype=torch.int32)
+    layer = SpikingConv(weight, bias, threshold, threshold // 2, padding=1, neuron=neuron)
+    spikes = (torch.rand(12, 40, 3, 10, 10, generator=generator) < 0.3).to(torch.int8)
+    wanted = torch.rand(40, 4, 10, 10, generator=generator) * threshold.view(-1, 1, 1) * 0.6
+    found, fired = calibrate.causal(layer, spikes, None, wanted, 12, calibrate.Settings(rows=12, sample=10**6))
+    rate = fired.float().mean((0, 1, 3, 4))
+    assert torch.allclose(rate, wanted.mean((0, 2, 3)) / threshold, atol=0.01)
+    assert found.bias.shape == (13, 4) and found.bias.dtype == torch.int32
+    membrane = found.membrane(40, 10, 10, 12)
+    assert torch.equal(found.run(spikes, None, membrane), fired)
+
+
+def test_layerwise_totals_are_met_at_every_mark():
+    threshold = torch.tensor([100, 250], dtype=torch.int32)
+    layer = SpikingConv(
+        torch.zeros(2, 1, 1, 1, dtype=torch.int8), torch.tensor([[7, -3]], dtype=torch.int32), threshold, threshold // 2
+    )
+    generator = torch.Generator().manual_seed(0)
+    wanted = torch.rand(30, 2, 6, 6, generator=generator) * threshold.view(-1, 1, 1)
+    drive = wanted * 0.8 + 5
+    charges = {mark: drive * mark + threshold.view(-1, 1, 1) / 2 for mark in (1, 4, 8)}
+    found = calibrate.layerwise(layer, charges, wanted, calibrate.Settings(sample=10**6))
+    assert found.bias.shape == (9, 2)
+    for mark, charge in charges.items():
+        extra = found.bias[:mark].sum(0) - mark * layer.bias[0]
+        counts = found.fire(charge + extra.view(-1, 1, 1), mark).float()
+        assert torch.allclose(counts.mean((0, 2, 3)) / mark, wanted.mean((0, 2, 3)) / threshold, atol=0.03)
