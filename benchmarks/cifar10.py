@@ -58,13 +58,12 @@ def cases() -> list[Case]:
             for arch in CHECKPOINTS
         ]
     rows += [Case(arch, "calibrated", neuron, images=2000) for arch in part for neuron in ("if", "signed")]
-    rows.append(Case("resnet20", "calibrated", numerics="float32", timesteps=STEPS[:4]))
-    rows.append(Case("resnet56", "calibrated", numerics="float32", timesteps=STEPS[:4], images=2000))
     for arch in CHECKPOINTS:
         long = (*STEPS, 128, 350) if arch in ("resnet20", "resnet44") else STEPS
-        rows.append(Case(arch, "hu2018", timesteps=long, images=2000 if arch == "resnet20" else 1000))
-        rows.append(Case(arch, "hu2018", "signed", images=1000))
-        rows.append(Case(arch, "hu2018", schedule="layerwise", images=2000))
+        rows.append(Case(arch, "hu2018", timesteps=long, images=1000))
+        rows.append(Case(arch, "hu2018", schedule="layerwise", images=2000, timesteps=(32,)))
+        rows.append(Case(arch, "hu2018", "signed", images=1000, timesteps=STEPS[:4]))
+    rows += [Case(arch, "calibrated", numerics="float32", timesteps=STEPS[:4], images=2000) for arch in ("resnet20", "resnet56")]
     return rows
 
 

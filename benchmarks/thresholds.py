@@ -1,6 +1,6 @@
 """Which thresholds serve a causal `if` network best, with and without the calibrated bias and the delayed read-out.
 
-    python -m benchmarks.thresholds CHECKPOINT DATA [--images 2000]
+    python -m benchmarks.thresholds CHECKPOINT DATA [--images 1000]
 
 ResNet-20 on CIFAR-10. Judged on training images that the calibration did not use, so that no choice is made on test images: the
 share that get the ANN's prediction, and the divergence of the class probabilities, KL(ANN || SNN), which still tells at high T.
@@ -17,18 +17,13 @@ RESULTS = Path(__file__).parent / "results" / "thresholds.json"
 STEPS = (8, 16, 32, 64)
 RULES: dict[str, dict[str, int | str]] = {
     "percentile 99.9": {"thresholds": "percentile"},
-    "ltb": {"thresholds": "ltb"},
+    "ltb, 300 batches": {"thresholds": "ltb", "iterations": 300},
     "mmse, 8 levels": {"thresholds": "mmse", "levels": 8},
     "mmse, 16 levels": {"thresholds": "mmse", "levels": 16},
     "mmse, 32 levels": {"thresholds": "mmse", "levels": 32},
-    "smaller of mmse 16 and ltb": {"thresholds": "mmse-ltb", "levels": 16},
+    "smaller of mmse 16 and ltb": {"thresholds": "mmse-ltb", "levels": 16, "iterations": 300},
 }
-EXTRAS: dict[str, dict[str, str]] = {
-    "thresholds alone": {"bias": "ann", "delay": "none"},
-    "+ delay": {"bias": "ann", "delay": "search"},
-    "+ bias": {"bias": "matched", "delay": "none"},
-    "+ bias + delay": {"bias": "matched", "delay": "search"},
-}
+BIASES = {"thresholds alone": "ann", "calibrated bias": "matched"}
 
 
 def main() -> None:
@@ -46,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=1000)
     args = parser.parse_args()
     ann = read_checkpoint(args.checkpoint, "resnet20")
     train: ImageSet = open_images(args.data, "train")
@@ -57,20 +52,33 @@ def main() -> None:
     with torch.inference_mode():
         wanted = torch.cat([ann_forward(ann.net, ann.params, look_up(table, part)) for part in held_out.split(100)])
     share = wanted.double().softmax(1)
-    rows = []
+    rows, last = [], ann.net.layers[-1].name
     for rule, thresholds in RULES.items():
-        for extra, settings in EXTRAS.items():
-            network = convert(ann, train, parameters={**thresholds, **settings}, timesteps=64).network
-            logits = network.run(held_out, max(STEPS)).logits
-            result: dict[str, object] = {"thresholds": rule, "calibration": extra}
-            for t in STEPS:
-                found = logits[t - 1]
-                result[f"agreement@{t}"] = 100 * (found.argmax(1) == wanted.argmax(1)).float().mean().item()
-                loss = (share * (share.clamp_min(1e-12).log() - found.log_softmax(1))).sum(1).mean()
-                result[f"kl@{t}"] = loss.item()
-            rows.append(result)
-            cells = [f"{result[f'agreement@{t}']:6.2f} ({result[f'kl@{t}']:.3f})" for t in STEPS]
-            print(f"{rule:28} {extra:18}", *cells, flush=True)
+        for extra, bias in BIASES.items():
+            network = convert(ann, train, parameters={**thresholds, "bias": bias}).network
+            counts: list[torch.Tensor] = []
+            for part in held_out.split(64):
+                seen: list[torch.Tensor] = []
+
+                def pool(name: str, spikes: torch.Tensor, seen: list[torch.Tensor] = seen) -> None:
+                    if name == last:
+                        seen.append(spikes.sum((3, 4), dtype=torch.int64))
+
+                network.run(part, max(STEPS), chunk=len(part), watch=pool)
+                counts.append(torch.cat(seen).cumsum(0))
+            total = torch.cat(counts, 1)
+            for delay in ({}, network.delay):
+                network.delay = delay
+                logits = network.read_out(total)
+                result: dict[str, object] = {"thresholds": rule, "calibration": extra, "delayed_read_out": bool(delay)}
+                for t in STEPS:
+                    found = logits[t - 1]
+                    result[f"agreement@{t}"] = 100 * (found.argmax(1) == wanted.argmax(1)).float().mean().item()
+                    loss = (share * (share.clamp_min(1e-12).log() - found.log_softmax(1))).sum(1).mean()
+                    result[f"kl@{t}"] = loss.item()
+                rows.append(result)
+                cells = [f"{result[f'agreement@{t}']:6.2f} ({result[f'kl@{t}']:.3f})" for t in STEPS]
+                print(f"{rule:28} {extra:18} {'delayed' if delay else '':8}", *cells, flush=True)
     facts = {"command": "python -m benchmarks.thresholds CHECKPOINT DATA", "images": args.images, "versions": versions()}
     RESULTS.write_text(json.dumps({**facts, "checkpoint": ann.name, "rows": rows}, indent=1) + "\n")
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +210,62 @@ def test_an_empty_disk_leaves_no_folder(saved, converted, monkeypatch, tmp_path)
     with refuses(ZooError, "No space left"):
         converted().save(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_config_with_a_byte_that_is_not_utf8(saved):
+    path = saved / artifact.CONFIG
+    path.write_bytes(path.read_bytes().replace(b"scikit", b"sc\xffkit", 1))
+    with refuses(IntegrityError):
+        artifact.read(saved)
+
+
+def test_checksum_is_over_the_images_the_config_states(saved):
+    stated = json.loads((saved / artifact.CONFIG).read_text())["checksum"]
+    edit(saved, checksum=stated | {"images": stated["images"] + 1})
+    assert not all(check.ok for check in artifact.verify(saved, deep=True))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_rename_that_fails_leaves_the_old_folder(saved, converted, monkeypatch, error, at):
+    before, calls, real = files_of(saved), [], artifact.os.rename
+
+    def failing(source, target):
+        calls.append(target)
+        if len(calls) == at:
+            raise error
+        real(source, target)
+
+    monkeypatch.setattr(artifact.os, "rename", failing)
+    with pytest.raises((ZooError, KeyboardInterrupt)):
+        converted(method="hu2018", parameters={"steps": 2}).save(saved, force=True)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    assert files_of(saved) == before
+
+
+SCRIPT = """
+import sys
+import torch
+from tests.zoo.spiking_fixtures import QUICK, image_set, random_pixels
+from pathlib import Path
+from zoo.checkpoint import read_checkpoint
+from zoo.convert import convert
+
+torch.set_num_threads(1)
+file, folder = Path(sys.argv[1]), Path(sys.argv[2])
+folder.mkdir()
+images = image_set(folder, random_pixels(8, 1, 8), None)
+convert(read_checkpoint(file, "resnet20"), images, **QUICK, parameters={"rows": 2}).save(folder / "net")
+"""
+
+
+def test_two_processes_write_the_same_bytes(digits_file, tmp_path):
+    found = []
+    for name, seed in (("a", "1"), ("b", "2")):
+        # One name for the images, so that descriptions agree; hashing differs from process to process.
+        folder = tmp_path / name / "out"
+        folder.parent.mkdir()
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
+        subprocess.run([sys.executable, "-c", SCRIPT, str(digits_file), str(folder)], check=True, env=environment)
+        found.append(files_of(folder / "net"))
+    assert found[0] == found[1] and len(found[0]) == 2

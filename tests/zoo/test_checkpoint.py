@@ -164,3 +164,52 @@ def test_public_checkpoints(shared, depth):
     path = next((shared / "data" / "checkpoints").glob(f"resnet{depth}-*.th"))
     read = read_checkpoint(path, f"resnet{depth}")
     assert read.sha256.startswith(path.stem.split("-")[1]) and len(read.net.layers) == depth - 1
+
+
+def test_prefixes_in_either_order(tmp_path, state):
+    for name, prefix in (("a.pth", "module._orig_mod."), ("b.pth", "_orig_mod.module.")):
+        assert read_checkpoint(saved(tmp_path, renamed(state, prefix), name), "resnet20").net.num_classes == 7
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"fc.weight": torch.tensor(1.0)},
+        {"fc.weight": torch.zeros(7, 64).to_sparse()},
+        {"fc.weight": torch.zeros(0, 64), "fc.bias": torch.zeros(0)},
+        {"conv1.weight": torch.zeros(16, 0, 3, 3)},
+        {"conv1.weight": torch.zeros(16, 3, 3, 3).to(torch.float8_e4m3fn)},
+        {"conv1.weight": torch.zeros(16, 3, 3, 3, device="meta")},
+        {"conv1.weight": torch.full((16, 3, 3, 3), 1e300, dtype=torch.float64)},
+        {"bn1.weight": torch.full((16,), 3e38), "bn1.running_var": torch.zeros(16)},
+    ],
+    ids=["scalar", "sparse", "no-classes", "no-channels", "float8", "meta", "float64-overflow", "folding-overflow"],
+)
+def test_tensors_that_cannot_be_used(tmp_path, state, odd):
+    """Folded parameters are float32 and finite, or the file is refused."""
+    with pytest.raises((IntegrityError, UsageError)) as caught:
+        read_checkpoint(saved(tmp_path, OrderedDict(state) | odd), "resnet20")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.timeout(20, method="signal")
+def test_a_wrapper_that_wraps_itself(tmp_path):
+    endless: dict = {}
+    endless["model"] = endless
+    with refuses((IntegrityError, UsageError)):
+        read_checkpoint(saved(tmp_path, endless), "resnet20")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_cut_and_every_damaged_byte_is_one_line(tmp_path, zipped):
+    path = tmp_path / "net.pth"
+    torch.save({"a": torch.zeros(2)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    step = 7 if zipped else 1
+    damaged = [whole[:cut] for cut in range(0, len(whole), step)]
+    damaged += [whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :] for at in range(0, len(whole), step)]
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises((IntegrityError, UsageError)) as caught:
+            read_checkpoint(path, "resnet20")
+        assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -205,3 +207,49 @@ def test_layerwise_totals_are_met_at_every_mark():
         extra = found.bias[:mark].sum(0) - mark * layer.bias[0]
         counts = found.fire(charge + extra.view(-1, 1, 1), mark).float()
         assert torch.allclose(counts.mean((0, 2, 3)) / mark, wanted.mean((0, 2, 3)) / threshold, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"numerics": "int4"}, {"std": (float("nan"),)}, {"mean": (float("inf"),)}, {"seed": -1}, {"license": ""},
+        {"timesteps": 5000, "method": "hu2018"}, {"parameters": {"levels": 0}}, {"parameters": {"levels": "many"}},
+        {"parameters": {"rows": 0}}, {"parameters": {"rows": 5000}}, {"parameters": {"iterations": 0, "thresholds": "ltb"}},
+        {"parameters": {"thresholds": "percentile", "percentile": -1.0}},
+        {"parameters": {"thresholds": "percentile", "percentile": float("nan")}},
+        {"method": "hu2018", "parameters": {"percentile": -1.0}}, {"method": "hu2018", "parameters": {"steps": 0}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_values_that_cannot_be_used_are_one_line(digits_ann, digits, tmp_path, changes):
+    """By the time the artifact is saved at the latest."""
+    options = {"mean": (0.3,), "std": (0.4,), "input_size": 8, "samples": 2, "timesteps": 1}
+    with refuses(UsageError):
+        convert(digits_ann, digits, **(options | changes)).save(tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["hu2018", "calibrated"])
+def test_images_without_labels_and_none_at_all(digits_ann, tmp_path, method):
+    options = {"mean": (0.3,), "std": (0.4,), "input_size": 8, "timesteps": 2, "method": method}
+    images = image_set(tmp_path, random_pixels(4, 1, 8), None)
+    assert (images.labels == -1).all()
+    assert len(convert(digits_ann, images, **options).layers) == 19
+    empty = replace(images, labels=images.labels[:0], _rows=images._rows[:0])
+    with refuses(UsageError, "at least one image"):
+        convert(digits_ann, empty, **options)
+
+
+def test_hu2018_in_unit_threshold_form(converted, digits_ann):
+    """Weights become W lambda_in / lambda_out, padded identities lambda_in / lambda_out, biases b / lambda_out."""
+    made = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
+    layers, params = made.network.layers, digits_ann.params
+    scale = {name: layer.threshold[0].item() for name, layer in layers.items()} | {"image": 1.0}
+    for spec in made.network.net.layers:
+        layer, out = layers[spec.name], scale[spec.name]
+        wanted = params[f"{spec.name}.weight"] * scale[spec.source] / out
+        torch.testing.assert_close(layer.weight / out, wanted)
+        torch.testing.assert_close(layer.bias[0] / out, params[f"{spec.name}.bias"] / out)
+        if spec.shortcut is not None:
+            inner = layer.gain[spec.shortcut.pad : len(layer.gain) - spec.shortcut.pad] / out
+            torch.testing.assert_close(inner, torch.full_like(inner, scale[spec.shortcut.source] / out))

@@ -11,11 +11,13 @@ import torch
 
 from tests.zoo.spiking_fixtures import image_set, random_network, random_pixels, refuses, tiny_topology
 from zoo import artifact, registry
+from zoo.build import image_table
 from zoo.data import Preprocess
 from zoo.energy import dense_macs, footprint, modelled_energy, spiking_operations
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.evaluate import evaluate, wilson
-from zoo.resnet import IMAGE, topology
+from zoo.network import look_up
+from zoo.resnet import IMAGE, ann_forward, topology
 
 
 def test_accuracy_is_that_of_a_direct_computation(saved, digits_file, digits_test):
@@ -167,3 +169,47 @@ def test_a_broken_evaluation_file(saved, tmp_path):
     with refuses(IntegrityError, "eval.json"):
         registry.entry(Path(saved))
     shutil.rmtree(saved)
+
+
+@pytest.mark.parametrize("schedule", ["causal", "layerwise"])
+def test_every_figure_of_a_small_evaluation(converted, digits_ann, digits_file, digits_test, tmp_path, schedule):
+    parameters = {"rows": 4}
+    converted(schedule=schedule, parameters=parameters).save(tmp_path / "net")
+    some = digits_test.take(23, 1)
+    found = evaluate(tmp_path / "net", some, [3, 5], batch_size=10, ann=digits_file)
+    network = artifact.network_of(*artifact.read(tmp_path / "net"))
+    pixels, labels = next(some.batches(Preprocess((1, 8, 8)), 23))
+    table = image_table((0.3053,), (0.3763,), integer=False)
+    with torch.inference_mode():
+        right = ann_forward(digits_ann.net, digits_ann.params, look_up(table, pixels)).argmax(1) == labels
+    assert found.ann is not None and found.ann.top1 == pytest.approx(100 * right.float().mean().item())
+    for row in found.rows:
+        t = row.timesteps
+        run = network.run(pixels, t, snapshots=[t])
+        hits = int((run.logits[-1].argmax(1) == labels).sum())
+        assert row.top1 == pytest.approx(100 * hits / 23) and row.interval95 == wilson(hits, 23)
+        for layer in found.layers:
+            spikes = run.spikes[t][layer.name]
+            assert layer.neurons == spikes.numel()
+            assert layer.firing_rate[t] == pytest.approx(spikes.sum().item() / (spikes.numel() * 23 * t))
+        operations = spiking_operations(network, run.spikes[t], 23, (network.pixels(pixels) != 0).sum(0))
+        assert (row.effective_acs, row.effective_macs) == pytest.approx((operations.acs, operations.macs))
+        macs = dense_macs(network, 8, 8)
+        assert row.energy_nj == pytest.approx(modelled_energy(operations.acs, operations.macs, macs, t))
+    assert found.activation_sparsity == pytest.approx(1 - found.rows[-1].firing_rate)
+    assert found.footprint_bytes == footprint(network)
+
+
+def test_images_without_labels_or_of_another_size(saved, tmp_path):
+    for pixels, labels in ((random_pixels(2, 1, 8), None), (random_pixels(2, 1, 9), [0, 1]), (random_pixels(2, 3, 8), [0, 1])):
+        with refuses(UsageError):
+            evaluate(saved, image_set(tmp_path, pixels, labels), [1])
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "low", "high"),
+    # statsmodels' proportion_confint(method="wilson").
+    [(0, 10, 0.0, 27.7533), (5, 10, 23.6593, 76.3407), (9, 10, 59.5850, 98.2124), (95, 100, 88.8249, 97.8463)],
+)
+def test_wilson_against_known_values(correct, count, low, high):
+    assert wilson(correct, count) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
