@@ -1,6 +1,6 @@
 # Every check has one home here; .ci/run calls `make check`.
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +18,7 @@ help:  ## this list
 run: $(VENV)/.run  ## install into .venv and measure the shipped model: accuracy by number of timesteps
 	$(BIN)/zoo eval $(MODEL) --timesteps 1,2,4,8,16,32
 
-test: $(VENV)/.dev  ## every test; PYTEST_ARGS="-k layout" for some of them
+test: $(VENV)/.dev  ## every test; in two processes; PYTEST_ARGS="-k layout" for some of them
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff and mypy

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+# Read when torch starts, here and in every process a test starts. The tensors are tiny: with two threads on a busy machine the
+# threads wait for each other, and tests take up to 70 times as long. Tests about threads set their number themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NEEDS_SHARED = "needs ../shared (real images and checkpoints)"

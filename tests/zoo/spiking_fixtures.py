@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,11 +198,12 @@ def random_model(net: Topology, seed: int = 0) -> ResNet:
 
 
 def image_set(folder: Path, pixels: Tensor, labels: list[int] | None) -> ImageSet:
-    """An ImageSet of uint8 [B, C, H, W]."""
+    """An ImageSet of uint8 [B, C, H, W]; without labels they are -1, as in an unlabelled split."""
     path = folder / f"set{len(list(folder.iterdir()))}.npz"
     arrays = {"x": pixels.permute(0, 2, 3, 1).numpy()}
-    np.savez(path, **arrays, **({} if labels is None else {"y": np.array(labels)}))
-    return open_images(path, "test")
+    np.savez(path, **arrays, y=np.zeros(len(pixels), np.int64) if labels is None else np.array(labels))
+    images = open_images(path, "test")
+    return images if labels is not None else replace(images, labels=np.full(len(pixels), -1))
 
 
 def files_of(folder: Path) -> Mapping[str, bytes]:

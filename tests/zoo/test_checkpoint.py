@@ -192,7 +192,7 @@ def test_tensors_that_cannot_be_used(tmp_path, state, odd):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.timeout(20, method="signal")
+@pytest.mark.timeout(5, method="signal")
 def test_a_wrapper_that_wraps_itself(tmp_path):
     endless: dict = {}
     endless["model"] = endless
