@@ -114,9 +114,9 @@ def topology_of(config: Config) -> Topology:
 def checksum_images(config: Config) -> Tensor:
     """The stated input of the spike checksum: bytes of SHAKE-256 over "spiking-zoo", as uint8 [images, C, H, W]."""
     channels, height, width = config.preprocess.input_size
-    count = _CHECKSUM_IMAGES * channels * height * width
-    noise = bytearray(hashlib.shake_256(b"spiking-zoo").digest(count))
-    return torch.frombuffer(noise, dtype=torch.uint8).view(_CHECKSUM_IMAGES, channels, height, width)
+    images = config.checksum.images
+    noise = bytearray(hashlib.shake_256(b"spiking-zoo").digest(images * channels * height * width))
+    return torch.frombuffer(noise, dtype=torch.uint8).view(images, channels, height, width)
 
 
 def spike_checksum(network: SpikingResNet, images: Tensor, timesteps: int) -> str:
@@ -172,22 +172,24 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise ZooError(f"{folder} cannot be written ({error.strerror}): choose another --out") from error
+    old: Path | None = None
     try:
         yield temporary
         os.chmod(temporary, 0o755)
         if folder.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             os.rename(folder, old / "old")
-            os.rename(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(temporary, folder)
+        os.rename(temporary, folder)
         descriptor = os.open(folder.parent, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
     except OSError as error:
         raise ZooError(f"{folder} could not be written ({error.strerror}): free some space and try again") from error
     finally:
+        if old is not None:
+            if not folder.exists() and (old / "old").exists():
+                (old / "old").rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -201,7 +203,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def read_config(folder: str | Path) -> Config:
     """The strictly validated config of an artifact folder."""
-    return parse_config(_read(Path(folder) / CONFIG, _MAX_CONFIG_BYTES).decode(errors="replace"), f"{folder}/{CONFIG}")
+    return parse_config(_read(Path(folder) / CONFIG, _MAX_CONFIG_BYTES), f"{folder}/{CONFIG}")
 
 
 def read(folder: str | Path) -> tuple[Config, dict[str, Tensor]]:

@@ -99,11 +99,12 @@ class Config(_Strict):
         return self
 
 
-def parse_config(text: str, where: str) -> Config:
+def parse_config(data: bytes, where: str) -> Config:
     """Reads a config strictly. Raises IntegrityError naming the first field that is wrong, or a newer format version."""
     import json
 
     try:
+        text = data.decode()
         raw = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{where} is not valid JSON ({str(error)[:80]}): fetch the artifact again") from error

@@ -19,12 +19,14 @@ calibrated.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from zoo import artifact, calibrate
@@ -53,6 +55,10 @@ DEFAULTS: dict[str, dict[str, Value]] = {
 }  # fmt: skip
 
 
+# Numbers among the parameters are 1 or more, but for these.
+_BOUNDS: dict[str, tuple[float, float]] = {"percentile": (1e-6, 1.0), "tune": (0, 10**6), "tune_rate": (1e-9, 1.0)}
+
+
 @dataclass(frozen=True)
 class Conversion:
     """A converted network that is not saved yet.
@@ -70,7 +76,11 @@ class Conversion:
         """Writes the artifact atomically; errors as in `zoo.artifact.write`."""
 
         def describe(sha256: str, checksum: ChecksumConfig) -> Config:
-            return Config(**self.facts, weights_sha256=sha256, checksum=checksum)
+            try:
+                return Config(**self.facts, weights_sha256=sha256, checksum=checksum)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}: give another value") from error
 
         return artifact.write(folder, artifact.tensors_of(self.network, self.scales), describe, force=force)
 
@@ -110,9 +120,14 @@ def convert(
         UsageError: an unknown method or parameter, no images, images of the wrong kind, timesteps < 1, or a combination that does
             not exist (`signed` and `layerwise`).
     """
-    settings = _settings(method, neuron, schedule, timesteps, parameters)
+    settings = _settings(method, neuron, schedule, numerics, timesteps, parameters)
     net = checkpoint.net
     mean, std = _normalisation(net.in_channels, mean, std)
+    for what, value in (("license", license), ("url", url)):
+        if value is not None and not 1 <= len(value) <= 500:
+            raise UsageError(f"{what} must have 1 to 500 characters, not {len(value)}: leave it out where there is none")
+    if seed < 0:
+        raise UsageError(f"the seed must be 0 or more, not {seed}: 0 is the default")
     count = samples if samples is not None else int(settings["images"])
     if count < 1 or len(images) == 0:
         raise UsageError("calibration needs at least one image: give training images with --calib, --samples 1 or more")
@@ -155,16 +170,16 @@ def convert(
 
 
 def _settings(
-    method: str, neuron: str, schedule: str, timesteps: int, parameters: Mapping[str, Value] | None
+    method: str, neuron: str, schedule: str, numerics: str, timesteps: int, parameters: Mapping[str, Value] | None
 ) -> dict[str, Value]:
     for what, value, known in (
         ("method", method, tuple(DEFAULTS)), ("neuron", neuron, ("if", "signed")),
-        ("schedule", schedule, ("causal", "layerwise")),
+        ("schedule", schedule, ("causal", "layerwise")), ("numerics", numerics, ("int8", "float32")),
     ):  # fmt: skip
         if value not in known:
             raise UsageError(f"{what} {value!r} is unknown: use {' or '.join(known)}")
-    if timesteps < 1:
-        raise UsageError(f"timesteps must be 1 or more, not {timesteps}: choose how many the network is meant for, 32 say")
+    if not 1 <= timesteps <= 4096:
+        raise UsageError(f"timesteps must be 1 to 4096, not {timesteps}: choose how many the network is meant for, 32 say")
     if neuron == "signed" and schedule == "layerwise":
         raise UsageError("a layerwise neuron fires after all its input and takes nothing back: use --neuron if")
     settings = dict(DEFAULTS[method])
@@ -175,6 +190,13 @@ def _settings(
     for name, setting in (parameters or {}).items():
         if name not in settings:
             raise UsageError(f"{method} has no parameter {name!r}: it has {', '.join(settings)}")
+        number = isinstance(settings[name], int | float) and not isinstance(setting, str | bool)
+        if type(setting) is not type(settings[name]) and not (number and isinstance(settings[name], float)):
+            kind = type(settings[name]).__name__
+            raise UsageError(f"{name} takes {kind} values, not {setting!r}: it is {settings[name]!r} by default")
+        lowest, highest = _BOUNDS.get(name, (1, 2**31))
+        if number and not lowest <= float(setting) <= highest:
+            raise UsageError(f"{name} must be {lowest} to {highest}, not {setting}: it is {settings[name]!r} by default")
         settings[name] = setting
     for name, known in (("bias", ("matched", "ann")), ("delay", ("search", "none"))):
         if settings.get(name, known[0]) not in known:
@@ -189,6 +211,8 @@ def _normalisation(
     std = std if std is not None else IMAGENET_STD
     if not len(mean) == len(std) == channels:
         raise UsageError(f"the network takes {channels} channels: give {channels} values with --mean and with --std")
+    if not all(math.isfinite(value) for value in (*mean, *std)):
+        raise UsageError("--mean and --std must be finite: give one value a channel, for pixels in 0 to 1")
     if min(std) <= 0:
         raise UsageError(f"--std must be positive, not {min(std)}: give one a channel, for pixels in 0 to 1")
     return mean, std

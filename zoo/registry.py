@@ -30,7 +30,7 @@ class Entry:
 
 def entry(folder: Path, name: str | None = None) -> Entry:
     """Reads the facts of one artifact folder, without its tensors."""
-    config = parse_config((folder / "config.json").read_text(errors="replace"), f"{folder}/config.json")
+    config = parse_config((folder / "config.json").read_bytes(), f"{folder}/config.json")
     measured = folder / "eval.json"
     try:
         evaluation = json.loads(measured.read_text()) if measured.is_file() else None
@@ -51,12 +51,16 @@ def resolve(name_or_path: str | Path) -> Path:
     Raises NotFoundError, which lists near names.
     """
     path = Path(name_or_path)
-    if (path / "config.json").is_file():
-        return path
+    try:
+        if (path / "config.json").is_file():
+            return path
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # a name too long for a file, or with a null byte in it
+        is_folder = False
     names = [path.parent.name for path in sorted(_SHIPPED.glob("*/config.json"))]
     if str(name_or_path) in names:
         return _SHIPPED / str(name_or_path)
-    if path.is_dir():
+    if is_folder and str(name_or_path):
         raise NotFoundError(f"{path} has no config.json: it is not an artifact; make one with zoo convert")
     near = difflib.get_close_matches(str(name_or_path), names, n=3, cutoff=0.4) or names
     raise NotFoundError(

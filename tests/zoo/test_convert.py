@@ -213,7 +213,8 @@ def test_layerwise_totals_are_met_at_every_mark():
     "changes",
     [
         {"numerics": "int4"}, {"std": (float("nan"),)}, {"mean": (float("inf"),)}, {"seed": -1}, {"license": ""},
-        {"timesteps": 4097, "method": "hu2018", "samples": 1, "parameters": {"steps": 1}}, {"parameters": {"levels": 0}}, {"parameters": {"levels": "many"}},
+        {"timesteps": 4097, "method": "hu2018", "samples": 1, "parameters": {"steps": 1}},
+        {"parameters": {"levels": 0}}, {"parameters": {"levels": "many"}},
         {"parameters": {"rows": 0}}, {"parameters": {"iterations": 0, "thresholds": "ltb"}},
         {"parameters": {"thresholds": "percentile", "percentile": -1.0}},
         {"parameters": {"thresholds": "percentile", "percentile": float("nan")}},
