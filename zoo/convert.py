@@ -185,7 +185,7 @@ def _settings(
     settings = dict(DEFAULTS[method])
     if method == "calibrated":
         # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
-        # (benchmarks/results/thresholds.json).
+        # (python -m benchmarks.thresholds).
         settings["levels"] = timesteps if schedule == "layerwise" else 16
     for name, setting in (parameters or {}).items():
         if name not in settings:

@@ -70,6 +70,15 @@ def test_safetensors_and_projection_shortcuts(tmp_path):
         assert torch.allclose(ann_forward(read.net, read.params, image), model(image), atol=1e-4)
 
 
+def test_shortcut_is_another_name_of_downsample(tmp_path):
+    model = random_model(topology("resnet20", shortcut="B"))
+    plain = read_checkpoint(saved(tmp_path, model.state_dict()), "resnet20")
+    other = renamed(model.state_dict(), "module.", **{".downsample.": ".shortcut.", "fc.": "linear."})
+    read = read_checkpoint(saved(tmp_path, other, "other.pth"), "resnet20")
+    assert read.net == plain.net and read.net.shortcut == "B"
+    assert all(torch.equal(read.params[name], values) for name, values in plain.params.items())
+
+
 def test_batchnorm_folded_by_its_authors(tmp_path, model, state):
     read = read_checkpoint(saved(tmp_path, state), "resnet20")
     folded = {key: value for key, value in read.params.items() if ".shortcut." not in key}
