@@ -254,16 +254,3 @@ def test_hu2018_in_unit_threshold_form(converted, digits_ann):
         if spec.shortcut is not None:
             inner = layer.gain[spec.shortcut.pad : len(layer.gain) - spec.shortcut.pad] / out
             torch.testing.assert_close(inner, torch.full_like(inner, scale[spec.shortcut.source] / out))
-
-
-def test_hu2018_without_labels_takes_the_anns_predictions(digits_ann, digits):
-    drawn = digits.take(32, 0)
-    image = look_up(image_table((0.3053,), (0.3763,), integer=False), drawn.batch(slice(None), PREP))
-    with torch.inference_mode():
-        predicted = ann_forward(digits_ann.net, digits_ann.params, image).argmax(1).numpy()
-    options = QUICK | {"timesteps": 4, "method": "hu2018", "parameters": {"steps": 4}}
-    none, same, wrong = (
-        convert(digits_ann, replace(drawn, labels=labels), **options).facts["method"].parameters["compensation"]
-        for labels in (np.full(32, -1), predicted, np.full(32, 99))
-    )
-    assert none == same > wrong == 1.0
