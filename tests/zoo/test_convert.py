@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zoo.spiking_fixtures import QUICK, files_of, image_set, random_pixels, refuses
+from tests.zoo.spiking_fixtures import files_of, image_set, random_pixels, refuses
 from zoo import artifact, calibrate, thresholds
 from zoo.build import image_table
 from zoo.convert import convert
