@@ -13,7 +13,8 @@ FORMAT_VERSION = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Channels = Annotated[int, Field(ge=1, le=16)]
-Side = Annotated[int, Field(ge=1, le=4096)]
+# Bounds what a hostile config can make `verify --deep` allocate: 4096 x 4096 took more than 6 GB.
+Side = Annotated[int, Field(ge=1, le=1024)]
 
 
 class _Strict(BaseModel):

@@ -305,7 +305,8 @@ def _search_compensation(
     last = recipe.checkpoint.net.layers[-1].name
     ceiling = 1 / max(plain.peak_rate, 1e-3)
     truth = labels if (labels >= 0).all() else plain.ann_logits.argmax(1)
-    steps = int(settings["steps"])
+    # A neuron that fires at every timestep leaves no room: (1, 1) is empty, and every trial would be the plain network.
+    steps = int(settings["steps"]) if ceiling > 1 else 1
     best, score = recipe, _accuracy(plain, timesteps, truth)
     for step in range(1, steps):
         factor = 1 + (ceiling - 1) * step / steps
