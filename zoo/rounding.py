@@ -3,8 +3,7 @@
 Error feedback (GPTQ, Frantar et al., arXiv:2210.17323): weights are rounded one input after another, and what each rounding
 does to the output is taken back by the inputs not rounded yet, as far as they are correlated with it. With x the inputs of
 one position (firing rates, 0 to 1) and H = cov(x) + damping, this minimises E |(w - w_q) . (x - E x)|^2 greedily; what is
-left of the mean goes into the bias. Layerwise ResNet-20 (akamaster) at T = 250, KL to its ANN on 1,500 held-out training
-images: 0.0059 rounded to the nearest, 0.0007 with feedback, 0.0001 with float weights.
+left of the mean goes into the bias.
 """
 
 from __future__ import annotations
