@@ -187,6 +187,10 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE", help="The ANN it was made from.  [default: where convert read it]")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
+    backend: Annotated[
+        Literal["auto", "triton", "torch", "interpret"],
+        typer.Option(help="What runs it; the spikes are the same. interpret: the kernels without a GPU, slowly."),
+    ] = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw accuracy over timesteps.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write everything measured.")] = None,
     min_accuracy: Annotated[
@@ -221,8 +225,8 @@ def evaluate(
 
     with terminal.progress(json_output=json_output) as progress:
         found = evaluation.evaluate(
-            folder, images, steps, batch_size=batch_size, ann=ann, device=arguments.pick_device(device),
-            progress=progress,
+            folder, images, steps, batch_size=batch_size, ann=ann, device=arguments.pick_device(device, backend),
+            backend=backend, progress=progress,
         )  # fmt: skip
     found = found.model_copy(update={"command": terminal.command})
     # First the files: a reader who closes the pipe early must not cost them; nor may a full disk cost what was measured.

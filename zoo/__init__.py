@@ -12,21 +12,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from zoo.network import SpikingResNet
+    from zoo.packed import Backend
 
 __all__ = ["__version__", "load"]
 
 __version__ = "0.1.0"
 
 
-def load(name: str | Path, *, device: str = "cpu") -> SpikingResNet:
+def load(name: str | Path, *, device: str = "cpu", backend: Backend = "auto") -> SpikingResNet:
     """Loads an artifact by name of the zoo or from a folder, ready to run on `device`.
+
+    `backend` is `auto` (triton on a CUDA device, torch elsewhere), `triton`, `torch` or `interpret`; all give the same spikes.
 
     Its config is `zoo.artifact.read_config(zoo.registry.resolve(name))`.
 
     Raises:
         NotFoundError: neither a folder nor a known name.
         IntegrityError: a file is not what the artifact format says, or its sha256 differs.
+        UsageError: the backend cannot run here.
     """
     from zoo import artifact, registry
 
-    return artifact.network_of(*artifact.read(registry.resolve(name))).to(device)
+    return artifact.network_of(*artifact.read(registry.resolve(name))).to(device).with_backend(backend)

@@ -81,10 +81,10 @@ def check_writable(option: str, path: Path | None, suffix: str = "") -> None:
         raise UsageError(f"{path} is not a file that can be replaced: choose another {option}")
 
 
-def pick_device(name: str) -> str:
-    """`auto` as the device there is."""
-    if name == "cpu":
-        return name
+def pick_device(name: str, backend: str = "auto") -> str:
+    """`auto` as the device there is; the interpreter runs on the CPU."""
+    if name == "cpu" or (name == "auto" and backend == "interpret"):
+        return "cpu"
     import torch
 
     if torch.cuda.is_available():

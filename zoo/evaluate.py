@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from zoo.data import ImageSet, Preprocess
 from zoo.energy import dense_macs, footprint, modelled_energy, spiking_operations
 from zoo.errors import UsageError
 from zoo.network import look_up
+from zoo.packed import Backend
 from zoo.resnet import ann_forward
 
 Progress = Callable[[str, int, int], None]
@@ -73,7 +75,7 @@ class LayerRow(_Model):
 class Evaluation(_Model):
     """Everything one evaluation measured; `eval.json` is its dump.
 
-    images_per_second is the time for the longest run alone (causal), memory the process's peak.
+    images_per_second is the time for the longest run alone (causal), memory the process's peak (on a GPU, the GPU's).
     """
 
     name: str
@@ -93,6 +95,7 @@ class Evaluation(_Model):
     peak_memory_bytes: int
     seconds: float
     device: str
+    backend: str = "torch"
     versions: dict[str, str]
     command: str
 
@@ -105,7 +108,7 @@ def preprocess_of(config: Config) -> Preprocess:
 
 def evaluate(
     folder: str | Path, images: ImageSet, timesteps: Sequence[int], *, batch_size: int = 128,
-    ann: str | Path | None = None, device: str = "cpu", progress: Progress | None = None,
+    ann: str | Path | None = None, device: str = "cpu", backend: Backend = "auto", progress: Progress | None = None,
 ) -> Evaluation:  # fmt: skip
     """Measures the artifact at `folder` on labelled images.
 
@@ -114,16 +117,17 @@ def evaluate(
 
     Args:
         ann: the checkpoint it was converted from; without it, the file that `zoo convert` read, where it is still in its place.
+        backend: as in `zoo.load`.
         progress: called with a stage, images done and images in all.
 
     Raises:
-        UsageError: no labels, labels the network has no class for, timesteps < 1, images of the wrong size, or an `ann` that
-        is not
-            the checkpoint the config names.
+        UsageError: no labels, labels the network has no class for, timesteps < 1, images of the wrong size, an `ann` that is not
+            the checkpoint the config names, or a backend that cannot run here.
     """
     started = time.perf_counter()
     config, tensors = artifact.read(folder)
-    network = artifact.network_of(config, tensors).to(device)
+    network = artifact.network_of(config, tensors).to(device).with_backend(backend)
+    on_gpu = network.device.type == "cuda"
     wanted = sorted(set(timesteps))
     if not wanted or wanted[0] < 1:
         raise UsageError(f"timesteps must be 1 or more, not {list(timesteps)}: name some, such as 8,16,32")
@@ -146,6 +150,8 @@ def evaluate(
             marks = [run_to] if config.schedule == "layerwise" else wanted
             begun = time.perf_counter()
             run = network.run(batch, run_to, snapshots=marks)
+            if on_gpu:
+                torch.cuda.synchronize()
             seconds[run_to] += time.perf_counter() - begun
             for mark in marks:
                 logits = run.logits[-1] if config.schedule == "layerwise" else run.logits[mark - 1]
@@ -186,8 +192,9 @@ def evaluate(
         ann=None if source is None else AnnFacts(top1=100 * ann_correct / count, source=source.name),
         rows=rows, layers=layers, activation_sparsity=1 - rows[-1].firing_rate, footprint_bytes=footprint(network),
         images_per_second={run_to: count / seconds[run_to] for run_to in runs},
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        seconds=time.perf_counter() - started, device=device, versions=versions(), command="",
+        peak_memory_bytes=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
+        seconds=time.perf_counter() - started, device=device, backend=network.backend,
+        versions=versions(network.backend, device), command="",
     )  # fmt: skip
 
 
@@ -230,12 +237,21 @@ def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]
     return max(0.0, (middle - spread) * scale), min(100.0, (middle + spread) * scale)
 
 
-def versions() -> dict[str, str]:
-    """What a figure depends on: the zoo, Python, torch, the processor and its threads."""
-    return {
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def versions(backend: str = "torch", device: str = "cpu") -> dict[str, str]:
+    """What a figure depends on: zoo, Python, torch, processor and threads; triton and the GPU where they took part."""
+    found = {
         "spiking-zoo": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
     }
+    if backend != "torch":
+        found["triton"] = version("triton")
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from zoo.errors import UsageError
 from zoo.kernels.spiking_conv import Membrane, SpikingConv
+from zoo.packed import CHUNK as PACKED_CHUNK
+from zoo.packed import WINDOW as PACKED_WINDOW
+from zoo.packed import Backend, PackedNetwork, pick_backend
 from zoo.resnet import IMAGE, Topology
 
 Schedule = Literal["causal", "layerwise"]
@@ -71,6 +74,8 @@ class SpikingResNet:
         layers: one SpikingConv per layer of `net`, by name.
         image_table: int16 (or float) [C, 256]: what a uint8 pixel of colour channel C becomes.
         delay: timesteps the read-out skips: `delay[t]` for a run read after t timesteps, from the largest key <= t.
+
+    `backend` is torch until `with_backend` says otherwise; no backend changes a spike.
     """
 
     def __init__(
@@ -79,13 +84,32 @@ class SpikingResNet:
     ) -> None:  # fmt: skip
         self.net, self.layers, self.head, self.image_table = net, dict(layers), head, image_table
         self.schedule, self.delay = schedule, dict(delay or {})
+        self.backend: Backend = "torch"
+        self._automatic = False
+        self._packed: PackedNetwork | None = None
 
     @property
     def device(self) -> torch.device:
         return self.image_table.device
 
+    @property
+    def integer(self) -> bool:
+        """Whether it computes in integers (int8 weights), as every network of the zoo does."""
+        return all(layer.integer for layer in self.layers.values())
+
+    def with_backend(self, backend: Backend) -> SpikingResNet:
+        """The same network on another backend: `auto`, `triton`, `torch` or `interpret` (`zoo.packed`).
+
+        Raises UsageError when that cannot run on the network's device.
+        """
+        network = SpikingResNet(
+            self.net, self.layers, self.head, self.image_table, schedule=self.schedule, delay=self.delay
+        )
+        network.backend, network._automatic = pick_backend(backend, self), backend == "auto"
+        return network
+
     def to(self, device: torch.device | str) -> SpikingResNet:
-        """The same network with its tensors on `device`."""
+        """The same network with its tensors on `device`, on the torch backend."""
         layers = {name: layer.to(device) for name, layer in self.layers.items()}
         return SpikingResNet(
             self.net, layers, self.head.to(device), self.image_table.to(device),
@@ -98,19 +122,21 @@ class SpikingResNet:
 
     @torch.inference_mode()
     def run(
-        self, images: Tensor, timesteps: int, *, snapshots: Iterable[int] = (), chunk: int = CHUNK, window: int = WINDOW,
-        watch: Callable[[str, Tensor], None] | None = None,
+        self, images: Tensor, timesteps: int, *, snapshots: Iterable[int] = (), chunk: int | None = None,
+        window: int | None = None, watch: Callable[[str, Tensor], None] | None = None,
     ) -> Run:  # fmt: skip
         """Runs uint8 images [B, C, H, W] for `timesteps`.
 
         Args:
             snapshots: timesteps at which to report spikes per neuron; a layerwise network has them after the last alone.
-            chunk: images that run together; window: timesteps a layer takes at a time. Both only change speed and memory.
+            chunk: images that run together; window: timesteps a layer takes at a time. Both only change speed and memory; by
+                default what is fast on the backend.
             watch: called with each layer's name and its spikes, int8 [T, B, C, H, W] of one window and chunk (layerwise: counts
                 [B, C, H, W]).
 
         Raises:
-            UsageError: timesteps < 1, or images of another dtype or shape than the network takes.
+            UsageError: timesteps < 1, images of another dtype or shape than the network takes, or a run too long for the
+                backend.
         """
         if timesteps < 1:
             raise UsageError(f"timesteps must be 1 or more, not {timesteps}: 32 is a good start")
@@ -120,12 +146,31 @@ class SpikingResNet:
                 f"not {str(images.dtype).removeprefix('torch.')} {list(images.shape)}: do not normalise them"
             )
         marks = sorted({t for t in snapshots if t == timesteps or (t < timesteps and self.schedule == "causal")})
+        packed = self._packed_for(timesteps)
+        on_gpu = packed is not None and not packed.interpret
+        chunk = chunk or (PACKED_CHUNK if on_gpu else CHUNK)
+        window = window or (WINDOW if packed is None else PACKED_WINDOW)
+        run_chunk = self._run_chunk if packed is None else packed.run_chunk
         parts = [
-            self._run_chunk(images[start : start + chunk].to(self.device), timesteps, marks, window, watch)
+            run_chunk(images[start : start + chunk].to(self.device), timesteps, marks, window, watch)
             for start in range(0, max(len(images), 1), chunk)
         ]
         spikes = {mark: _sum([part.spikes[mark] for part in parts]) for mark in marks}
         return Run(torch.cat([part.logits for part in parts], 1), spikes)
+
+    def _packed_for(self, timesteps: int) -> PackedNetwork | None:
+        if self.backend == "torch":
+            return None
+        if self._packed is None:
+            self._packed = PackedNetwork(self, interpret=self.backend == "interpret")
+        if timesteps <= self._packed.limit:
+            return self._packed
+        if self._automatic:
+            return None
+        raise UsageError(
+            f"backend {self.backend} runs this network for at most {self._packed.limit} timesteps, not {timesteps}: "
+            "run fewer, or use the torch backend"
+        )
 
     def _run_chunk(
         self, images: Tensor, timesteps: int, marks: Sequence[int], window: int,
@@ -141,7 +186,7 @@ class SpikingResNet:
         }
         totals = {name: torch.zeros(m.v.shape[1:], dtype=torch.int64, device=m.v.device) for name, m in membranes.items()}
         pooled, spikes = [], {}
-        for begin, end in _windows(timesteps, window, marks):
+        for begin, end in windows(timesteps, window, marks):
             pooled.append(self._run_window(current, end - begin, membranes, totals if marks else None, watch))
             if end in marks:
                 spikes[end] = {name: total.clone() for name, total in totals.items()}
@@ -197,12 +242,10 @@ class SpikingResNet:
 
     def read_out(self, counts: Tensor) -> Tensor:
         """Logits [T, B, classes] from the cumulative pooled counts [T, B, C], skipping the first `delay` timesteps."""
-        logits = []
-        for t in range(1, len(counts) + 1):
-            skip = self.delay_at(t)
-            since = counts[t - 1] - counts[skip - 1] if skip else counts[t - 1]
-            logits.append(self.head(since, t - skip))
-        return torch.stack(logits)
+        skips = [self.delay_at(t) for t in range(1, len(counts) + 1)]
+        before = torch.cat([torch.zeros_like(counts[:1]), counts])[skips]
+        steps = torch.tensor([t - skip for t, skip in enumerate(skips, start=1)], device=counts.device)
+        return self.head(counts - before, steps.view(-1, 1, 1))
 
     def delay_at(self, timesteps: int) -> int:
         """Timesteps the read-out after `timesteps` skips."""
@@ -216,7 +259,8 @@ def look_up(table: Tensor, images: Tensor) -> Tensor:
     return torch.stack(channels, -1).permute(0, 3, 1, 2)
 
 
-def _windows(timesteps: int, window: int, marks: Sequence[int]) -> Iterable[tuple[int, int]]:
+def windows(timesteps: int, window: int, marks: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Begin and end of each window of a run, none of which crosses a mark."""
     begin = 0
     while begin < timesteps:
         end = min([begin + window, timesteps, *(mark for mark in marks if mark > begin)])

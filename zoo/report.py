@@ -51,7 +51,7 @@ def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> Non
         _firing_rates(console, found)
     speed = ", ".join(f"{rate:.1f} images/s at T = {steps}" for steps, rate in found.images_per_second.items())
     lines = [
-        f"{speed} on {found.device}; peak memory {human_bytes(found.peak_memory_bytes)}; "
+        f"{speed} on {found.device} ({found.backend}); peak memory {human_bytes(found.peak_memory_bytes)}; "
         f"weights {human_bytes(found.footprint_bytes)}; activation sparsity {found.activation_sparsity:.4f}",
     ]
     print_lines(console, lines)

@@ -99,11 +99,15 @@ class SpikingConv:
             bound += self.projection.double().abs().sum((1, 2, 3))
         return int(bound.max().item())
 
+    def potential_bound(self, timesteps: int) -> int:
+        """The largest |v| that any neuron can reach in a run of `timesteps`, in integer units."""
+        return timesteps * self.current_bound() + int((self.v_init.double().abs() + self.threshold.double()).max().item())
+
     def dtype(self, timesteps: int) -> torch.dtype:
         """The narrowest float that holds every potential of a run of `timesteps` exactly (float layers: float32)."""
         if not self.integer:
             return torch.float32
-        largest = timesteps * self.current_bound() + int((self.v_init.double().abs() + self.threshold.double()).max().item())
+        largest = self.potential_bound(timesteps)
         if largest >= _EXACT_FLOAT64:
             raise OverflowError(f"potentials of {timesteps} timesteps can pass 2**53: run fewer timesteps")
         return torch.float32 if largest < _EXACT_FLOAT32 else torch.float64
@@ -176,9 +180,12 @@ class SpikingConv:
             total = main.add_to(self._zeros(x, dtype), x)
             if shortcut is not None:
                 total = self._add_shortcut(total, shortcut, side)
-        rows = self.bias.to(dtype)
-        given = rows[:timesteps].sum(0) + max(timesteps - len(rows), 0) * rows[-1] + self.v_init.to(dtype)
-        return total.add_(given.view(-1, 1, 1))
+        return total.add_(_column(self.given(timesteps), dtype))
+
+    def given(self, timesteps: int) -> Tensor:
+        """v_init and the bias of `timesteps` timesteps, [Cout]: int64, or float of a float layer."""
+        rows = self.bias.to(torch.int64 if self.integer else self.bias.dtype)
+        return rows[:timesteps].sum(0) + max(timesteps - len(rows), 0) * rows[-1] + self.v_init
 
     def fire(self, charge: Tensor, timesteps: int) -> Tensor:
         """Spike counts clip(floor(charge / threshold), 0, T) of a layerwise layer; uint8 up to 255 timesteps, int32 beyond."""

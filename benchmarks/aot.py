@@ -1,0 +1,236 @@
+"""What the compiler makes of every shipped tile, without a GPU: registers, spills, shared memory, tensor-core instructions.
+
+    python -m benchmarks.aot                      # every tile of the table, sm_80, sm_90 and sm_100
+    python -m benchmarks.aot --arch sm_90 --json
+
+A tile is compiled with exactly what the launcher would pass, for a layer of each kind of shortcut that has its number of
+channels. `roof` is a model, not a measurement: see `modelled_roof`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from zoo.kernels.spiking_conv import PackedMembrane, PackedSpikes, SpikingConv, SpikingLayer, launch
+from zoo.kernels.spiking_conv.tiles import BUCKETS, Tile, table
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+# Names of the int8 tensor-core instruction in the machine code.
+TENSOR_CORE = {"sm_80": "IMMA", "sm_90": "IGMMA", "sm_100": "UTCIMMA"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer to compile a tile for. inputs and channels: of the convolution; kind: "if", "signed" or "layerwise"."""
+
+    kind: str
+    inputs: int
+    channels: int
+    kernel: int
+    shortcut: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel}x{self.kernel} {self.inputs}->{self.channels} {self.shortcut} {self.kind}"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What came out; bytes, but for registers (a thread) and tensor_core (instructions). roof: modelled, 0 to 1."""
+
+    architecture: str
+    case: str
+    tile: dict[str, int]
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    tensor_core: int
+    roof: float
+
+
+def cases(kind: str, bucket: int) -> list[Case]:
+    """The layers a default tile serves: both kernel sizes and every shortcut, at the bucket's number of channels."""
+    wide = bucket if bucket < BUCKETS[-1] else 256
+    kind, _, projection = kind.partition(" ")
+    narrow = [Case(kind, wide // 4, wide, 1, projection or "identity")] if bucket >= 64 else []  # bottlenecks
+    if projection:
+        return [Case(kind, wide, wide, 3, "projection"), *narrow]
+    return [Case(kind, wide, wide, 3, "none"), Case(kind, wide, wide, 3, "identity"), *narrow]
+
+
+def layer_of(case: Case) -> SpikingConv:
+    """A layer of random integers; `signed` layers also read signed spikes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator)
+
+    ones = torch.ones(case.channels, dtype=torch.int32)
+    return SpikingConv(
+        draw(case.channels, case.inputs, case.kernel, case.kernel), 0 * ones[None].repeat(32, 1), 100 * ones, 50 * ones,
+        padding=case.kernel // 2, neuron="signed" if case.kind == "signed" else "if",
+        gain=100 * ones if case.shortcut == "identity" else None,
+        projection=draw(case.channels, case.inputs, 1, 1) if case.shortcut == "projection" else None,
+    )  # fmt: skip
+
+
+class _Recorder:
+    """Takes a kernel's place and keeps what it was launched with."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def __getattr__(self, kernel: str) -> Any:
+        recorder = self
+
+        class Launch:
+            def __getitem__(self, grid: Any) -> Any:
+                return lambda *args, **constants: recorder.calls.__setitem__(kernel, (args, constants))
+
+        return Launch()
+
+
+@contextmanager
+def recorded() -> Iterator[_Recorder]:
+    """Within it, launches of compiled kernels are recorded and not carried out."""
+    recorder = _Recorder()
+    with mock.patch.object(launch, "kernels", lambda interpret: recorder):
+        yield recorder
+
+
+def launch_of(case: Case, tile: Tile) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """Kernel, arguments and constants with which the case runs under `tile`."""
+    layer = SpikingLayer(layer_of(case), tile=tile)
+    side, sets = 14, 2 if case.kind == "signed" else 1
+    channels = case.channels if case.shortcut == "identity" else case.inputs
+    with recorded() as recorder:
+        if case.kind == "layerwise":
+            x, source = (torch.zeros((2, side, side, c), dtype=torch.uint8) for c in (case.inputs, channels))
+            layer.count(x, None if case.shortcut == "none" else source, 32)
+        else:
+            x, source = (torch.zeros((sets, 4, 2, side, side, c), dtype=torch.uint8) for c in (case.inputs, channels))
+            spikes = PackedSpikes(source, 32)
+            layer.run(PackedSpikes(x, 32), None if case.shortcut == "none" else spikes, PackedMembrane(), save=False)
+    ((kernel, (args, constants)),) = recorder.calls.items()
+    return kernel, args, constants
+
+
+def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
+    """Compiles one case for one architecture."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel, args, constants = launch_of(case, tile)
+    function = getattr(launch.kernels(False), kernel)
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
+    types = {torch.uint8: "*u8", torch.int8: "*i8", torch.int32: "*i32"}
+    names = function.arg_names
+    signature = {n: types[a.dtype] if isinstance(a, torch.Tensor) else "i32" for n, a in zip(names, args, strict=False)}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(args) if isinstance(a, torch.Tensor)}
+    source = ASTSource(
+        fn=function, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants, attrs=aligned
+    )
+    built = triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options)
+    usage, code = _inspect(built.asm["cubin"])
+    registers, stack = (int(found) for found in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())  # type: ignore[union-attr]
+    return Compiled(
+        architecture, case.name, asdict(tile), registers, stack, built.metadata.shared,
+        len(re.findall(rf"\b{TENSOR_CORE[architecture]}", code)), modelled_roof(case, tile),
+    )  # fmt: skip
+
+
+def _inspect(cubin: bytes) -> tuple[str, str]:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return tuple(  # type: ignore[return-value]
+            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+
+
+def modelled_roof(case: Case, tile: Tile) -> float:
+    """Share of an H200's int8 peak that a tile could reach if each of these units worked without waiting for the others.
+
+    Cycles of one SM for eight timesteps of one tile: the tensor core at 4,096 multiply-adds; L2 at 24 bytes (5.5 TB/s over 132
+    SMs at 1.75 GHz) for packed inputs and weights, which every group of timesteps loads again; four schedulers of 32 lanes for
+    two operations per four spikes unpacked and ten per neuron and timestep. The largest of the three decides.
+    """
+    steps = 1 if case.kind == "layerwise" else 8
+    groups = 1 if case.kind == "layerwise" else 8 // tile.group
+    channels = min(tile.channels, case.channels)
+    k = case.kernel**2 * case.inputs + (case.inputs if case.shortcut == "projection" else 0)
+    useful = steps * tile.pixels * channels * k / 4096
+    tensor = steps * tile.pixels * max(tile.channels, 16) * k / 4096
+    sets = 2 if case.kind == "signed" else 1
+    traffic = groups * k * (sets * tile.pixels + tile.channels) / 24
+    unpack = 0 if case.kind == "layerwise" else steps * tile.pixels * k / 4 * (2 if sets == 1 else 6)
+    neurons = steps * tile.pixels * channels * (10 if sets == 1 else 18)
+    return useful / max(tensor, traffic, (unpack + neurons) / 128)
+
+
+def shipped(architecture: str) -> Iterator[tuple[Case, Tile]]:
+    """Every tile of the committed table with the layers to compile it for."""
+    tiles = table()[architecture]
+    for kind in sorted(tiles.keys() - {"layers"}):
+        for bucket, values in tiles[kind].items():
+            for case in cases(kind, int(bucket)):
+                yield case, Tile(**values)
+    for key, values in tiles["layers"].items():
+        kernel, inputs, channels, shortcut, kind = parse_key(key)
+        yield Case(kind, inputs, channels, kernel, shortcut), Tile(**values)
+
+
+def parse_key(key: str) -> tuple[int, int, int, str, str]:
+    """Kernel, input and output channels, shortcut and kind of a key of the tile table."""
+    found = re.fullmatch(r"(\d+)x\d+/\d+ (\d+)->(\d+) \d+x\d+ (\w+) (\w+)", key)
+    if found is None:
+        raise ValueError(f"{key!r} is no key of the tile table")
+    kernel, inputs, channels, shortcut, kind = found.groups()
+    return int(kernel), int(inputs), int(channels), shortcut, kind
+
+
+def main() -> None:
+    """Command line; exit code 7 when a tile spills or does not use the tensor cores."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", choices=ARCHITECTURES, action="append")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    made = []
+    for architecture in args.arch or ARCHITECTURES:
+        for case, tile in shipped(architecture):
+            found = compile_tile(architecture, case, tile)
+            made.append(found)
+            if not args.json:
+                size = f"{tile.pixels}x{tile.channels}x{tile.depth} group {tile.group}, {tile.warps} warps"
+                print(
+                    f"{architecture:7}{found.case:42}{size:34}{found.registers:4} registers {found.spill_bytes:4} B spilt "
+                    f"{found.shared_bytes / 1024:6.1f} KiB shared {found.tensor_core:3} {TENSOR_CORE[architecture]} "
+                    f"{100 * found.roof:5.1f} % of the int8 roof (modelled)", flush=True,
+                )  # fmt: skip
+    if args.json:
+        print(json.dumps([asdict(found) for found in made], indent=1))
+    if any(found.spill_bytes or not found.tensor_core for found in made):
+        print("error: a tile spills, or does without the tensor cores", file=sys.stderr)
+        raise SystemExit(7)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Starting the fused kernels: layout, tiles, membranes between windows. Compiled on a CUDA device, interpreted anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .packing import PackedSpikes
+from .reference import SpikingConv
+from .tiles import Tile, choose
+
+LAYERWISE_LIMIT = 127  # counts are the int8 operand of one dot product
+_STEM_BLOCK = 1024
+
+
+@functools.cache
+def kernels(interpret: bool) -> ModuleType:
+    """The module of kernels, compiled or for Triton's interpreter; both can live in one process.
+
+    A kernel is one or the other from the moment it is defined, so the file is loaded once for each.
+    """
+    import triton
+
+    path = Path(__file__).with_name("kernel.py")
+    name = f"{__package__}.kernel" + ("_interpreted" if interpret else "")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with triton.knobs.runtime.scope():
+        triton.knobs.runtime.interpret = interpret
+        spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def architecture(device: torch.device) -> str:
+    """`sm_90` and so on."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+@dataclass
+class PackedMembrane:
+    """What a layer carries between windows of timesteps.
+
+    v: potentials, int32 [B, H, W, C], None before the first window; emitted: net spikes so far (`signed`); t: timesteps done.
+    """
+
+    v: Tensor | None = None
+    emitted: Tensor | None = None
+    t: int = 0
+
+
+class SpikingLayer:
+    """One integer layer, laid out for the fused kernels; spikes equal `SpikingConv`'s bit for bit.
+
+    Args:
+        layer: the parameters, on the device where it will run.
+        interpret: run in Triton's interpreter, on the CPU.
+        tile: instead of the table's; tests and the tuner.
+
+    Raises:
+        ValueError: the layer is not an integer one.
+    """
+
+    def __init__(self, layer: SpikingConv, *, interpret: bool = False, tile: Tile | None = None) -> None:
+        if not layer.integer:
+            raise ValueError("fused kernels take integer layers: run float32 networks on the torch backend")
+        self.layer, self.interpret, self.tile = layer, interpret, tile
+        self.channels, self.inputs, self.kernel = (layer.weight.shape[i] for i in (0, 1, 3))
+        self.shortcut = 1 if layer.gain is not None else 2 if layer.projection is not None else 0
+        self._laid_out: dict[Tile, dict[str, Any]] = {}
+
+    def key(self, height: int, width: int) -> str:
+        """What the tile table calls this layer, with its output's size."""
+        kind = ("none", "identity", "projection")[self.shortcut]
+        size = f"{self.kernel}x{self.kernel}/{self.layer.stride} {self.inputs}->{self.channels} {height}x{width}"
+        return f"{size} {kind} {self.layer.neuron}"
+
+    def run(
+        self, x: PackedSpikes | Tensor, source: PackedSpikes | None, membrane: PackedMembrane, *, steps: int | None = None,
+        save: bool = True, counts: Tensor | None = None,
+    ) -> PackedSpikes:  # fmt: skip
+        """Runs one window of timesteps and returns its spikes, planes [S, ceil(T/8), B, H, W, Cout].
+
+        Args:
+            x: input spikes, or the stem's constant current int32 [B, H, W, Cout] with `steps` timesteps.
+            source: spikes of the shortcut's source.
+            membrane: where the run stands; updated in place.
+            save: whether another window follows; without it potentials are not written.
+            counts: int32 [H, W, Cout]; each neuron's spikes, over the batch, are added to it.
+        """
+        layer = self.layer
+        signed = layer.neuron == "signed"
+        if isinstance(x, PackedSpikes):
+            steps, (batch, *size) = x.timesteps, x.planes.shape[2:5]
+            height, width = ((n + 2 * layer.padding - self.kernel) // layer.stride + 1 for n in size)
+        else:
+            assert steps is not None
+            batch, height, width = x.shape[:3]
+        device = layer.weight.device
+        shape = (batch, height, width, self.channels)
+        planes = torch.empty((1 + signed, -(-steps // 8), *shape), dtype=torch.uint8, device=device)
+        first = membrane.v is None
+        v = membrane.v if membrane.v is not None else torch.empty(shape if save else 0, dtype=torch.int32, device=device)
+        emitted = membrane.emitted
+        if emitted is None:
+            emitted = torch.empty(shape if save and signed else 0, dtype=torch.int32, device=device)
+        pixels, begin = batch * height * width, membrane.t
+        flags = {"SIGNED": signed, "FIRST": first, "SAVE": save, "COUNT": counts is not None}
+        tail = (v, emitted, planes, v if counts is None else counts)
+        if save:
+            membrane.v, membrane.emitted = v, emitted
+        membrane.t += steps
+        if pixels == 0 or steps == 0:
+            return PackedSpikes(planes, steps)
+        with _on(device):
+            if isinstance(x, Tensor):
+                self._constant(x, tail, height * width, steps, begin, flags)
+                return PackedSpikes(planes, steps)
+            tile = self._tile_for(pixels, height, width, layer.neuron)
+            made = self._layout(tile)
+            kernels(self.interpret).spiking_conv[_grid(pixels, made["NP"], tile)](
+                x.planes, made["weight"], x.planes if source is None else source.planes, made["projection"], made["gain"],
+                made["bias"], made["threshold"], made["v_init"], *tail, pixels, steps, begin,
+                ROWS=len(layer.bias), XSIGNED=x.signed, SSIGNED=source is not None and source.signed, G=tile.group,
+                PLAIN=self.interpret, **flags, **self._geometry(x.planes.shape[3:5], source, height, width, made),
+                **self._blocks(tile, made),
+            )  # fmt: skip
+        return PackedSpikes(planes, steps)
+
+    def count(self, x: Tensor, source: Tensor | None, timesteps: int) -> Tensor:
+        """Spike counts uint8 [B, H, W, Cout] of a layerwise run, from the counts of its sources, uint8 [B, H, W, C].
+
+        Raises OverflowError past 127 timesteps.
+        """
+        if timesteps > LAYERWISE_LIMIT:
+            raise OverflowError(
+                f"layerwise kernels take up to {LAYERWISE_LIMIT} timesteps, not {timesteps}: use the torch backend"
+            )
+        layer = self.layer
+        batch, *size = x.shape[:3]
+        height, width = ((n + 2 * layer.padding - self.kernel) // layer.stride + 1 for n in size)
+        out = torch.empty((batch, height, width, self.channels), dtype=torch.uint8, device=x.device)
+        pixels = batch * height * width
+        if pixels == 0:
+            return out
+        tile = self._tile_for(pixels, height, width, "layerwise")
+        made = self._layout(tile)
+        given = torch.zeros(made["NP"], dtype=torch.int32, device=x.device)
+        given[: self.channels] = layer.given(timesteps).to(torch.int32)
+        with _on(x.device):
+            kernels(self.interpret).layerwise_conv[_grid(pixels, made["NP"], tile)](
+                x, made["weight"], x if source is None else source, made["projection"], made["gain"], given,
+                made["threshold"], out, pixels, timesteps,
+                **self._geometry(x.shape[1:3], None if source is None else source[None, None], height, width, made),
+                **self._blocks(tile, made),
+            )  # fmt: skip
+        return out
+
+    def _constant(
+        self, current: Tensor, tail: tuple[Tensor, ...], area: int, steps: int, begin: int, flags: dict[str, bool]
+    ) -> None:
+        layer, neurons = self.layer, current.numel()
+        block = _STEM_BLOCK if not self.interpret else 1 << min(20, neurons.bit_length())
+        kernels(self.interpret).constant_input[(-(-neurons // block),)](
+            current, layer.bias, layer.threshold, layer.v_init, *tail, neurons, steps, begin,
+            ROWS=len(layer.bias), AREA=area, N=self.channels, NP=self.channels, BLOCK=block, **flags,
+        )  # fmt: skip
+
+    def _tile_for(self, pixels: int, height: int, width: int, kind: str) -> Tile:
+        if self.tile is not None:
+            return self.tile
+        if self.interpret:  # few large programs: every operation costs the interpreter some 50 microseconds
+            return Tile(_power(min(pixels, 4096)), _power(min(self.channels, 512)), 64, 8, 4, 1)
+        kind += " projection" if self.shortcut == 2 else ""
+        return choose(architecture(self.layer.weight.device), kind, self.channels, self.key(height, width))
+
+    def _layout(self, tile: Tile) -> dict[str, Any]:
+        """Parameters as the kernels read them under `tile`: K over (row, column, input channel), all padded to whole tiles."""
+        if tile not in self._laid_out:
+            layer, device = self.layer, self.layer.weight.device
+            sources = self.inputs if layer.projection is None else layer.projection.shape[1]
+            # A depth that divides the channels keeps a block within one tap, which addresses a whole row at once.
+            depth = tile.depth if self.inputs % tile.depth == 0 and sources % tile.depth == 0 else min(32, tile.depth)
+            padded = -(-self.channels // tile.channels) * tile.channels
+
+            def per_channel(values: Tensor | None, fill: int = 0) -> Tensor:
+                out = torch.full((padded,), fill, dtype=torch.int32, device=device)
+                if values is not None:
+                    out[: self.channels] = values
+                return out
+
+            def matrix(weight: Tensor | None) -> Tensor:
+                if weight is None:
+                    return torch.zeros(0, dtype=torch.int8, device=device)
+                rows = weight.permute(0, 2, 3, 1).flatten(1)
+                out = torch.zeros((padded, -(-rows.shape[1] // depth) * depth), dtype=torch.int8, device=device)
+                out[: self.channels, : rows.shape[1]] = rows
+                return out
+
+            bias = torch.zeros((len(layer.bias), padded), dtype=torch.int32, device=device)
+            bias[:, : self.channels] = layer.bias
+            weight, projection = matrix(layer.weight), matrix(layer.projection)
+            self._laid_out[tile] = {
+                "weight": weight, "projection": projection, "gain": per_channel(layer.gain), "bias": bias,
+                "threshold": per_channel(layer.threshold, 1), "v_init": per_channel(layer.v_init), "NP": padded,
+                "BK": depth, "KB": weight.shape[1] // depth,
+                "SKB": projection.shape[1] // depth if projection.numel() else 0,
+            }  # fmt: skip
+        return self._laid_out[tile]
+
+    def _geometry(
+        self, size: Any, source: PackedSpikes | Tensor | None, height: int, width: int, made: dict[str, Any]
+    ) -> dict[str, int]:
+        layer = self.layer
+        planes = source.planes if isinstance(source, PackedSpikes) else source
+        rows, columns, channels = (1, 1, 1) if planes is None else planes.shape[-3:]
+        return {
+            "H": size[0], "W": size[1], "C": self.inputs, "OH": height, "OW": width, "N": self.channels, "NP": made["NP"],
+            "KS": self.kernel, "STRIDE": layer.stride, "PAD": layer.padding, "KB": made["KB"], "SHORTCUT": self.shortcut,
+            "SH": rows, "SW": columns, "SC": channels, "SSTRIDE": layer.shortcut_stride, "SPAD": layer.shortcut_pad,
+            "SKB": made["SKB"],
+        }  # fmt: skip
+
+    def _blocks(self, tile: Tile, made: dict[str, Any]) -> dict[str, Any]:
+        blocks = {"BM": tile.pixels, "BN": tile.channels, "BK": made["BK"]}
+        if self.interpret:
+            return blocks
+        return {**blocks, "num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
+
+
+def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
+    """Net spikes of each channel summed over its area, at each timestep: int32 [T, B, C]."""
+    planes = packed.planes
+    batch, height, width, channels = planes.shape[2:]
+    out = torch.empty((packed.timesteps, batch, channels), dtype=torch.int32, device=planes.device)
+    if out.numel() == 0:
+        return out
+    block = min(_power(channels), 64)
+    with _on(planes.device):
+        kernels(interpret).pooled_counts[(batch, -(-channels // block))](
+            planes, out, batch, packed.timesteps, AREA=height * width, C=channels, SIGNED=packed.signed,
+            BA=_power(height * width), BC=block,
+        )  # fmt: skip
+    return out
+
+
+def _grid(pixels: int, channels: int, tile: Tile) -> tuple[int]:
+    return (-(-pixels // tile.pixels) * (channels // tile.channels),)
+
+
+def _power(n: int) -> int:
+    return 1 << max(4, (n - 1).bit_length())
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,68 @@
+"""Spikes packed over time: one bit a spike, eight timesteps a byte, channels last.
+
+T = 32 timesteps of a neuron are four bytes, what one float32 activation of the ANN takes; as float16 they would be 64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackedSpikes:
+    """The spikes of a layer in one window of timesteps.
+
+    Attributes:
+        planes: uint8 [S, ceil(T/8), B, H, W, C]; bit t % 8 of plane t // 8 is timestep t, bits past T are zero. planes[0] holds
+            the spikes of +1, planes[1] those of -1; S = 1 where none is negative.
+        timesteps: T.
+    """
+
+    planes: Tensor
+    timesteps: int
+
+    @property
+    def signed(self) -> bool:
+        return len(self.planes) == 2
+
+
+def pack(spikes: Tensor, signed: bool = False) -> PackedSpikes:
+    """Packs int8 spikes [T, B, C, H, W] with values 0 and 1, or -1 to 1 if `signed`. T may be 0.
+
+    Raises ValueError for any other value.
+    """
+    if spikes.numel() and not (spikes.min() >= (-1 if signed else 0) and spikes.max() <= 1):
+        raise ValueError(f"spikes must be {'-1, 0 or 1' if signed else '0 or 1'}: got {spikes.min()} to {spikes.max()}")
+    rows = spikes.permute(0, 1, 3, 4, 2)
+    timesteps, count = len(spikes), -(-len(spikes) // 8)
+    planes = torch.zeros((1 + signed, count, *rows.shape[1:]), dtype=torch.uint8, device=spikes.device)
+    for t in range(timesteps):
+        planes[0, t // 8] |= (rows[t] > 0).to(torch.uint8) << (t % 8)
+        if signed:
+            planes[1, t // 8] |= (rows[t] < 0).to(torch.uint8) << (t % 8)
+    return PackedSpikes(planes, timesteps)
+
+
+def unpack(packed: PackedSpikes) -> Tensor:
+    """The spikes as int8 [T, B, C, H, W] (channels last in memory)."""
+    planes = packed.planes
+    shape = (packed.timesteps, *planes.shape[2:])
+    spikes = torch.empty(shape, dtype=torch.int8, device=planes.device)
+    for t in range(packed.timesteps):
+        bits = ((planes[:, t // 8] >> (t % 8)) & 1).to(torch.int8)
+        spikes[t] = bits[0] - bits[1] if packed.signed else bits[0]
+    return spikes.permute(0, 1, 4, 2, 3)
+
+
+def count(packed: PackedSpikes) -> Tensor:
+    """Spikes of each neuron over the window, int32 [B, C, H, W]; a -1 counts as one."""
+    planes = packed.planes.flatten(0, 1)
+    total = torch.zeros(planes.shape[1:], dtype=torch.int32, device=planes.device)
+    for plane in planes:
+        bits = plane - ((plane >> 1) & 0x55)
+        bits = (bits & 0x33) + ((bits >> 2) & 0x33)
+        total += (bits + (bits >> 4)) & 15
+    return total.permute(0, 3, 1, 2)
