@@ -268,6 +268,54 @@ def _write_evaluation(found: Evaluation, output: Path | None, plot: Path | None)
         terminal.note(f"wrote {plot}")
 
 
+@app.command(epilog=_epilog(
+    "zoo train resnet20 --dataset cifar-10-python.tar.gz --out runs/resnet20",
+    "zoo train resnet20 --dataset cifar-10-python.tar.gz --out runs/resnet20 --resume",
+    "zoo train resnet20 --dataset cifar-10-python.tar.gz --levels 8 --start runs/resnet20/resnet20.safetensors "
+    "--epochs 20 --rate 0.05 --out runs/resnet20-levels",
+))  # fmt: skip
+def train(
+    arch: Annotated[str, typer.Argument(metavar="ARCH", help="resnet20, resnet32, resnet18 and so on.")],
+    dataset: Annotated[str, typer.Option(metavar="PATH", help="Labelled images with a training split, or `digits`.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Times through the training images.")] = 60,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images a step.")] = 128,
+    rate: Annotated[float, typer.Option(metavar="X", min=1e-9, help="Highest learning rate.")] = 0.2,
+    levels: Annotated[
+        int, typer.Option(metavar="L", min=0, max=255, help="Train with L-level activations; 0: plain ReLU.")
+    ] = 0,
+    start: Annotated[Path | None, typer.Option(metavar="FILE", help="Begin from what another training wrote.")] = None,
+    shortcut: Annotated[Literal["A", "B"] | None, typer.Option(help="Of the CIFAR form.  [default: A]")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of weights, order and augmentation.")] = 0,
+    precision: Annotated[
+        Literal["auto", "bf16", "float32"], typer.Option(help="auto: bf16 where the processor has it.")
+    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
+    json_output: Json = False,
+) -> None:  # fmt: skip
+    """Train a ResNet that converts well.
+
+    Writes OUT/ARCH.safetensors, the log and what --resume needs, every two minutes and on Ctrl-C.
+    """
+    from zoo import training
+
+    with terminal.progress(json_output=json_output) as progress:
+        found = training.train(
+            arch, dataset, out, epochs=epochs, batch_size=batch_size, rate=rate, levels=levels, start=start,
+            shortcut=shortcut, seed=seed, precision=precision, device=arguments.pick_device(device), resume=resume,
+            progress=progress, talk=terminal.note,
+        )  # fmt: skip
+    if json_output:
+        write_json(found)
+    else:
+        terminal.note(f"wrote {found['file']}")
+        print_lines(
+            terminal.out,
+            [f"{found['arch']}: {found['top1']:.2f} % of {found['test_images']} test images after {found['epochs']} epochs"],
+        )
+
+
 @app.command(epilog=_epilog("zoo verify s-resnet20-digits --deep", "zoo verify ./s-resnet20 --json"))
 def verify(
     model: Model,

@@ -17,7 +17,7 @@ from zoo import calibrate
 from zoo.checkpoint import Checkpoint
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.network import Head, Schedule, SpikingResNet, look_up, sum_over_time
-from zoo.resnet import IMAGE, Layer, preactivation
+from zoo.resnet import IMAGE, Layer, activate, preactivation
 from zoo.rounding import patches, round_to_int8
 
 # A table step is 1/256 of a standard deviation, a quarter of a pixel's step: rounding the image changes nothing one could
@@ -111,10 +111,11 @@ def build(
     live.activations[IMAGE] = look_up(images[0], pixels)
     last = net.last_reader()
     for index, spec in enumerate(net.layers):
-        activation = preactivation(
+        z = preactivation(
             spec, params, live.activations[spec.source],
             live.activations[spec.shortcut.source] if spec.shortcut else None,
-        ).clamp_min_(0)  # fmt: skip
+        )  # fmt: skip
+        activation = activate(spec, params, z)
         layer, scale = _layer(recipe, spec, amplitudes, table, live)
         wanted = activation / scale.view(-1, 1, 1)
         if recipe.schedule == "causal":

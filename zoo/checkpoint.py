@@ -152,6 +152,9 @@ def _expected(net: Topology, state: Mapping[str, Tensor]) -> dict[str, tuple[int
         if layer.shortcut is not None and layer.shortcut.kind == "projection":
             width = net.channels[layer.shortcut.source]
             conv(layer.shortcut.conv, layer.shortcut.bn, (layer.out_channels, width, 1, 1))
+    if "levels" in state:  # trained with the quantised activation of `zoo.quantise`
+        shapes["levels"] = (1,)
+        shapes.update({f"{layer.name}.threshold": (layer.out_channels,) for layer in net.layers})
     shapes["fc.weight"], shapes["fc.bias"] = (net.num_classes, net.features), (net.num_classes,)
     return shapes
 
@@ -171,9 +174,12 @@ def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
             raise UsageError(
                 f"{path} does not fit --arch {net.arch}: {key} is {list(state[key].shape)}, expected {list(shape)}"
             )
-        plain = state[key].layout == torch.strided and state[key].device.type == "cpu" and state[key].dtype in _FLOATS
+        plain = state[key].layout == torch.strided and state[key].device.type == "cpu"
+        plain = plain and (state[key].dtype in _FLOATS or (key == "levels" and state[key].dtype == torch.int32))
         if not plain or not torch.isfinite(state[key]).all():
             raise IntegrityError(f"{path}: {key} has NaN, infinite or other than float values: use a sound checkpoint")
     for key in expected:
+        if (key == "levels" and not 1 <= state[key].item() <= 255) or (key.endswith(".threshold") and (state[key] <= 0).any()):
+            raise IntegrityError(f"{path}: {key} must be positive (levels: 1 to 255): use a sound checkpoint")
         if key.endswith("running_var") and (state[key] < 0).any():
             raise IntegrityError(f"{path}: {key} has negative variances: use a checkpoint that is sound")

@@ -122,6 +122,8 @@ def convert(
     """
     settings = _settings(method, neuron, schedule, numerics, timesteps, parameters)
     net = checkpoint.net
+    if method == "calibrated" and "levels" in checkpoint.params and "thresholds" not in (parameters or {}):
+        settings["thresholds"] = "learnt"
     mean, std = _normalisation(net.in_channels, mean, std)
     for what, value in (("license", license), ("url", url)):
         if value is not None and not 1 <= len(value) <= 500:
@@ -260,6 +262,10 @@ def _thresholds(
     def balanced() -> dict[str, Tensor]:
         return rules.local_threshold_balancing(net, params, some(int(settings["iterations"])), net.channels)
 
+    if rule == "learnt":
+        if "levels" not in params:
+            raise UsageError(f"{checkpoint.name} was trained with ReLU and has learnt no thresholds: use mmse or percentile")
+        return {name: params[f"{name}.threshold"] for name in sample}
     if rule == "mmse":
         return mmse()
     if rule == "ltb":
@@ -269,7 +275,7 @@ def _thresholds(
         return {name: torch.minimum(pairs[0][name], pairs[1][name]) for name in sample}
     if rule in ("percentile", "layer-percentile"):
         return percentile(rule == "percentile")
-    raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile, ltb or mmse-ltb (the smaller of the two)")
+    raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile, ltb, mmse-ltb (the smaller of the two) or learnt")
 
 
 def _tuned(

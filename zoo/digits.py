@@ -15,10 +15,10 @@ from zoo.checkpoint import Checkpoint, read_checkpoint
 from zoo.convert import Conversion, convert
 from zoo.data import Preprocess, open_images
 from zoo.resnet import topology
-from zoo.train import Plan, save_checkpoint, train
+from zoo.train import Plan, Trainer, save_checkpoint
 
 NAME = "resnet20-digits"
-PLAN = Plan(epochs=60)
+PLAN = Plan(epochs=60, batch_size=64, peak_rate=0.1, shift=1, mirror=False)
 # Of the training images, for pixels in 0 to 1.
 MEAN, STD = (0.3055,), (0.3759,)
 
@@ -28,13 +28,18 @@ def train_digits(folder: Path, plan: Plan = PLAN) -> Checkpoint:
     images = open_images("digits", "train")
     net = topology("resnet20", num_classes=10, in_channels=1)
 
-    def talk(done: int, total: int, loss: float) -> None:
-        print(f"\repoch {done}/{total}, loss {loss:.3f}", end="" if done < total else "\n", file=sys.stderr, flush=True)
+    trainer = Trainer(net, images, Preprocess((1, 8, 8)), plan, MEAN, STD)
 
-    model = train(net, images, Preprocess((1, 8, 8)), plan, MEAN, STD, talk)
+    def talk(trainer: Trainer) -> None:
+        epoch, rest = divmod(trainer.step, trainer.steps_an_epoch)
+        if rest == 0:
+            end = "" if trainer.step < trainer.steps else "\n"
+            print(f"\repoch {epoch}/{plan.epochs}, loss {trainer.log[-1].loss:.3f}", end=end, file=sys.stderr, flush=True)
+
+    trainer.run(talk)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{NAME}.safetensors"
-    save_checkpoint(model, path)
+    save_checkpoint(trainer.state(), path)
     return read_checkpoint(path, net.arch)
 
 

@@ -11,6 +11,7 @@ bottleneck (torchvision's "v1.5").
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import UsageError
+from zoo.quantise import Quantise, quantise
 
 IMAGE = "image"
 
@@ -189,20 +191,28 @@ def ann_forward(net: Topology, params: Mapping[str, Tensor], image: Tensor, visi
     """Logits [B, classes] of the ANN with folded BatchNorm.
 
     Args:
-        params: `{layer}.weight`, `{layer}.bias`, `{layer}.shortcut.weight` for projections, `fc.weight`, `fc.bias`; float.
+        params: `{layer}.weight`, `{layer}.bias`, `{layer}.shortcut.weight` for projections, `fc.weight`, `fc.bias`; float. With
+            `levels` (one value) and `{layer}.threshold`, activations are quantised.
         image: normalised float image [B, C, H, W].
         visit: called with each layer and its pre-activation [B, C, H, W] (for the stem, after max-pooling); what it returns is
-            the layer's activation. Without it that is ReLU.
+            the layer's activation. Without it that is `activate`.
     """
     out = {IMAGE: image}
     last = net.last_reader()
     for index, layer in enumerate(net.layers):
         z = preactivation(layer, params, out[layer.source], out[layer.shortcut.source] if layer.shortcut else None)
-        out[layer.name] = F.relu(z) if visit is None else visit(layer, z)
+        out[layer.name] = activate(layer, params, z) if visit is None else visit(layer, z)
         for name in [name for name in out if last[name] <= index and name != net.layers[-1].name]:
             del out[name]
     pooled = out[net.layers[-1].name].mean((2, 3))
     return F.linear(pooled, params["fc.weight"], params["fc.bias"])
+
+
+def activate(layer: Layer, params: Mapping[str, Tensor], z: Tensor) -> Tensor:
+    """The ANN's activation: ReLU, or what the network was trained with in its place (`zoo.quantise`)."""
+    if "levels" in params:
+        return quantise(z, params[f"{layer.name}.threshold"], int(params["levels"].item()))
+    return F.relu(z)
 
 
 def preactivation(layer: Layer, params: Mapping[str, Tensor], x: Tensor, source: Tensor | None) -> Tensor:
@@ -217,17 +227,24 @@ def preactivation(layer: Layer, params: Mapping[str, Tensor], x: Tensor, source:
 
 
 class ResNet(nn.Module):
-    """The trainable ANN of a topology, with BatchNorm; its state_dict has torchvision's keys."""
+    """The trainable ANN of a topology, with BatchNorm; its state_dict has torchvision's keys.
 
-    def __init__(self, net: Topology) -> None:
+    With `levels`, each ReLU is the quantised activation of `zoo.quantise`, with a learnt `{layer}.log_threshold` [C].
+    """
+
+    def __init__(self, net: Topology, levels: int = 0) -> None:
         super().__init__()
-        self.topology = net
+        self.topology, self.levels = net, levels
         for layer in net.layers:
             _add(
                 self, layer.name,
                 nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel, layer.stride, layer.padding, bias=False),
             )  # fmt: skip
             _add(self, layer.bn, nn.BatchNorm2d(layer.out_channels))
+            if levels:
+                # Four standard deviations of what BatchNorm delivers at first.
+                threshold = nn.Parameter(torch.full((layer.out_channels,), math.log(4.0)))
+                self.get_submodule(layer.name).register_parameter("log_threshold", threshold)
             if layer.shortcut is not None and layer.shortcut.kind == "projection":
                 width = net.channels[layer.shortcut.source]
                 _add(
@@ -253,8 +270,14 @@ class ResNet(nn.Module):
                     z = z + identity_shortcut(x, layer.shortcut)
             if layer.max_pool:
                 z = F.max_pool2d(z, 3, 2, 1)
-            out[layer.name] = F.relu(z) if visit is None else visit(layer, z)
+            out[layer.name] = self._activate(layer, z) if visit is None else visit(layer, z)
         return self.fc(out[self.topology.layers[-1].name].mean((2, 3)))
+
+    def _activate(self, layer: Layer, z: Tensor) -> Tensor:
+        if not self.levels:
+            return F.relu(z)
+        activation: Tensor = Quantise.apply(z.float(), self.get_submodule(layer.name).log_threshold, self.levels)
+        return activation
 
 
 def _add(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -270,7 +293,8 @@ def fold_batchnorm(net: Topology, state: Mapping[str, Tensor], eps: float = 1e-5
     """Folds each BatchNorm into its convolution: W' = W * g, b' = beta - mean * g with g = gamma / sqrt(var + eps).
 
     Takes a state dict with torchvision's keys; a convolution without BatchNorm keeps its weight and own bias (checkpoints whose
-    authors folded it already). Returns the parameters `ann_forward` takes, float32; a projection's bias joins the layer's.
+    authors folded it already). Returns the parameters `ann_forward` takes, float32; a projection's bias joins the layer's. Levels
+    and thresholds of a quantised activation pass as they are.
     """
     params: dict[str, Tensor] = {}
 
@@ -291,5 +315,8 @@ def fold_batchnorm(net: Topology, state: Mapping[str, Tensor], eps: float = 1e-5
             params[f"{layer.name}.shortcut.weight"] = projection.float()
             bias = bias + extra
         params[f"{layer.name}.weight"], params[f"{layer.name}.bias"] = weight.float(), bias.float()
+    for name in state:
+        if name == "levels" or name.endswith(".threshold"):
+            params[name] = state[name].float()
     params["fc.weight"], params["fc.bias"] = state["fc.weight"].float(), state["fc.bias"].float()
     return params

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from zoo.resnet import Layer, Topology, ann_forward
+from zoo.resnet import Layer, Topology, activate, ann_forward
 
 SAMPLE = 16_384
 
@@ -29,7 +29,7 @@ def sample_activations(
     sample: dict[str, list[Tensor]] = {layer.name: [] for layer in net.layers}
 
     def visit(layer: Layer, z: Tensor) -> Tensor:
-        activation = torch.relu(z)
+        activation = activate(layer, params, z)
         flat = activation.permute(1, 0, 2, 3).flatten(2)
         per_image = max(1, SAMPLE // images)
         if flat.shape[2] > per_image:

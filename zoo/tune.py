@@ -6,9 +6,7 @@ After T timesteps a layerwise neuron has one of T + 1 values, so the network is 
 
 the activation of QCFS (Bu et al., ICLR 2022). No network was ever trained with it: at low T the errors of all layers add up,
 and what a bias per channel cannot mend, weights and thresholds can. Gradients pass q as if it did not round (straight-through
-estimator): with u = T z / theta and m = 1 for -1/2 < u < T + 1/2, else 0,
-
-    dq/dz = m,        dq/dlog(theta) = q - m z.
+estimator; `zoo.quantise`).
 
 The loss compares the network with activations q, the student, with the unchanged ANN on the same images (Li et al.,
 arXiv:2106.06984, do this layer by layer and call it advanced calibration):
@@ -23,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,33 +29,14 @@ from zoo.build import image_table
 from zoo.checkpoint import Checkpoint
 from zoo.errors import UsageError
 from zoo.network import look_up
-from zoo.resnet import Layer, Topology, ann_forward
+from zoo.quantise import Quantise
+from zoo.resnet import Layer, Topology, activate, ann_forward
 from zoo.train import Plan, augment
 
 # Chosen on training images that took no part (ResNet-20 and 56, T = 8).
 _BLOCKS = 3.0  # weight of the blocks' outputs beside the logits
 _THETA_RATE = 5.0  # log-thresholds move faster than weights
 _WARM_UP = 20
-
-
-class _Quantise(torch.autograd.Function):
-    """q(z) for z [B, C, H, W] and log-thresholds [C], with the gradients of the module's docstring."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, log_theta: Tensor, timesteps: int) -> Tensor:
-        quantum = (log_theta.exp() / timesteps).view(-1, 1, 1)
-        u = z / quantum
-        count = (u + 0.5).floor_().clamp_(0, timesteps)
-        ctx.timesteps = timesteps
-        ctx.save_for_backward(u, count, quantum)
-        return count * quantum
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        u, count, quantum = ctx.saved_tensors
-        passed = grads[0] * ((u > -0.5) & (u < ctx.timesteps + 0.5))
-        slope = (grads[0] * count - passed * u).sum((0, 2, 3)) * quantum.view(-1)
-        return passed, slope, None
 
 
 def distil(
@@ -94,7 +72,10 @@ def distil(
     net, plan = checkpoint.net, Plan(mirror=mirror, shift=shift)
     generator, table = torch.Generator().manual_seed(seed), image_table(mean, std, integer=False)
     tuned = {name: values.clone() for name, values in checkpoint.params.items()}
-    weights = [values.requires_grad_() for name, values in tuned.items() if not name.startswith("fc.")]
+    fixed = ("fc.weight", "fc.bias")
+    weights = [
+        values.requires_grad_() for name, values in tuned.items() if name.endswith((".weight", ".bias")) and name not in fixed
+    ]
     log_theta = {name: values.log().requires_grad_() for name, values in theta.items()}
     groups = [{"params": weights, "lr": rate}, {"params": list(log_theta.values()), "lr": _THETA_RATE * rate}]
     optimizer = torch.optim.Adam(groups)
@@ -122,13 +103,13 @@ def _loss(
     errors: list[Tensor] = []
 
     def teach(layer: Layer, z: Tensor) -> Tensor:
-        activation = z.clamp_min(0)
+        activation = activate(layer, params, z)
         if layer.shortcut is not None:
             blocks[layer.name] = activation
         return activation
 
     def study(layer: Layer, z: Tensor) -> Tensor:
-        activation: Tensor = _Quantise.apply(z, log_theta[layer.name], timesteps)
+        activation: Tensor = Quantise.apply(z, log_theta[layer.name], timesteps)
         if layer.name in blocks:
             wanted = blocks.pop(layer.name)
             errors.append((activation - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12))

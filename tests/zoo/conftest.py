@@ -15,7 +15,7 @@ from zoo.convert import Conversion, convert
 from zoo.data import ImageSet, Preprocess, open_images
 from zoo.digits import MEAN, STD
 from zoo.resnet import topology
-from zoo.train import Plan, save_checkpoint, train
+from zoo.train import Plan, Trainer, save_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,7 +57,10 @@ def digits_file(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> P
     """A ResNet-20 that has seen the digits six times: about 95 % right, a few seconds."""
     path = tmp_path_factory.mktemp("ann") / "digits.safetensors"
     net = topology("resnet20", num_classes=10, in_channels=1)
-    save_checkpoint(train(net, digits, Preprocess((1, 8, 8)), Plan(epochs=6), MEAN, STD), path)
+    plan = Plan(epochs=6, batch_size=64, peak_rate=0.1, shift=1, mirror=False, ema=0.9)
+    trainer = Trainer(net, digits, Preprocess((1, 8, 8)), plan, MEAN, STD)
+    trainer.run()
+    save_checkpoint(trainer.state(), path)
     return path
 
 

@@ -47,7 +47,7 @@ def test_the_ann_is_found_where_it_was_read(saved, digits_file, digits_test, tmp
     from zoo.resnet import ResNet
     from zoo.train import save_checkpoint
 
-    save_checkpoint(ResNet(topology("resnet20", in_channels=1)), other)
+    save_checkpoint(ResNet(topology("resnet20", in_channels=1)).state_dict(), other)
     with refuses(UsageError, "sha256 differs"):
         evaluate(saved, some, [1], ann=other)
 

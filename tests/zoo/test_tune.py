@@ -14,9 +14,10 @@ from zoo.checkpoint import Checkpoint
 from zoo.data import ImageSet, Preprocess
 from zoo.errors import UsageError
 from zoo.network import look_up
+from zoo.quantise import Quantise
 from zoo.resnet import ann_forward, fold_batchnorm
 from zoo.thresholds import mmse, sample_activations
-from zoo.tune import _draws, _Quantise, distil
+from zoo.tune import _draws, distil
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 
@@ -33,7 +34,7 @@ def thresholds(checkpoint: Checkpoint, images: Tensor, levels: int) -> dict[str,
 
 def student(checkpoint: Checkpoint, theta: dict[str, Tensor], images: Tensor, timesteps: int) -> Tensor:
     def visit(layer: object, z: Tensor) -> Tensor:
-        return _Quantise.apply(z, theta[layer.name].log(), timesteps)  # type: ignore[attr-defined, no-untyped-call]
+        return Quantise.apply(z, theta[layer.name].log(), timesteps)  # type: ignore[attr-defined, no-untyped-call]
 
     with torch.no_grad():
         return ann_forward(checkpoint.net, checkpoint.params, images, visit)
@@ -53,14 +54,14 @@ def tuned(form: str, **changes: object) -> tuple[Checkpoint, Checkpoint, dict[st
 
 def test_quantiser_rounds_half_up_and_clips():
     z = torch.tensor([-3.0, -0.51, 0.49, 0.5, 1.49, 3.5, 9.0]).view(1, 1, 1, -1)
-    assert _Quantise.apply(z, torch.tensor([4.0]).log(), 4).flatten().tolist() == [0, 0, 0, 1, 1, 4, 4]
+    assert Quantise.apply(z, torch.tensor([4.0]).log(), 4).flatten().tolist() == [0, 0, 0, 1, 1, 4, 4]
 
 
 def test_quantiser_gradients_are_the_straight_through_ones():
     z = torch.tensor([-3.0, -0.4, 0.2, 1.7, 2.6, 9.0]).view(1, 1, 1, -1).requires_grad_()
     log_theta = torch.tensor([2.0]).log().requires_grad_()
     weight = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    (_Quantise.apply(z, log_theta, 2).flatten() * weight).sum().backward()  # quantum 1: u is z
+    (Quantise.apply(z, log_theta, 2).flatten() * weight).sum().backward()  # quantum 1: u is z
     assert z.grad is not None and z.grad.flatten().tolist() == [0, 2, 3, 4, 0, 0]
     # q - m z, by the sample: 0, 0.4, -0.2, 0.3, and the whole threshold where it clips.
     by_hand = 2 * 0.4 + 3 * -0.2 + 4 * 0.3 + 5 * 2 + 6 * 2
@@ -69,7 +70,7 @@ def test_quantiser_gradients_are_the_straight_through_ones():
 
 def test_quantiser_is_per_channel():
     z = torch.full((2, 2, 3, 3), 1.2)
-    found = _Quantise.apply(z, torch.tensor([1.0, 8.0]).log(), 4)
+    found = Quantise.apply(z, torch.tensor([1.0, 8.0]).log(), 4)
     assert found[:, 0].unique().tolist() == [1.0] and found[:, 1].unique().tolist() == [2.0]
 
 

@@ -1,0 +1,144 @@
+"""`zoo train`: a training run in a folder, from the images to a checkpoint that `zoo convert` takes.
+
+OUT/{arch}.safetensors is the result, OUT/log.json says how it came about, OUT/training.safetensors is there to go on from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from zoo.artifact import write_synced
+from zoo.convert import IMAGENET_MEAN, IMAGENET_STD
+from zoo.data import ImageSet, Preprocess, open_images
+from zoo.digits import MEAN, STD
+from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
+from zoo.evaluate import versions
+from zoo.resnet import topology
+from zoo.train import Plan, Trainer, save_checkpoint
+
+_EVERY = 120.0  # seconds between two saves
+Progress = Callable[[str, int, int], None]
+
+
+def train(
+    arch: str, dataset: str | Path, out: Path, *, epochs: int = 60, batch_size: int = 128, rate: float = 0.2, levels: int = 0,
+    start: Path | None = None, shortcut: Literal["A", "B"] | None = None, seed: int = 0,
+    precision: Literal["auto", "bf16", "float32"] = "auto", device: str = "cpu", resume: bool = False,
+    progress: Progress | None = None, talk: Callable[[str], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Trains `arch` on the training split of `dataset` and measures it once, at the end, on the test split.
+
+    Args:
+        levels: of the quantised activation (`zoo.quantise`); 0 trains with ReLU.
+        start: a file of another training to begin from.
+        precision: auto is bf16 on a GPU, and on a CPU that computes in it.
+        resume: go on with the training in `out`; with the same arguments it ends where an uninterrupted one would.
+        progress: called with a stage, steps done and steps in all; talk: with a line after each epoch.
+
+    Returns what log.json holds. Raises UsageError, NotFoundError and IntegrityError as the parts do, before any step is taken.
+    """
+    images, test = open_images(dataset, "train"), open_images(dataset, "test")
+    channels, side, mean, std = _geometry(arch, str(dataset))
+    net = topology(arch, num_classes=_classes(images), in_channels=channels, shortcut=shortcut)
+    prep = Preprocess((channels, side, side), 256 if side == 224 else None)
+    digits = channels == 1
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(device) else "float32"
+    plan = Plan(
+        epochs=epochs, batch_size=batch_size, peak_rate=rate, levels=levels, seed=seed, precision=precision,
+        shift=1 if digits else 4, mirror=not digits,
+    )  # fmt: skip
+    trainer = Trainer(net, images, prep, plan, mean, std, device=device, start=_start(start))
+    running = out / "training.safetensors"
+    if running.exists() and not resume:
+        raise UsageError(f"{running} exists already: pass --resume to go on with it, or choose another --out")
+    if resume and not running.exists():
+        raise NotFoundError(f"{running} does not exist: there is nothing to resume; leave --resume out")
+    if resume:
+        trainer.resume(running)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _run(trainer, running, progress, talk)
+        path = out / f"{arch}.safetensors"
+        sha256 = save_checkpoint(trainer.state(), path)
+        found = {
+            "arch": arch, "file": str(path), "sha256": sha256, "epochs": epochs, "top1": trainer.accuracy(test, prep),
+            "test_images": len(test), "train": images.description, "test": test.description, "plan": asdict(plan),
+            "mean": list(mean), "std": list(std), "start": None if start is None else start.name,
+            "seconds": sum(row.seconds for row in trainer.log), "log": [asdict(row) for row in trainer.log],
+            "device": device, "versions": versions(device=device),
+        }  # fmt: skip
+        write_synced(out / "log.json", (json.dumps({**found, "file": path.name}, indent=1) + "\n").encode())
+    except OSError as error:
+        raise ZooError(f"{out} could not be written ({error.strerror}): free some space, then --resume") from error
+    return found
+
+
+def _run(trainer: Trainer, running: Path, progress: Progress | None, talk: Callable[[str], None] | None) -> None:
+    saved = begun = time.monotonic()
+    first = trainer.step
+
+    def after_step(trainer: Trainer) -> None:
+        nonlocal saved
+        if time.monotonic() - saved > _EVERY:
+            trainer.save(running)
+            saved = time.monotonic()
+        if progress is not None:
+            progress("training", trainer.step, trainer.steps)
+        if talk is not None and trainer.step % trainer.steps_an_epoch == 0:
+            row = trainer.log[-1]
+            left = (time.monotonic() - begun) / (trainer.step - first) * (trainer.steps - trainer.step) / 60
+            talk(
+                f"epoch {row.epoch}/{trainer.plan.epochs}: loss {row.loss:.3f}, training accuracy {row.accuracy:.1f} %, "
+                f"{row.seconds:.0f} s, {left:.0f} minutes left"
+            )
+
+    try:
+        trainer.run(after_step)
+    finally:
+        trainer.save(running)
+
+
+def _start(path: Path | None) -> dict[str, torch.Tensor] | None:
+    if path is None:
+        return None
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise NotFoundError(f"{path} is no .safetensors file: give what another zoo train wrote")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise IntegrityError(f"{path} is not a whole safetensors file ({str(error)[:80]}): train it again") from error
+
+
+def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Sequence[float]]:
+    """Channels, side, and mean and standard deviation per channel for pixels in 0 to 1."""
+    if dataset == "digits":
+        return 1, 8, MEAN, STD
+    side = 224 if topology(arch).layers[0].max_pool else 32
+    return 3, side, IMAGENET_MEAN, IMAGENET_STD
+
+
+def _classes(images: ImageSet) -> int:
+    if images.class_names:
+        return len(images.class_names)
+    if len(images) == 0 or images.labels.min() < 0:
+        raise UsageError(f"{images.description}: no labels: give a labelled training set")
+    return int(images.labels.max()) + 1
+
+
+def _has_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    return os.name == "posix" and flags.exists() and "avx512_bf16" in flags.read_text()
