@@ -25,7 +25,8 @@ from unittest import mock
 import torch
 
 from zoo.kernels.spiking_conv import PackedMembrane, PackedSpikes, SpikingConv, SpikingLayer, launch
-from zoo.kernels.spiking_conv.tiles import BUCKETS, Tile, table
+from zoo.kernels.spiking_conv.tiles import BUCKETS, Tile, choose, table
+from zoo.resnet import topology
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # Names of the int8 tensor-core instruction in the machine code.
@@ -186,6 +187,22 @@ def modelled_roof(case: Case, tile: Tile) -> float:
     return useful / max(tensor, traffic, (unpack + neurons) / 128)
 
 
+def modelled_network(arch: str, architecture: str) -> float:
+    """`modelled_roof` of a whole network's fused layers, weighted by their multiply-adds; 224 px, or 32 px for the CIFAR form."""
+    net = topology(arch)
+    sizes = net.sizes(*(224, 224) if net.layers[0].max_pool else (32, 32))
+    total = needed = 0.0
+    for spec in net.layers[1:]:
+        kind = spec.shortcut.kind if spec.shortcut else "none"
+        case = Case("if", spec.in_channels, spec.out_channels, spec.kernel, kind)
+        tile = choose(architecture, "if projection" if kind == "projection" else "if", spec.out_channels, "")
+        height, width = sizes[spec.name]
+        work = height * width * spec.out_channels * spec.kernel**2 * spec.in_channels
+        total += work
+        needed += work / modelled_roof(case, tile)
+    return total / needed
+
+
 def shipped(architecture: str) -> Iterator[tuple[Case, Tile]]:
     """Every tile of the committed table with the layers to compile it for."""
     tiles = table()[architecture]
@@ -225,6 +242,9 @@ def main() -> None:
                     f"{found.shared_bytes / 1024:6.1f} KiB shared {found.tensor_core:3} {TENSOR_CORE[architecture]} "
                     f"{100 * found.roof:5.1f} % of the int8 roof (modelled)", flush=True,
                 )  # fmt: skip
+        if architecture == "sm_90" and not args.json:  # the model's peak and bandwidth are an H200's
+            for arch in ("resnet50", "resnet18", "resnet20", "resnet56"):
+                print(f"{architecture:7}{arch}: {100 * modelled_network(arch, architecture):.1f} % of the int8 roof (modelled)")
     if args.json:
         print(json.dumps([asdict(found) for found in made], indent=1))
     if any(found.spill_bytes or not found.tensor_core for found in made):

@@ -48,7 +48,8 @@ class Case:
         if not self.tuned:
             return {}
         steps, rate = TUNING[self.arch]
-        return {"tune": steps // {8: 1, 16: 4, 32: 8}[self.made_for], "tune_rate": rate, "tune_images": 50_000}
+        share = {8: 1, 16: 4, 32: 8}[self.made_for] if self.schedule == "layerwise" else 1
+        return {"tune": steps // share, "tune_rate": rate, "tune_images": 50_000}
 
     @property
     def name(self) -> str:
@@ -71,12 +72,13 @@ def cases() -> list[Case]:
         Case(arch, "calibrated", schedule="layerwise", made_for=made_for, timesteps=(made_for,), tuned=True)
         for made_for in (8, 16, 32) for arch in CHECKPOINTS
     ]  # fmt: skip
+    rows += [Case("resnet20", "calibrated", neuron, tuned=True) for neuron in ("signed", "if")]
     rows += [Case(arch, "calibrated", neuron, images=2000) for arch in part for neuron in ("if", "signed")]
     for arch in CHECKPOINTS:
         long = (*STEPS, 128, 350) if arch in ("resnet20", "resnet44") else STEPS
-        rows.append(Case(arch, "hu2018", timesteps=long, images=1000))
+        rows.append(Case(arch, "hu2018", timesteps=long, images=2000))
         rows.append(Case(arch, "hu2018", schedule="layerwise", images=2000, timesteps=(32,)))
-        rows.append(Case(arch, "hu2018", "signed", images=1000, timesteps=STEPS[:4]))
+        rows.append(Case(arch, "hu2018", "signed", images=2000, timesteps=STEPS[:4]))
     rows += [Case(arch, "calibrated", numerics="float32", timesteps=STEPS[:4]) for arch in ("resnet20", "resnet56")]
     return rows
 

@@ -284,18 +284,22 @@ def _tuned(
 ) -> Recipe:  # fmt: skip
     """The recipe with weights, biases and thresholds tuned by `settings["tune"]` steps on training images, without labels.
 
-    Biases are part of what was tuned, for the same number of timesteps, so they are not calibrated again.
+    Layerwise, for `timesteps` alone: biases are part of what was tuned and are not calibrated again. Causal, for activations of
+    `levels` levels: the network that comes out is then converted as one that was trained with them would be.
     """
-    if recipe.schedule != "layerwise":
-        raise UsageError("tuning serves layerwise networks: pass --schedule layerwise, or leave tune out")
+    levels = timesteps if recipe.schedule == "layerwise" else int(settings["levels"])
     steps = int(settings["tune"])
     drawn = images.take(int(settings["tune_images"]), seed)
     pixels = torch.cat([batch for batch, _ in drawn.batches(prep, _BATCH)])
     tuned, theta = distil(
-        recipe.checkpoint, recipe.theta, pixels, recipe.mean, recipe.std, timesteps=timesteps, steps=steps,
+        recipe.checkpoint, recipe.theta, pixels, recipe.mean, recipe.std, timesteps=levels, steps=steps,
         rate=float(settings["tune_rate"]), seed=seed, progress=lambda done, total: report("tuning", done, total),
     )  # fmt: skip
-    return replace(recipe, tuned=tuned.params, theta=theta, calibration=None)
+    if recipe.schedule == "layerwise":
+        return replace(recipe, tuned=tuned.params, theta=theta, calibration=None)
+    thresholds = {f"{name}.threshold": value for name, value in theta.items()}
+    params = {**tuned.params, **thresholds, "levels": torch.tensor([float(levels)])}
+    return replace(recipe, checkpoint=replace(tuned, params=params), theta=theta)
 
 
 def _search_compensation(

@@ -247,7 +247,8 @@ class Trainer:
                 if step:
                     self.optimizer.state[p]["momentum_buffer"] = parts["momentum"][name].to(p)
         except (RuntimeError, KeyError) as error:
-            raise IntegrityError(f"{path} belongs to another network ({' '.join(str(error).split())[:80]}): use another --out") from error
+            reason = " ".join(str(error).split())[:80]
+            raise IntegrityError(f"{path} belongs to another network ({reason}): use another --out") from error
         self.step = step
 
 

@@ -13,7 +13,7 @@ from zoo.cli import app
 
 from .conftest import QUICK, Material, Zoo
 
-COMMANDS = ("convert", "eval", "verify", "list", "show")
+COMMANDS = ("convert", "eval", "train", "verify", "list", "show")
 
 
 def test_help_lists_every_command_and_the_exit_codes() -> None:
@@ -46,6 +46,9 @@ def test_without_a_command_the_help_goes_to_stderr(zoo: Zoo) -> None:
         (["convert", "x", "--arch", "resnet20", "--calib", "x", "--out", "x", "--method", "magic"], "--method"),
         (["eval", "x", "--limit", "0"], "--limit"),
         (["eval", "x", "--device", "tpu"], "--device"),
+        (["eval", "x", "--backend", "cupy"], "--backend"),
+        (["train", "resnet20", "--dataset", "digits", "--out", "x", "--levels", "256"], "--levels"),
+        (["train", "resnet21", "--dataset", "digits", "--out", "x"], "architecture 'resnet21' is unknown"),
     ],
 )
 def test_wrong_usage_is_one_line(zoo: Zoo, words: list[str], said: str) -> None:
