@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NEEDS_SHARED = "needs ../shared (real images and checkpoints)"
+NEEDS_GPU = "needs a CUDA GPU"
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +26,22 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Make the fixture and the marker mean the same, so that `-m "not shared"` leaves out every such test."""
+    """Skip what cannot run here, and make the fixture `shared` mean the same as its marker, so that `-m "not shared"` works."""
+    needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if needs_gpu and not _has_gpu():
+        for item in needs_gpu:
+            item.add_marker(pytest.mark.skip(reason=NEEDS_GPU))
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker("shared")
         elif item.get_closest_marker("shared") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=NEEDS_SHARED))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

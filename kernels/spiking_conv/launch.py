@@ -79,11 +79,11 @@ class SpikingLayer:
         self.shortcut = 1 if layer.gain is not None else 2 if layer.projection is not None else 0
         self._laid_out: dict[Tile, dict[str, Any]] = {}
 
-    def key(self, height: int, width: int) -> str:
-        """What the tile table calls this layer, with its output's size."""
-        kind = ("none", "identity", "projection")[self.shortcut]
+    def key(self, height: int, width: int, kind: str = "") -> str:
+        """What the tile table calls this layer, with its output's size; kind: "layerwise", else the layer's neuron."""
+        shortcut = ("none", "identity", "projection")[self.shortcut]
         size = f"{self.kernel}x{self.kernel}/{self.layer.stride} {self.inputs}->{self.channels} {height}x{width}"
-        return f"{size} {kind} {self.layer.neuron}"
+        return f"{size} {shortcut} {kind or self.layer.neuron}"
 
     def run(
         self, x: PackedSpikes | Tensor, source: PackedSpikes | None, membrane: PackedMembrane, *, steps: int | None = None,
@@ -181,8 +181,9 @@ class SpikingLayer:
             return self.tile
         if self.interpret:  # few large programs: every operation costs the interpreter some 50 microseconds
             return Tile(_power(min(pixels, 4096)), _power(min(self.channels, 512)), 64, 8, 4, 1)
+        key = self.key(height, width, kind)
         kind += " projection" if self.shortcut == 2 else ""
-        return choose(architecture(self.layer.weight.device), kind, self.channels, self.key(height, width))
+        return choose(architecture(self.layer.weight.device), kind, self.channels, key)
 
     def _layout(self, tile: Tile) -> dict[str, Any]:
         """Parameters as the kernels read them under `tile`: K over (row, column, input channel), all padded to whole tiles."""

@@ -1,0 +1,223 @@
+"""What the tests of the fused kernels share: random layers and spikes, guarded memory, the comparison with the reference."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from zoo.kernels.spiking_conv import Membrane, PackedMembrane, PackedSpikes, SpikingConv, SpikingLayer, launch, pack
+from zoo.kernels.spiking_conv.tiles import Tile
+
+_GUARD = 1 << 12  # elements on either side of every tensor that the kernels get
+
+
+def _why_not_interpreted() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "needs triton"
+    numbers = [tuple(int(part) for part in version(name).split(".")[:2]) for name in ("triton", "numpy")]
+    if numbers[0] < (3, 7) and numbers[1] >= (2, 4):
+        return "the interpreter of triton 3.6 cannot take bounds of a loop from run time with numpy 2.4 or newer"
+    return ""
+
+
+interpreted = pytest.mark.skipif(bool(_why_not_interpreted()), reason=_why_not_interpreted() or "runs")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where kernels run: interpreted on the CPU, or compiled on a GPU."""
+
+    device: str
+    interpret: bool
+
+    def layer(self, layer: SpikingConv, tile: Tile | None = None) -> SpikingLayer:
+        return SpikingLayer(layer.to(self.device), interpret=self.interpret, tile=tile)
+
+    def put(self, values: Tensor) -> Tensor:
+        """A contiguous copy on the device between guards of ones, which show when they are read."""
+        fill = 255 if values.dtype == torch.uint8 else -1
+        return _between_guards(values.shape, values.dtype, self.device, fill).copy_(values)
+
+    def pack(self, spikes: Tensor, signed: bool) -> PackedSpikes:
+        return PackedSpikes(self.put(pack(spikes, signed).planes), len(spikes))
+
+
+def _between_guards(shape: Sequence[int], dtype: torch.dtype, device: Any, fill: int) -> Tensor:
+    size = int(np.prod(shape))
+    buffer = torch.full((size + 2 * _GUARD,), fill, dtype=dtype, device=device)
+    return buffer[_GUARD : _GUARD + size].view(*shape)
+
+
+class _Poisoned:
+    """torch, but memory from `empty` is full of 0xAA: what a kernel does not write, and what it writes beside, shows."""
+
+    def __init__(self) -> None:
+        self.tensors: list[tuple[Tensor, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def empty(self, shape: Any, dtype: torch.dtype, device: Any) -> Tensor:
+        fill = int(np.array(0xAAAAAAAA, np.uint32).astype(np.int32)) if dtype == torch.int32 else 0xAA
+        shape = (shape,) if isinstance(shape, int) else shape
+        tensor = _between_guards(shape, dtype, device, fill)
+        self.tensors.append((tensor, fill))
+        return tensor
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within it `launch` gets poisoned memory; at its end everything beside that memory is as it was."""
+    memory = _Poisoned()
+    with mock.patch.object(launch, "torch", memory):
+        yield
+    for tensor, fill in memory.tensors:
+        buffer = tensor.as_strided((tensor.numel() + 2 * _GUARD,), (1,), 0)
+        assert (buffer[:_GUARD] == fill).all() and (buffer[-_GUARD:] == fill).all(), "a store outside the tensor"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A layer without its numbers. shortcut: "none", "identity" or "projection", from `sources` channels."""
+
+    kernel: int
+    stride: int
+    inputs: int
+    channels: int
+    shortcut: str = "none"
+    sources: int = 0
+    shortcut_stride: int = 1
+
+    def __str__(self) -> str:
+        side = f"-{self.shortcut}{self.sources}/{self.shortcut_stride}" if self.sources else ""
+        return f"{self.kernel}x{self.kernel}/{self.stride}-{self.inputs}to{self.channels}{side}"
+
+
+# Every kind of layer, with channels that fill no block.
+SHAPES = (
+    Shape(3, 1, 5, 3),
+    Shape(1, 1, 20, 5),
+    Shape(3, 2, 3, 20),
+    Shape(3, 1, 3, 5, "identity", 5),
+    Shape(3, 1, 4, 10, "identity", 4, 2),
+    Shape(3, 2, 3, 5, "projection", 20, 2),
+    Shape(1, 1, 4, 6, "projection", 3, 1),
+)
+
+
+def random_layer(
+    shape: Shape, gen: np.random.Generator, neuron: str = "if", weights: str = "random", rows: int = 3
+) -> SpikingConv:
+    """A layer whose neurons fire, and none of them always.
+
+    weights: "random", "small" (-1 to 1 with thresholds to match, so that potentials land on them), "most" or "least" (all 127
+    or all -127), "extreme" (127 or -127).
+    """
+
+    def draw(low: int, high: int, *size: int) -> Tensor:
+        return torch.from_numpy(gen.integers(low, high + 1, size).astype(np.int32))
+
+    def synapses(*size: int) -> Tensor:
+        values = draw(-1, 1, *size) if weights == "small" else draw(-127, 127, *size)
+        if weights in ("most", "least"):
+            values[:] = 127 if weights == "most" else -127
+        if weights == "extreme":
+            values = torch.where(values < 0, -127, 127)
+        return values.to(torch.int8)
+
+    c = shape.channels
+    size = 3 if weights == "small" else int(127 * (shape.inputs * shape.kernel**2) ** 0.5)
+    identity, projection = (shape.shortcut == kind for kind in ("identity", "projection"))
+    threshold = draw(max(size // 3, 1), size, c)
+    return SpikingConv(
+        synapses(c, shape.inputs, shape.kernel, shape.kernel), draw(-size // 3, size // 3, rows, c), threshold,
+        draw(-1, size, c), shape.stride, shape.kernel // 2, neuron, draw(-1, size, c) if identity else None,
+        synapses(c, shape.sources, 1, 1) if projection else None, shape.shortcut_stride,
+        (c - shape.sources) // 2 if identity else 0,
+    )  # fmt: skip
+
+
+def random_spikes(
+    gen: np.random.Generator, timesteps: int, batch: int, channels: int, size: Sequence[int], signed: bool = False,
+    rate: float = 0.3,
+) -> Tensor:  # fmt: skip
+    shape = (timesteps, batch, channels, *size)
+    spikes = (gen.random(shape) < rate).astype(np.int8)
+    return torch.from_numpy(spikes * gen.choice([-1, 1, 1], shape).astype(np.int8) if signed else spikes)
+
+
+def output_size(layer: SpikingConv, size: Sequence[int]) -> tuple[int, int]:
+    height, width = ((n + 2 * layer.padding - layer.weight.shape[-1]) // layer.stride + 1 for n in size)
+    return height, width
+
+
+def source_size(shape: Shape, layer: SpikingConv, size: Sequence[int], gen: np.random.Generator) -> list[int]:
+    """One of the sizes from which the shortcut makes the layer's."""
+    stride = shape.shortcut_stride
+    return [stride * (n - 1) + 1 + int(gen.integers(stride)) for n in output_size(layer, size)]
+
+
+def random_inputs(
+    shape: Shape, layer: SpikingConv, gen: np.random.Generator, timesteps: int, batch: int, size: Sequence[int],
+    signed: bool = False, rate: float = 0.3,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """Spikes for the layer and for its shortcut."""
+    x = random_spikes(gen, timesteps, batch, shape.inputs, size, signed, rate)
+    if not shape.sources:
+        return x, None
+    there = source_size(shape, layer, size, gen)
+    return x, random_spikes(gen, timesteps, batch, shape.sources, there, signed, rate)
+
+
+def reference(layer: SpikingConv, x: Tensor, source: Tensor | None = None) -> tuple[Tensor, Membrane]:
+    membrane = layer.membrane(x.shape[1], *output_size(layer, x.shape[-2:]), len(x))
+    return layer.run(x, source, membrane), membrane
+
+
+def agree(
+    layer: SpikingConv, membrane: Membrane, found: PackedMembrane, wanted: Tensor, windows: Sequence[PackedSpikes]
+) -> None:
+    """Spikes (with the bits past T), potentials and net spikes of a run in windows are the reference's."""
+    begin, signed = 0, layer.neuron == "signed"
+    for window in windows:
+        part = wanted[begin : begin + window.timesteps]
+        assert torch.equal(window.planes.cpu(), pack(part, signed).planes), f"spikes from timestep {begin}"
+        begin += window.timesteps
+    assert begin == len(wanted) == found.t
+    assert found.v is not None and torch.equal(found.v.cpu(), membrane.v.permute(0, 2, 3, 1).int())
+    if signed:
+        assert found.emitted is not None and membrane.emitted is not None
+        assert torch.equal(found.emitted.cpu(), membrane.emitted.permute(0, 2, 3, 1).int())
+
+
+def check(
+    backend: Backend, layer: SpikingConv, x: Tensor, source: Tensor | None = None, *, signed: bool = False,
+    tile: Tile | None = None, windows: Sequence[int] | None = None,
+) -> Tensor:  # fmt: skip
+    """The kernels' spikes, membranes and counts for int8 spikes x are the reference's, which it returns.
+
+    signed: whether the inputs are packed with a set of -1s; windows: timesteps of each, by default one of all.
+    """
+    wanted, membrane = reference(layer, x, source)
+    found, spikes, begin = PackedMembrane(), [], 0
+    counts = backend.put(torch.full((*wanted.shape[-2:], wanted.shape[2]), 7, dtype=torch.int32))
+    with poisoned():
+        fused = backend.layer(layer, tile)
+        for steps in windows if windows is not None else [len(x)]:
+            part = slice(begin, begin + steps)
+            side = None if source is None else backend.pack(source[part], signed)
+            spikes.append(fused.run(backend.pack(x[part], signed), side, found, counts=counts))
+            begin += steps
+        agree(layer, membrane, found, wanted, spikes)
+    assert torch.equal(counts.cpu() - 7, wanted.abs().sum((0, 1)).permute(1, 2, 0).int())
+    return wanted

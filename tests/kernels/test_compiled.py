@@ -1,0 +1,101 @@
+"""Ahead of time, without a GPU: every shipped tile compiles without a spill and uses the int8 tensor cores."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import aot
+from tests.kernels.kernel_fixtures import Shape, random_layer
+from zoo.kernels.spiking_conv import PackedMembrane, PackedSpikes, SpikingLayer, launch, pooled_counts
+from zoo.kernels.spiking_conv.tiles import table
+
+
+def missing() -> str:
+    found = importlib.util.find_spec("triton")
+    if found is None:
+        return "needs triton"
+    tool = Path(found.origin).parent / "backends/nvidia/bin/cuobjdump"
+    return "" if tool.is_file() else "needs the cuobjdump that comes with triton"
+
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "compiles")
+
+KINDS = [kind + side for kind in ("if", "signed", "layerwise") for side in ("", " projection")]
+
+
+def shipped(architecture: str, kind: str) -> list[tuple]:
+    """The cases and tiles of a kind, each once."""
+    return [
+        (case, tile) for case, tile in dict.fromkeys(aot.shipped(architecture))
+        if case.kind + (" projection" if case.shortcut == "projection" else "") == kind
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
+    pairs = shipped(architecture, kind)
+    assert pairs
+    bad = []
+    for case, tile in pairs:
+        found = aot.compile_tile(architecture, case, tile)
+        if found.spill_bytes or not found.tensor_core:
+            bad.append(f"{found.case}, {tile}: {found.spill_bytes} B spilt, {found.tensor_core} tensor-core instructions")
+    assert not bad, "\n".join([architecture, *bad])
+
+
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+def test_every_shipped_tile_is_compiled(architecture):
+    found = {pair for kind in KINDS for pair in shipped(architecture, kind)}
+    assert found == set(aot.shipped(architecture))
+    tiles = {tuple(v.values()) for entries in table()[architecture].values() for v in entries.values()}
+    assert {tuple(vars(tile).values()) for _, tile in found} == tiles
+
+
+def resources(architecture: str, use: Callable[[], object]) -> str:
+    """What `cuobjdump -res-usage` says of the one kernel that `use` launches."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    with aot.recorded() as recorder:
+        use()
+    ((kernel, (args, constants)),) = recorder.calls.items()
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion") if name in constants}
+    function = getattr(launch.kernels(False), kernel)
+    types = {torch.uint8: "*u8", torch.int32: "*i32"}
+    signature = {
+        name: types[value.dtype] if isinstance(value, torch.Tensor) else "i32"
+        for name, value in zip(function.arg_names, args, strict=False)
+    }
+    source = ASTSource(
+        fn=function, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants
+    )
+    cubin = triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options).asm["cubin"]
+    return aot._inspect(cubin)[0]
+
+
+@pytest.mark.parametrize("neuron", ["if", "signed"])
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+def test_the_other_kernels_compile(architecture, neuron):
+    """The stem with and without counts and membranes, and the read-out of ResNet-20 and of ResNet-50."""
+    stem = SpikingLayer(random_layer(Shape(3, 1, 3, 16), np.random.default_rng(0), neuron))
+    current = torch.zeros(2, 32, 32, 16, dtype=torch.int32)
+    counts = torch.zeros(32, 32, 16, dtype=torch.int32)
+    sets, membrane = 1 + (neuron == "signed"), PackedMembrane()
+    small, large = (torch.zeros(sets, 4, 2, *size, dtype=torch.uint8) for size in ((8, 8, 64), (7, 7, 2048)))
+    for use in (
+        lambda: stem.run(current, None, membrane, steps=32, counts=counts),
+        lambda: stem.run(current, None, membrane, steps=32, save=False),
+        lambda: pooled_counts(PackedSpikes(small, 32)),
+        lambda: pooled_counts(PackedSpikes(large, 32)),
+    ):
+        usage = resources(architecture, use)
+        assert re.search(r"STACK:0\b", usage), usage
