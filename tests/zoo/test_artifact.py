@@ -269,3 +269,13 @@ def test_two_processes_write_the_same_bytes(digits_file, tmp_path):
         subprocess.run([sys.executable, "-c", SCRIPT, str(digits_file), str(folder)], check=True, env=environment)
         found.append(files_of(folder / "net"))
     assert found[0] == found[1] and len(found[0]) == 2
+
+
+@pytest.mark.parametrize("size", [[1, 1025, 8], [1, 8, 10**9], [1, 0, 8], [17, 8, 8]])
+def test_an_input_that_would_need_absurd_memory_is_refused_before_a_run(saved, size):
+    config = json.loads((saved / artifact.CONFIG).read_text())
+    edit(saved, preprocess=config["preprocess"] | {"input_size": size})
+    with refuses(IntegrityError, "input_size"):
+        artifact.read(saved)
+    checks = artifact.verify(saved, deep=True)
+    assert not checks[-1].ok and "input_size" in checks[-1].detail

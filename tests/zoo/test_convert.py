@@ -10,6 +10,7 @@ import torch
 
 from tests.zoo.spiking_fixtures import files_of, image_set, random_pixels, refuses
 from zoo import artifact, calibrate, thresholds
+from zoo import convert as conversion
 from zoo.build import image_table
 from zoo.convert import convert
 from zoo.data import Preprocess
@@ -254,3 +255,22 @@ def test_hu2018_in_unit_threshold_form(converted, digits_ann):
         if spec.shortcut is not None:
             inner = layer.gain[spec.shortcut.pad : len(layer.gain) - spec.shortcut.pad] / out
             torch.testing.assert_close(inner, torch.full_like(inner, scale[spec.shortcut.source] / out))
+
+
+def test_hu2018_searches_with_the_anns_predictions_where_labels_are_missing(digits_ann, digits, monkeypatch):
+    options = {"mean": (0.3053,), "std": (0.3763,), "input_size": 8, "timesteps": 2, "method": "hu2018"}
+    options["parameters"] = {"steps": 2}
+    images = digits.take(24, 0)
+    image = look_up(image_table(options["mean"], options["std"], integer=False), next(images.batches(PREP, 24))[0])
+    predicted = ann_forward(digits_ann.net, digits_ann.params, image).argmax(1)
+    truths = []
+    accuracy, build = conversion._accuracy, conversion.build
+    # As if no neuron fired at every timestep, which would leave no room to search.
+    monkeypatch.setattr(conversion, "build", lambda *about: replace(build(*about), peak_rate=0.5))
+    monkeypatch.setattr(conversion, "_accuracy", lambda built, t, truth: truths.append(truth) or accuracy(built, t, truth))
+    wrong = (predicted.numpy() + 5) % 10
+    for labels, wanted in ((np.full(24, -1), predicted), (wrong, torch.from_numpy(wrong))):
+        truths.clear()
+        convert(digits_ann, replace(images, labels=labels), **options)
+        # convert draws them in an order of its own.
+        assert [truth.sort().values.tolist() for truth in truths] == [wanted.sort().values.tolist()] * 2
