@@ -117,10 +117,12 @@ class SpikingLayer:
         pixels, begin = batch * height * width, membrane.t
         flags = {"SIGNED": signed, "FIRST": first, "SAVE": save, "COUNT": counts is not None}
         tail = (v, emitted, planes, v if counts is None else counts)
+        if steps == 0:
+            return PackedSpikes(planes, steps)
         if save:
             membrane.v, membrane.emitted = v, emitted
         membrane.t += steps
-        if pixels == 0 or steps == 0:
+        if pixels == 0:
             return PackedSpikes(planes, steps)
         with _on(device):
             if isinstance(x, Tensor):
@@ -174,6 +176,7 @@ class SpikingLayer:
         kernels(self.interpret).constant_input[(-(-neurons // block),)](
             current, layer.bias, layer.threshold, layer.v_init, *tail, neurons, steps, begin,
             ROWS=len(layer.bias), AREA=area, N=self.channels, NP=self.channels, BLOCK=block, **flags,
+            **_options(self.interpret),
         )  # fmt: skip
 
     def _tile_for(self, pixels: int, height: int, width: int, kind: str) -> Tile:
@@ -236,7 +239,7 @@ class SpikingLayer:
         blocks = {"BM": tile.pixels, "BN": tile.channels, "BK": made["BK"]}
         if self.interpret:
             return blocks
-        return {**blocks, "num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
+        return {**blocks, "num_warps": tile.warps, "num_stages": tile.stages, **_options(self.interpret)}
 
 
 def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
@@ -250,9 +253,14 @@ def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
     with _on(planes.device):
         kernels(interpret).pooled_counts[(batch, -(-channels // block))](
             planes, out, batch, packed.timesteps, AREA=height * width, C=channels, SIGNED=packed.signed,
-            BA=_power(height * width), BC=block,
+            BA=_power(height * width), BC=block, **_options(interpret),
         )  # fmt: skip
     return out
+
+
+def _options(interpret: bool) -> dict[str, Any]:
+    # Nothing here is floating-point; said all the same, since Triton 3.9 warns where it is left to a default that will change.
+    return {} if interpret else {"enable_fp_fusion": False}
 
 
 def _grid(pixels: int, channels: int, tile: Tile) -> tuple[int]:
