@@ -42,6 +42,7 @@ class Case:
     timesteps: tuple[int, ...] = STEPS
     images: int = 10_000
     tuned: bool = False
+    seed: int = 0
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -55,7 +56,8 @@ class Case:
     def name(self) -> str:
         made = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
         tuned = "-tuned" if self.tuned else ""
-        return f"{self.arch}-{self.method}{tuned}-{self.neuron}-{self.schedule}{made}-{self.numerics}"
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.arch}-{self.method}{tuned}-{self.neuron}-{self.schedule}{made}-{self.numerics}{seed}"
 
 
 def cases() -> list[Case]:
@@ -80,6 +82,11 @@ def cases() -> list[Case]:
         rows.append(Case(arch, "hu2018", schedule="layerwise", images=2000, timesteps=(32,)))
         rows.append(Case(arch, "hu2018", "signed", images=2000, timesteps=STEPS[:4]))
     rows += [Case(arch, "calibrated", numerics="float32", timesteps=STEPS[:4]) for arch in ("resnet20", "resnet56")]
+    # What int8 costs is of the size of what another draw of calibration images changes: more draws tell.
+    rows += [
+        Case("resnet20", "calibrated", numerics=numerics, timesteps=STEPS[:4], seed=seed)
+        for seed in (1, 2) for numerics in ("int8", "float32")
+    ]  # fmt: skip
     return rows
 
 
@@ -97,7 +104,7 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
         begun = time.perf_counter()
         made = convert(
             checkpoint, open_images(data, "train"), method=case.method, neuron=case.neuron, schedule=case.schedule,
-            numerics=case.numerics, timesteps=case.made_for, parameters=case.parameters,
+            numerics=case.numerics, timesteps=case.made_for, parameters=case.parameters, seed=case.seed,
         )  # type: ignore[arg-type]  # fmt: skip
         made.save(folder)
         print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
@@ -116,6 +123,8 @@ def render() -> str:
     lines += [header, "|" + "---|" * (header.count("|") - 1)]
     merged: dict[tuple[str, ...], dict[int, float]] = {}
     for path in sorted(RESULTS.glob("*.json")):
+        if "-seed" in path.name:
+            continue
         result = json.loads(path.read_text())
         tuned = ", tuned" if "-tuned-" in path.name else ""
         key = (
@@ -126,6 +135,22 @@ def render() -> str:
     for key, row in sorted(merged.items()):
         cells = [f"{row[t]:.2f}" if t in row else "" for t in (*STEPS, 128, 350)]
         lines.append("| " + " | ".join([*key, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def numerics() -> str:
+    """What int8 costs against float32, with the same images: `if` causal, mean over the draws of calibration images there are."""
+    steps = STEPS[:4]
+    lines = ["| network | draws | weights | " + " | ".join(f"T={t}" for t in steps) + " |", "|" + "---|" * (3 + len(steps))]
+    for arch in ("resnet20", "resnet56"):
+        means: dict[str, list[float]] = {}
+        for kind in ("float32", "int8"):
+            results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{arch}-calibrated-if-causal-{kind}*.json"))]
+            tops = [{row["timesteps"]: row["top1"] for row in result["rows"]} for result in results]
+            means[kind] = [sum(top[t] for top in tops) / len(tops) for t in steps]
+            lines.append(f"| {arch} | {len(tops)} | {kind} | " + " | ".join(f"{mean:.2f}" for mean in means[kind]) + " |")
+        cost = [a - b for a, b in zip(means["float32"], means["int8"], strict=True)]
+        lines.append(f"| {arch} | | what int8 costs | " + " | ".join(f"{points:.2f}" for points in cost) + " |")
     return "\n".join(lines)
 
 

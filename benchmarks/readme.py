@@ -45,7 +45,7 @@ def cpu() -> str:
 
 def filled(text: str) -> str:
     """README.md with every block filled."""
-    for name, table in (("models", models()), ("cifar10", cifar10.render()), ("cpu", cpu())):
+    for name, table in (("models", models()), ("cifar10", cifar10.render()), ("int8", cifar10.numerics()), ("cpu", cpu())):
         block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
         text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
     return text

@@ -121,13 +121,28 @@ def test_labels_do_not_matter(digits_ann, tmp_path):
         ({"parameters": {"colour": 1}}, "no parameter 'colour'"),
         ({"parameters": {"thresholds": "magic"}}, "thresholds 'magic'"),
         ({"parameters": {"bias": "magic"}}, "bias 'magic'"),
-        ({"parameters": {"tune": 2}}, "layerwise"),
     ],
 )
 def test_bad_input_is_one_line(digits_ann, digits, changes, match):
     options = {"mean": (0.3,), "std": (0.4,), "input_size": 8, "samples": 4, "timesteps": 2}
     with refuses(UsageError, match):
         convert(digits_ann, digits, **(options | changes))
+
+
+def test_a_causal_network_is_tuned_for_its_levels_and_converted_as_one_trained_so(digits_ann, digits, monkeypatch):
+    options = {"mean": (0.3053,), "std": (0.3763,), "input_size": 8, "samples": 16, "timesteps": 4}
+    seen = []
+    build = conversion.build
+    monkeypatch.setattr(conversion, "build", lambda recipe, *about: seen.append(recipe) or build(recipe, *about))
+    made = convert(digits_ann, digits, **options, parameters={"tune": 2, "tune_images": 64, "levels": 8, "rows": 2})
+    (recipe,) = seen
+    assert recipe.checkpoint.params["levels"].item() == 8 and recipe.calibration is not None
+    for name, theta in recipe.theta.items():
+        assert torch.equal(theta, recipe.checkpoint.params[f"{name}.threshold"])
+    assert not torch.equal(recipe.checkpoint.params["conv1.weight"], digits_ann.params["conv1.weight"])
+    assert "levels" not in digits_ann.params
+    assert made.facts["source"].sha256 == digits_ann.sha256 and made.facts["bias_rows"] == 3
+    assert made.agreement > 0.5
 
 
 def test_tuned_layerwise_converts(digits_ann, digits):
