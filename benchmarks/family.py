@@ -54,6 +54,11 @@ def jobs(runs: Path, only: str) -> list[Job]:
     return [job for job in every if job.name.startswith(tuple(only.split(",")))]
 
 
+def _heed_interrupts() -> None:
+    """A shell starts background commands with SIGINT ignored, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(todo: Sequence[Job], args: argparse.Namespace) -> None:
     """Keeps `--jobs` trainings running until all are done or the budget is spent."""
     end, waiting = time.monotonic() + args.budget, [job for job in todo if not job.done()]
@@ -66,7 +71,7 @@ def run(todo: Sequence[Job], args: argparse.Namespace) -> None:
             job.folder.mkdir(parents=True, exist_ok=True)
             with open(job.folder / "train.log", "ab") as log:
                 command = job.command(args.data, args.epochs, args.batch_size, args.rate, args.device)
-                running[job] = subprocess.Popen(command, stdout=log, stderr=log)
+                running[job] = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_heed_interrupts)
         time.sleep(0.5)
     for process in running.values():
         process.send_signal(signal.SIGINT)
