@@ -25,7 +25,7 @@ CHECKPOINTS = {
 }  # fmt: skip
 STEPS = (4, 8, 16, 32, 64)
 # Steps and rate of `zoo.tune` at T = 8, on all training images; a quarter of the steps at T = 16, an eighth at T = 32. Deeper
-# networks want a lower rate. ResNet-20 at T = 8 after 1,200 steps: 90.55 %.
+# networks want a lower rate.
 TUNING = {"resnet20": (4000, 4e-4), "resnet32": (4000, 2e-4), "resnet44": (4000, 1.5e-4), "resnet56": (5000, 1e-4)}
 
 
