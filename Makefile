@@ -10,7 +10,7 @@ MODEL := s-resnet20-digits
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint wheel smoke check clean
+.PHONY: help run test lint wheel smoke cards check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ smoke: wheel  ## install the wheel in a clean environment outside the checkout a
 	zoo list; \
 	zoo eval $(MODEL) --timesteps 8; \
 	python -m zoo verify $(MODEL) --deep
+
+cards: $(VENV)/.run  ## render model_cards/ from the evaluations of the shipped models
+	for folder in zoo/models/*/; do name=$$(basename $$folder); $(BIN)/zoo card $$name --output model_cards/$$name.md; done
 
 check: lint test wheel smoke  ## all of the above but run: what CI runs
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from zoo.config import TrainingConfig
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.resnet import Topology, fold_batchnorm, topology
 
@@ -30,12 +32,16 @@ _RENAMES = (("linear.", "fc."), (".shortcut.", ".downsample."))
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pretrained ANN, BatchNorm folded: `params` as `zoo.resnet.ann_forward` takes them."""
+    """A pretrained ANN, BatchNorm folded: `params` as `zoo.resnet.ann_forward` takes them.
+
+    training: what the log.json beside the file says of it, where `zoo train` wrote both.
+    """
 
     net: Topology
     params: dict[str, Tensor]
     name: str
     sha256: str
+    training: TrainingConfig | None = None
 
 
 def read_checkpoint(path: str | Path, arch: str, *, shortcut: Literal["A", "B"] | None = None) -> Checkpoint:
@@ -66,7 +72,20 @@ def read_checkpoint(path: str | Path, arch: str, *, shortcut: Literal["A", "B"] 
             raise IntegrityError(f"{path}: {name} overflows float32 with its BatchNorm folded: use a checkpoint that is sound")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     _remember_source(sha256, path)
-    return Checkpoint(net, params, path.name, sha256)
+    return Checkpoint(net, params, path.name, sha256, training_of(path, sha256))
+
+
+def training_of(path: Path, sha256: str) -> TrainingConfig | None:
+    """What the log.json beside a checkpoint says of its training; None without one that belongs to this very file."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        log = json.loads(path.with_name("log.json").read_bytes())
+        if log["sha256"] == sha256:
+            return TrainingConfig(
+                dataset=log["dataset"] or log["train"], images=log["train_images"], epochs=log["epochs"],
+                seconds=log["seconds"], top1=log["top1"], settings=log["plan"], mean=log["mean"], std=log["std"],
+                input_size=log["input_size"], start=log["start"],
+            )  # fmt: skip
+    return None
 
 
 def cache_folder() -> Path:

@@ -37,19 +37,40 @@ class PreprocessConfig(_Strict):
         return self
 
 
+class TrainingConfig(_Strict):
+    """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from, if it did.
+
+    mean, std and input_size say how images became its input; seconds is the time the steps took, top1 the ANN's accuracy in
+    percent on the test split, measured once at the end.
+    """
+
+    dataset: Text
+    images: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    seconds: Annotated[float, Field(ge=0)]
+    top1: Annotated[float, Field(ge=0, le=100)]
+    settings: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+    input_size: Side
+    start: TrainingConfig | None = None
+
+
 class SourceConfig(_Strict):
-    """The pretrained ANN."""
+    """The pretrained ANN; `training` where `zoo train` made it."""
 
     name: Text
     sha256: Sha256
     license: Text | None = None
     url: Text | None = None
+    training: TrainingConfig | None = None
 
 
 class CalibrationConfig(_Strict):
-    """The training images that were used, and how they were drawn."""
+    """The training images that were used, and how they were drawn; `dataset` is a name of `zoo.datasets` they are known by."""
 
     description: Text
+    dataset: Text | None = None
     sha256: Sha256
     images: Annotated[int, Field(ge=1)]
     seed: int

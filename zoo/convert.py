@@ -35,6 +35,7 @@ from zoo.build import Built, LayerReport, Recipe, build, image_table
 from zoo.checkpoint import Checkpoint
 from zoo.config import CalibrationConfig, ChecksumConfig, Config, MethodConfig, PreprocessConfig, SourceConfig
 from zoo.data import ImageSet, Preprocess
+from zoo.datasets import identify
 from zoo.errors import UsageError
 from zoo.network import SpikingResNet, look_up
 from zoo.resnet import Topology
@@ -109,8 +110,10 @@ def convert(
         images: training images. Labels are used by hu2018's search alone, and there only where they are known.
         timesteps: what the artifact is meant for and its errors are reported at; it runs at any other number too.
         samples: how many of the images to use (default: the method's `images`), drawn with `seed`.
-        mean, std: of the ANN's training, per channel, for pixels in 0 to 1 (default: ImageNet's, which most checkpoints use).
-        input_size: height and width of the network's input (default: 32 for the CIFAR form, 224 for the ImageNet form).
+        mean, std: of the ANN's training, per channel, for pixels in 0 to 1 (default: what `zoo train` says of it, else
+            ImageNet's, which most checkpoints use).
+        input_size: height and width of the network's input (default: what `zoo train` says of it, else 32 for the CIFAR form and
+            224 for the ImageNet form).
         resize: shorter side before the centre crop (default: 256 for the ImageNet form at 224, else none: images must fit).
         license, url: of the checkpoint, written to the artifact.
         parameters: overrides of DEFAULTS[method].
@@ -124,6 +127,10 @@ def convert(
     net = checkpoint.net
     if method == "calibrated" and "levels" in checkpoint.params and "thresholds" not in (parameters or {}):
         settings["thresholds"] = "learnt"
+    if (training := checkpoint.training) is not None:
+        mean = mean if mean is not None else training.mean
+        std = std if std is not None else training.std
+        input_size = input_size or training.input_size
     mean, std = _normalisation(net.in_channels, mean, std)
     for what, value in (("license", license), ("url", url)):
         if value is not None and not 1 <= len(value) <= 500:
@@ -163,9 +170,11 @@ def convert(
         "readout_delay": built.network.delay,
         "bias_rows": max(len(layer.bias) for layer in built.network.layers.values()),
         "method": MethodConfig(name=method, parameters=settings),
-        "source": SourceConfig(name=checkpoint.name, sha256=checkpoint.sha256, license=license, url=url),
+        "source": SourceConfig(
+            name=checkpoint.name, sha256=checkpoint.sha256, license=license, url=url, training=checkpoint.training
+        ),
         "calibration": CalibrationConfig(
-            description=images.description, sha256=drawn.sha256(), images=len(drawn), seed=seed
+            description=images.description, dataset=identify(images), sha256=drawn.sha256(), images=len(drawn), seed=seed
         ),
     }  # fmt: skip
     return Conversion(built.network, built.scales, built.reports, agreement, facts)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo import datasets
 from zoo.cifar import read_cifar
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.readers import (
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["FORMS", "ImageSet", "Preprocess", "open_images"]
 
 FORMS = (
-    "'digits', a CIFAR pack (folder with manifest.json), CIFAR's own archive or its folder (python or binary), "
+    "'digits', 'cifar10' or 'cifar100' (fetched from the hub), a CIFAR pack (folder with manifest.json), "
+    "CIFAR's own archive or its folder (python or binary), "
     "hub parquet, a folder of images by class, or an .npz"
 )
 
@@ -89,6 +91,11 @@ class _Arrays:
 
         return _stack(one, rows, prep)
 
+    def size(self, row: int) -> tuple[int, int, int]:
+        """Channels, height and width of one image, as it is stored."""
+        height, width, channels = self.pixels.shape[1:]
+        return channels, height, width
+
     def contents(self, rows: np.ndarray) -> Iterator[bytes]:
         """What `ImageSet.sha256` hashes for these rows."""
         for start in range(0, len(rows), 1024):
@@ -107,6 +114,10 @@ class _Encoded:
             return _fit(decode_image(name, data), prep, f"{name} is")
 
         return _stack(one, self.files.read(rows), prep)
+
+    def size(self, row: int) -> tuple[int, int, int]:
+        image = decode_image(*self.files.read(np.array([row]))[0])
+        return (1 if image.mode in ("1", "L") else 3), image.height, image.width
 
     def contents(self, rows: np.ndarray) -> Iterator[bytes]:
         for start in range(0, len(rows), 256):
@@ -135,6 +146,10 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the first image, as it is stored."""
+        return self._store.size(int(self._rows[0]))
 
     def take(self, n: int, seed: int | None) -> ImageSet:
         """The first n images, or with a seed n drawn without replacement (a smaller n is a prefix of a larger).
@@ -189,7 +204,8 @@ def open_images(path: str | Path, split: str) -> ImageSet:
     """Opens a set of images, whatever its form; `FORMS` lists them.
 
     Args:
-        path: a file or folder, or "digits" for scikit-learn's.
+        path: a file or folder, or a name of `zoo.datasets`: "digits" comes with scikit-learn, "cifar10" and "cifar100" are
+            fetched from the hub where there is no file or folder of that name.
         split: "train" or "test"; a source that does not name its splits serves for either.
 
     Raises:
@@ -201,6 +217,8 @@ def open_images(path: str | Path, split: str) -> ImageSet:
         raise UsageError(f"unknown split {split!r}: use train or test")
     if str(path) == "digits":
         return _image_set(read_digits(split), "digits")
+    if str(path) in datasets.KNOWN and not Path(path).exists():
+        return _image_set(_named(str(path), split), str(path))
     path = Path(path).expanduser()
     if not path.exists():
         raise NotFoundError(f"{path} does not exist: check the path; accepted are {FORMS}")
@@ -208,6 +226,12 @@ def open_images(path: str | Path, split: str) -> ImageSet:
     if found is None:
         raise UsageError(f"nothing recognised in {path}: accepted are {FORMS}")
     return _image_set(found, path)
+
+
+def _named(name: str, split: str) -> Found:
+    found = read_parquet(datasets.fetch(name, split), split)
+    assert found is not None  # it is one file, of a sha256 that is known
+    return replace(found, kind=datasets.KNOWN[name].title)
 
 
 def _in_folder(path: Path, split: str) -> Found | None:

@@ -20,6 +20,7 @@ from zoo.build import image_table
 from zoo.checkpoint import Checkpoint, find_source, read_checkpoint
 from zoo.config import Config
 from zoo.data import ImageSet, Preprocess
+from zoo.datasets import identify
 from zoo.energy import dense_macs, footprint, modelled_energy, spiking_operations
 from zoo.errors import UsageError
 from zoo.network import look_up
@@ -34,9 +35,10 @@ class _Model(BaseModel):
 
 
 class DataFacts(_Model):
-    """What was measured on; `sha256` is over pixels and labels."""
+    """What was measured on; `sha256` is over pixels and labels, `dataset` the name of `zoo.datasets` it is a whole split of."""
 
     description: str
+    dataset: str | None
     sha256: str
     images: int
 
@@ -73,7 +75,7 @@ class LayerRow(_Model):
 
 
 class Evaluation(_Model):
-    """Everything one evaluation measured; `eval.json` is its dump.
+    """Everything one evaluation measured, and the config of what was measured; `eval.json` is its dump, and makes a card alone.
 
     images_per_second is the time for the longest run alone (causal), memory the process's peak (on a GPU, the GPU's).
     """
@@ -91,6 +93,7 @@ class Evaluation(_Model):
     layers: list[LayerRow]
     activation_sparsity: float
     footprint_bytes: int
+    artifact_bytes: int
     images_per_second: dict[int, float]
     peak_memory_bytes: int
     seconds: float
@@ -98,6 +101,7 @@ class Evaluation(_Model):
     backend: str = "torch"
     versions: dict[str, str]
     command: str
+    config: Config
 
 
 def preprocess_of(config: Config) -> Preprocess:
@@ -188,13 +192,16 @@ def evaluate(
     return Evaluation(
         name=Path(folder).resolve().name, arch=config.arch, method=config.method.name, neuron=config.neuron,
         schedule=config.schedule, numerics=config.numerics, weights_sha256=config.weights_sha256,
-        data=DataFacts(description=images.description, sha256=images.sha256(), images=count),
+        data=DataFacts(
+            description=images.description, dataset=identify(images), sha256=images.sha256(), images=count
+        ),
         ann=None if source is None else AnnFacts(top1=100 * ann_correct / count, source=source.name),
         rows=rows, layers=layers, activation_sparsity=1 - rows[-1].firing_rate, footprint_bytes=footprint(network),
+        artifact_bytes=sum((Path(folder) / name).stat().st_size for name in (artifact.CONFIG, artifact.WEIGHTS)),
         images_per_second={run_to: count / seconds[run_to] for run_to in runs},
         peak_memory_bytes=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
         seconds=time.perf_counter() - started, device=device, backend=network.backend,
-        versions=versions(network.backend, device), command="",
+        versions=versions(network.backend, device), command="", config=config,
     )  # fmt: skip
 
 

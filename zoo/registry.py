@@ -69,5 +69,5 @@ def resolve(name_or_path: str | Path) -> Path:
 
 
 def default_data(config: Config) -> str | None:
-    """What `zoo eval` measures on when no --data is given: digits come with scikit-learn; None where images must be given."""
-    return "digits" if config.calibration.description.startswith("scikit-learn digits") else None
+    """What `zoo eval` measures on when no --data is given: the data set it was calibrated on, where that one has a name."""
+    return config.calibration.dataset

@@ -5,6 +5,7 @@ OUT/{arch}.safetensors is the result, OUT/log.json says how it came about, OUT/t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -16,14 +17,17 @@ from typing import Any, Literal
 import torch
 
 from zoo.artifact import write_synced
+from zoo.checkpoint import training_of
 from zoo.convert import IMAGENET_MEAN, IMAGENET_STD
 from zoo.data import ImageSet, Preprocess, open_images
-from zoo.digits import MEAN, STD
+from zoo.datasets import identify
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
 from zoo.evaluate import versions
 from zoo.resnet import topology
 from zoo.train import Plan, Trainer, save_checkpoint
 
+# Of the training images of digits, for pixels in 0 to 1.
+DIGITS_MEAN, DIGITS_STD = (0.3055,), (0.3759,)
 _EVERY = 120.0  # seconds between two saves
 Progress = Callable[[str, int, int], None]
 
@@ -56,7 +60,8 @@ def train(
         epochs=epochs, batch_size=batch_size, peak_rate=rate, levels=levels, seed=seed, precision=precision,
         shift=1 if digits else 4, mirror=not digits,
     )  # fmt: skip
-    trainer = Trainer(net, images, prep, plan, mean, std, device=device, start=_start(start))
+    state, began = _start(start)
+    trainer = Trainer(net, images, prep, plan, mean, std, device=device, start=state)
     running = out / "training.safetensors"
     if running.exists() and not resume:
         raise UsageError(f"{running} exists already: pass --resume to go on with it, or choose another --out")
@@ -71,8 +76,9 @@ def train(
         sha256 = save_checkpoint(trainer.state(), path)
         found = {
             "arch": arch, "file": str(path), "sha256": sha256, "epochs": epochs, "top1": trainer.accuracy(test, prep),
-            "test_images": len(test), "train": images.description, "test": test.description, "plan": asdict(plan),
-            "mean": list(mean), "std": list(std), "start": None if start is None else start.name,
+            "test_images": len(test), "train": images.description, "train_images": len(images), "dataset": identify(images),
+            "test": test.description, "plan": asdict(plan),
+            "mean": list(mean), "std": list(std), "input_size": side, "start": began,
             "seconds": sum(row.seconds for row in trainer.log), "log": [asdict(row) for row in trainer.log],
             "device": device, "versions": versions(device=device),
         }  # fmt: skip
@@ -107,24 +113,27 @@ def _run(trainer: Trainer, running: Path, progress: Progress | None, talk: Calla
         trainer.save(running)
 
 
-def _start(path: Path | None) -> dict[str, torch.Tensor] | None:
+def _start(path: Path | None) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any] | None]:
+    """The tensors to begin from, and how they were trained."""
     if path is None:
-        return None
+        return None, None
     if not path.is_file() or path.suffix != ".safetensors":
         raise NotFoundError(f"{path} is no .safetensors file: give what another zoo train wrote")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        state = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise IntegrityError(f"{path} is not a whole safetensors file ({str(error)[:80]}): train it again") from error
+    began = training_of(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return state, None if began is None else began.model_dump(mode="json")
 
 
 def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Sequence[float]]:
     """Channels, side, and mean and standard deviation per channel for pixels in 0 to 1."""
     if dataset == "digits":
-        return 1, 8, MEAN, STD
+        return 1, 8, DIGITS_MEAN, DIGITS_STD
     side = 224 if topology(arch).layers[0].max_pool else 32
     return 3, side, IMAGENET_MEAN, IMAGENET_STD
 

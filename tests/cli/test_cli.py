@@ -13,7 +13,7 @@ from zoo.cli import app
 
 from .conftest import QUICK, Material, Zoo
 
-COMMANDS = ("convert", "eval", "train", "verify", "list", "show")
+COMMANDS = ("list", "show", "card", "eval", "verify", "convert", "train")
 
 
 def test_help_lists_every_command_and_the_exit_codes() -> None:
@@ -248,3 +248,19 @@ def test_verify(zoo: Zoo, made: Material, deep: list[str]) -> None:
 def test_a_name_that_does_not_exist(zoo: Zoo) -> None:
     for name in ("eval", "show", "verify"):
         assert "no-such-model" in zoo(name, "no-such-model").failed(3)
+
+
+def test_card_is_printed_written_and_checked(zoo: Zoo, tmp_path: Path) -> None:
+    printed = zoo("card", "s-resnet20-digits")
+    assert printed.code == 0 and printed.out.startswith("---\n")
+    file = tmp_path / "README.md"
+    assert zoo("card", "s-resnet20-digits", "--output", file).out == ""
+    assert file.read_text(encoding="utf-8") == printed.out
+    assert zoo("card", "s-resnet20-digits", "--check", file).code == 0
+    file.write_text(printed.out.replace("98.89", "98.90"))
+    assert "is not the card of s-resnet20-digits" in zoo("card", "s-resnet20-digits", "--check", file).failed(7)
+    assert json.loads(zoo("card", "s-resnet20-digits", "--json").out)["card"] == printed.out
+
+
+def test_a_model_that_was_not_measured_has_no_card(zoo: Zoo, made: Material) -> None:
+    assert "eval.json is missing: run zoo eval" in zoo("card", made.artifact).failed(3)

@@ -13,9 +13,10 @@ from tests.zoo.spiking_fixtures import QUICK
 from zoo.checkpoint import Checkpoint, read_checkpoint
 from zoo.convert import Conversion, convert
 from zoo.data import ImageSet, Preprocess, open_images
-from zoo.digits import MEAN, STD
 from zoo.resnet import topology
 from zoo.train import Plan, Trainer, save_checkpoint
+from zoo.training import DIGITS_MEAN as MEAN
+from zoo.training import DIGITS_STD as STD
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,12 +13,13 @@ from zoo import training
 from zoo.checkpoint import read_checkpoint
 from zoo.convert import convert
 from zoo.data import ImageSet, Preprocess
-from zoo.digits import MEAN, STD
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.network import look_up
 from zoo.quantise import Quantise, quantise
 from zoo.resnet import ResNet, Topology, ann_forward, topology
 from zoo.train import Plan, Trainer, augment, save_checkpoint
+from zoo.training import DIGITS_MEAN as MEAN
+from zoo.training import DIGITS_STD as STD
 
 PREP = Preprocess((1, 8, 8))
 PLAN = Plan(epochs=2, batch_size=32, peak_rate=0.05, shift=1, mirror=False, ema=0.9)
