@@ -76,6 +76,8 @@ def wrong_imports(source: str, where: str) -> list[str]:
             problems.append(f"{where}:{line}: kernels/ imports {name}, which is above it")
         if where.startswith("zoo/") and where != "zoo/__main__.py" and inside(name, "zoo.cli"):
             problems.append(f"{where}:{line}: only zoo/__main__.py imports the command line")
+        if inside(name, "zoo.commands") and not (where == "cli.py" or where.startswith("zoo/commands/")):
+            problems.append(f"{where}:{line}: the library does not know the command line's {name}")
         if inside(name, "triton") and not where.startswith(("kernels/", "tests/", "benchmarks/")):
             problems.append(f"{where}:{line}: of the package, only kernels/ imports triton")
     return problems
@@ -171,6 +173,7 @@ def test_every_folder_is_searched() -> None:
         (wrong_imports, "zoo/x.py", "from . import cli"),
         (wrong_imports, "zoo/x.py", "from .cli import main"),
         (wrong_imports, "zoo/x.py", "import zoo.cli"),
+        (wrong_imports, "zoo/x.py", "from zoo.commands.common import terminal"),
         (wrong_imports, "zoo/x.py", "import triton.language as tl"),
         (wrong_imports, "cli.py", "if True:\n    from triton import jit"),
         (unsafe_loads, "zoo/x.py", "import pickle\npickle.load(f)"),

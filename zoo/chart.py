@@ -117,5 +117,27 @@ def plot_png(path: str | Path, curves: Sequence[Curve], *, ann: float | None = N
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
 
 
+def training_png(path: str | Path, log: Sequence[Mapping[str, float]], *, top1: float, title: str = "") -> None:
+    """Draws loss and training accuracy over the epochs of a log, and the final test accuracy as a dashed line.
+
+    The same values give the same bytes. Raises UsageError without matplotlib (extra `plots`).
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    left = figure.add_subplot()
+    right = left.twinx()
+    epochs = [row["epoch"] for row in log]
+    drawn = left.plot(epochs, [row["accuracy"] for row in log], color="C0", label="training accuracy, augmented images")
+    drawn.append(left.axhline(top1, linestyle="--", color="grey", label=f"test accuracy at the end {top1:.2f} %"))
+    drawn += right.plot(epochs, [row["loss"] for row in log], color="C1", label="training loss")
+    left.set(xlabel="epoch", ylabel="accuracy in percent", title=_plain(title))
+    right.set_ylabel("loss")
+    left.grid(alpha=0.3)
+    left.legend(handles=drawn, loc="center right")
+    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+
+
 def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # matplotlib would read what is between two of them as a formula

@@ -18,11 +18,12 @@ def test_train_writes_a_checkpoint_that_convert_takes(zoo: Zoo, tmp_path: Path) 
     assert "epoch 1/1" in ended.err
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"resnet20.safetensors", "log.json", "training.safetensors"}
     assert "pass --resume" in zoo(*words).failed(2)
-    again = zoo(*words, "--resume", "--json", "-q")
+    again = zoo(*words, "--resume", "--json", "-q", "--plot", tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads(again.out)["sha256"] == json.loads((tmp_path / "run" / "log.json").read_text())["sha256"]
     converted = zoo(
-        "convert", str(tmp_path / "run" / "resnet20.safetensors"), "--arch", "resnet20", "--calib", "digits", "--mean", "0.3",
-        "--std", "0.4", "--input-size", "8", "--samples", "8", "--timesteps", "4", "--out", str(tmp_path / "s"),
+        "convert", str(tmp_path / "run" / "resnet20.safetensors"), "--arch", "resnet20", "--calib", "digits",
+        "--samples", "8", "--timesteps", "4", "--out", str(tmp_path / "s"),
     )  # fmt: skip
     assert converted.code == 0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.chart import Curve, bar, columns, plot_png
+from zoo.chart import Curve, bar, columns, plot_png, training_png
 
 
 def test_columns_by_hand() -> None:
@@ -55,3 +55,7 @@ def test_png_is_the_same_every_time(tmp_path: Path) -> None:
         plot_png(tmp_path / name, curves, ann=95.0, title="$1 and $2_{")
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    log = [{"epoch": epoch, "loss": 2 / epoch, "accuracy": 20.0 * epoch} for epoch in (1, 2, 3)]
+    for name in ("three.png", "four.png"):
+        training_png(tmp_path / name, log, top1=61.0, title="$x")
+    assert (tmp_path / "three.png").read_bytes() == (tmp_path / "four.png").read_bytes() != (tmp_path / "one.png").read_bytes()

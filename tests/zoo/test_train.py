@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,4 +237,29 @@ def test_a_folder_is_trained_stopped_and_resumed(tmp_path, monkeypatch):
         run(tmp_path / "c", resume=True)
     with refuses(NotFoundError, "no .safetensors file"):
         run(tmp_path / "c", start=tmp_path / "none.pth")
+
+
+def test_the_log_travels_with_the_checkpoint_into_the_artifact(digits, tmp_path):
+    def run(out: str, **options: object) -> Path:
+        settings = {"epochs": 1, "batch_size": 500, "rate": 0.01, "precision": "float32"}
+        found = training.train("resnet20", "digits", tmp_path / out, **settings, **options)
+        return Path(found["file"])
+
+    first = run("a")
+    second = run("b", levels=4, start=first)
+    facts = read_checkpoint(second, "resnet20").training
+    assert (facts.dataset, facts.images, facts.epochs, facts.settings["levels"]) == ("digits", 1437, 1, 4)
+    assert (facts.start.settings["levels"], facts.start.start) == (0, None)
+    assert (facts.mean, facts.std, facts.input_size) == (list(MEAN), list(STD), 8)
+    made = convert(read_checkpoint(second, "resnet20"), digits, method="hu2018", samples=20, parameters={"steps": 1})
+    assert made.facts["source"].training == facts and made.facts["calibration"].dataset == "digits"
+    assert made.facts["preprocess"].mean == list(MEAN) and made.facts["preprocess"].input_size == (1, 8, 8)
+
+    log = second.with_name("log.json")
+    text = log.read_text()
+    for other in (text.replace(json.loads(text)["sha256"], "0" * 64), "{", "[]", text.replace('"epochs": 1', '"epochs": 0')):
+        log.write_text(other)
+        assert read_checkpoint(second, "resnet20").training is None
+    log.unlink()
+    assert read_checkpoint(second, "resnet20").training is None
     assert not (tmp_path / "c").exists()

@@ -11,7 +11,7 @@ import typer
 from zoo import arguments
 from zoo.commands.common import Json, epilog, terminal
 from zoo.errors import UsageError
-from zoo.terminal import print_lines, write_json
+from zoo.terminal import print_lines, replaced_file, write_json
 
 if TYPE_CHECKING:
     from zoo.convert import Conversion
@@ -116,14 +116,14 @@ def _warn_of_bad(result: Conversion) -> None:
 
 
 @app.command(epilog=epilog(
-    "zoo train resnet20 --dataset cifar-10-python.tar.gz --out runs/resnet20",
-    "zoo train resnet20 --dataset cifar-10-python.tar.gz --out runs/resnet20 --resume",
+    "zoo train resnet20 --dataset cifar10 --out runs/resnet20 --plot resnet20.png",
+    "zoo train resnet20 --dataset cifar10 --out runs/resnet20 --resume",
     "zoo train resnet20 --dataset cifar-10-python.tar.gz --levels 8 --start runs/resnet20/resnet20.safetensors "
     "--epochs 20 --rate 0.05 --out runs/resnet20-levels",
 ))  # fmt: skip
 def train(
     arch: Annotated[str, typer.Argument(metavar="ARCH", help="resnet20, resnet32, resnet18 and so on.")],
-    dataset: Annotated[str, typer.Option(metavar="PATH", help="Labelled images with a training split, or `digits`.")],
+    dataset: Annotated[str, typer.Option(metavar="NAME|PATH", help="cifar10, cifar100, digits, or labelled images.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Times through the training images.")] = 60,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images a step.")] = 128,
@@ -138,6 +138,7 @@ def train(
         Literal["auto", "bf16", "float32"], typer.Option(help="auto: bf16 where the processor has it.")
     ] = "auto",
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw loss and accuracy by epoch.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
     json_output: Json = False,
 ) -> None:  # fmt: skip
@@ -145,14 +146,21 @@ def train(
 
     Writes OUT/ARCH.safetensors, the log and what --resume needs, every two minutes and on Ctrl-C.
     """
-    from zoo import training
+    arguments.check_writable("--plot", plot, suffix=".png")
+    from zoo import chart, training
 
+    if plot is not None:
+        chart.require_matplotlib()
     with terminal.progress(json_output=json_output) as progress:
         found = training.train(
             arch, dataset, out, epochs=epochs, batch_size=batch_size, rate=rate, levels=levels, start=start,
             shortcut=shortcut, seed=seed, precision=precision, device=arguments.pick_device(device), resume=resume,
             progress=progress, talk=terminal.note,
         )  # fmt: skip
+    if plot is not None:
+        with replaced_file(plot) as temporary:
+            chart.training_png(temporary, found["log"], top1=found["top1"], title=f"{arch} on {dataset}")
+        terminal.note(f"wrote {plot}")
     if json_output:
         write_json(found)
     else:
