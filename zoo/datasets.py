@@ -82,17 +82,18 @@ def fetch(name: str, split: str) -> Path:
 
     Raises NetworkError, which says how to give images at hand instead, and IntegrityError when the file is another one.
     """
-    from zoo.hub import fetch_file
+    from zoo import hub
 
     known = KNOWN[name]
     assert known.repo is not None and known.revision is not None
     file = known.splits[split]
     try:
-        return fetch_file(known.repo, file.file, revision=known.revision, repo_type="dataset", sha256=file.sha256)
+        return hub.fetch_file(known.repo, file.file, revision=known.revision, repo_type="dataset", sha256=file.sha256)
     except NetworkError as error:
+        why = "the zoo is offline" if hub.is_offline() else f"{known.repo} could not be fetched from {hub.base()}"
         raise NetworkError(
-            f"{known.title} is not at hand and {known.repo} cannot be reached ({error}): pass --data PATH, {known.title} as its "
-            "authors publish it, say"
+            f"{known.title} is not in the cache, and {why}: give the path of {known.title.lower()}-python.tar.gz instead "
+            "(zoo eval: --data PATH)"
         ) from error
 
 
