@@ -40,7 +40,8 @@ smoke: wheel  ## install the wheel in a clean environment outside the checkout a
 	zoo eval $(MODEL) --timesteps 8; \
 	python -m zoo verify $(MODEL) --deep
 
-cards: $(VENV)/.run  ## render model_cards/ from the evaluations of the shipped models
+cards: $(VENV)/.run  ## write the index of the shipped models, and model_cards/ from their evaluations
+	$(BIN)/python -m zoo.registry
 	for folder in zoo/models/*/; do name=$$(basename $$folder); $(BIN)/zoo card $$name --output model_cards/$$name.md; done
 
 check: lint test wheel smoke  ## all of the above but run: what CI runs

@@ -216,11 +216,16 @@ def read(folder: str | Path) -> tuple[Config, dict[str, Tensor]]:
     folder = Path(folder)
     config = read_config(folder)
     expected = expected_tensors(config, topology_of(config))
-    size = sum(dtype.itemsize * _numel(shape) for dtype, shape in expected.values())
-    data = _read(folder / WEIGHTS, size + _MAX_HEADER_BYTES)
+    data = _read(folder / WEIGHTS, weights_limit(config))
     if hashlib.sha256(data).hexdigest() != config.weights_sha256:
         raise IntegrityError(f"{folder}/{WEIGHTS} does not match the sha256 in {CONFIG}: fetch the artifact again")
     return config, _checked_tensors(data, expected, f"{folder}/{WEIGHTS}")
+
+
+def weights_limit(config: Config) -> int:
+    """Most bytes that model.safetensors of such an artifact may have."""
+    expected = expected_tensors(config, topology_of(config))
+    return sum(dtype.itemsize * _numel(shape) for dtype, shape in expected.values()) + _MAX_HEADER_BYTES
 
 
 def _numel(shape: Iterable[int]) -> int:

@@ -14,6 +14,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's sha1 of a small file, the sha256 of a large one
 _PART = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_WRITING = 6  # a commit may take a hub this many times longer than an answer
 _PAUSES = (0.5, 2.0)  # seconds before each further try when a hub answers 5xx or hangs up
 
 
@@ -83,7 +85,7 @@ def is_repo(text: str) -> bool:
 
 @contextlib.contextmanager
 def errors(what: str, endpoint: str | None = None) -> Iterator[None]:
-    """Calls of the client inside end in the zoo's errors, and the client's own log is kept quiet.
+    """Calls of the client inside end in the zoo's errors, none waits for ever, and its own log and bars are kept quiet.
 
     Args:
         what: what is asked for, in the message: `org/name`, or a file of it.
@@ -95,10 +97,15 @@ def errors(what: str, endpoint: str | None = None) -> Iterator[None]:
         IntegrityError: what came is not what was announced.
         ZooError: the disk is full, or the hub refused for another reason.
     """
-    from huggingface_hub.utils import logging
+    from huggingface_hub.utils import get_session, logging  # type: ignore[attr-defined]
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    verbosity = logging.get_verbosity()
+    verbosity, bars, session = logging.get_verbosity(), not are_progress_bars_disabled(), get_session()
+    hooks = session.event_hooks
     logging.set_verbosity_error()
+    if bars:
+        disable_progress_bars()
+    session.event_hooks = hooks | {"request": [*hooks.get("request", []), _bound]}
     try:
         yield
     except (ZooError, KeyboardInterrupt):
@@ -106,7 +113,20 @@ def errors(what: str, endpoint: str | None = None) -> Iterator[None]:
     except Exception as error:
         _raise(error, what, base(endpoint))
     finally:
+        session.event_hooks = hooks
+        if bars:
+            enable_progress_bars()
         logging.set_verbosity(verbosity)
+
+
+def _bound(request: Any) -> None:
+    """Gives a request a time-out; many of the client's have none, and a hub that says nothing would hold it for ever."""
+    from huggingface_hub import constants
+
+    limits = request.extensions.get("timeout") or {}
+    if all(limit is None for limit in limits.values()):
+        seconds = float(constants.HF_HUB_DOWNLOAD_TIMEOUT) * (1 if request.method in ("GET", "HEAD") else _WRITING)
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
 
 
 def _raise(error: BaseException, what: str, host: str) -> NoReturn:
@@ -326,3 +346,47 @@ def drop_cached(file: Path) -> None:
         if target is None:
             break
         file = target
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A model of the zoo on a hub; `top1` is what its card says at the most timesteps."""
+
+    name: str
+    commit: str | None
+    updated: str | None
+    downloads: int
+    top1: float | None
+
+
+def find(text: str | None = None, *, author: str | None = None, endpoint: str | None = None, token: str | None = None,
+         limit: int = 200) -> list[Remote]:  # fmt: skip
+    """The models of the zoo on a hub whose name holds `text`, by the tag that their cards carry.
+
+    Raises what `errors` does.
+    """
+    if is_offline():
+        raise NetworkError("a hub cannot be searched offline: unset HF_HUB_OFFLINE, or see zoo list")
+    client = api(endpoint, token)
+
+    def ask() -> list[Any]:
+        tag = AGENT["library_name"]
+        return list(client.list_models(filter=tag, search=text, author=author, limit=limit, full=True, cardData=True))
+
+    with errors("the list of models", endpoint):
+        return [
+            Remote(
+                str(row.id), row.sha, row.last_modified.strftime("%Y-%m-%d") if row.last_modified else None, row.downloads or 0,
+                _top1(row.card_data),
+            )
+            for row in retried(ask)
+        ]  # fmt: skip
+
+
+def _top1(card: Any) -> float | None:
+    best: tuple[int, float | None] = (0, None)
+    for result in getattr(card, "eval_results", None) or []:
+        found = re.fullmatch(r"accuracy at T = (\d{1,4})", str(result.metric_name))
+        if found and isinstance(result.metric_value, int | float) and int(found[1]) > best[0]:
+            best = int(found[1]), float(result.metric_value)
+    return best[1]

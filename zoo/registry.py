@@ -1,24 +1,62 @@
-"""Names of the zoo: the artifacts shipped inside the package, and what a name or path on the command line means."""
+"""Names of the zoo, and what a name, path or hub id on the command line means.
+
+`zoo/models/index.json` says what every named model is: the sha256 of each of its files, its spike checksum and, for one that does
+not ship, the repository and commit it is pulled from. `python -m zoo.registry` writes it anew from the folders beside it.
+"""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from zoo.config import Config, parse_config
-from zoo.errors import IntegrityError, NotFoundError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+
+from zoo import hub, store
+from zoo.config import Config, Sha256, parse_config
+from zoo.errors import IntegrityError, NetworkError, NotFoundError, ZooError
+
+if TYPE_CHECKING:
+    from zoo.artifact import Check
 
 _SHIPPED = Path(__file__).parent / "models"
+
+
+class Named(BaseModel):
+    """What the index says about one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: dict[str, Sha256]
+    spikes: Sha256
+    repo: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Named:
+        if not {store.CONFIG, store.WEIGHTS} <= self.files.keys() <= {*store.FILES}:
+            raise ValueError(f"files must be of {', '.join(store.FILES)}, the first and the last among them")
+        if (self.repo is None) != (self.revision is None):
+            raise ValueError("repo and revision go together")
+        if self.repo is not None and not hub.is_repo(self.repo):
+            raise ValueError("repo must be org/name")
+        return self
+
+
+class _Index(RootModel[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], Named]]):
+    pass
 
 
 @dataclass(frozen=True)
 class Entry:
     """An artifact that has a name.
 
-    `size` is that of its files in bytes, `evaluation` what its eval.json says, if it has one.
+    `size` is that of its files in bytes, `evaluation` what its eval.json says, if it has one, `origin` where its folder is,
+    `commit` that of the repository it was pulled from.
     """
 
     name: str
@@ -26,6 +64,17 @@ class Entry:
     config: Config
     size: int
     evaluation: dict[str, Any] | None
+    origin: Literal["shipped", "cached", "folder"] = "folder"
+    commit: str | None = None
+
+
+def index() -> dict[str, Named]:
+    """The models that have a name. Raises IntegrityError when the index is not what it should be."""
+    path = _SHIPPED / "index.json"
+    try:
+        return _Index.model_validate_json(path.read_bytes()).root
+    except (OSError, ValidationError) as error:
+        raise IntegrityError(f"{path} cannot be used ({str(error)[:120]}): install spiking-zoo again") from error
 
 
 def entry(folder: Path, name: str | None = None) -> Entry:
@@ -37,37 +86,146 @@ def entry(folder: Path, name: str | None = None) -> Entry:
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{measured} is not valid JSON ({str(error)[:80]}): fetch the artifact again") from error
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    return Entry(name or folder.name, folder, config, size, evaluation)
+    pulled = store.name_of(folder) != folder.resolve().name
+    origin: Literal["shipped", "cached", "folder"] = "cached" if pulled else "shipped" if folder.parent == _SHIPPED else "folder"
+    return Entry(name or store.name_of(folder), folder, config, size, evaluation, origin, folder.name if pulled else None)
+
+
+def _folders() -> list[str]:
+    return sorted(path.parent.name for path in _SHIPPED.glob("*/config.json"))
 
 
 def shipped() -> list[Entry]:
     """The artifacts inside the package, by name."""
-    return [entry(path) for path in sorted(_SHIPPED.glob("*")) if (path / "config.json").is_file()]
+    return [entry(_SHIPPED / name) for name in _folders()]
 
 
-def resolve(name_or_path: str | Path) -> Path:
-    """The artifact folder of a path or a name of the zoo.
+def at_hand() -> list[Entry]:
+    """The artifacts that need no network: those inside the package, then the whole ones in the cache."""
+    names = {(named.repo, named.revision): name for name, named in index().items() if named.repo}
+    pulled = [one for one in store.snapshots() if one.whole]
+    return shipped() + [entry(one.folder, names.get((one.repo, one.commit))) for one in pulled]
 
-    Raises NotFoundError, which lists near names.
+
+def resolve(name_or_path: str | Path, *, offline: bool = False, progress: hub.Progress | None = None) -> Path:
+    """The artifact folder of what a user names; the first of these that it is:
+
+    a folder; a model that ships; a pinned name or an `org/name[@revision]` in the hub client's cache; the same on the hub, from
+    where it is pulled. `org/name` of the cache is the newest that was pulled; `zoo pull` looks for a newer one.
+
+    Raises:
+        NotFoundError: it is none of these; lists near names.
+        NetworkError, AuthError, IntegrityError: as `zoo.store.pull`.
     """
-    path = Path(name_or_path)
+    text, path = str(name_or_path), Path(name_or_path)
     try:
         if (path / "config.json").is_file():
             return path
         is_folder = path.is_dir()
     except (OSError, ValueError):  # a name too long for a file, or with a null byte in it
         is_folder = False
-    names = [path.parent.name for path in sorted(_SHIPPED.glob("*/config.json"))]
-    if str(name_or_path) in names:
-        return _SHIPPED / str(name_or_path)
-    if is_folder and str(name_or_path):
+    if text in _folders():
+        return _SHIPPED / text
+    named = index().get(text)
+    wanted = (str(named.repo), named.revision) if named else store.parse(text) if isinstance(name_or_path, str) else None
+    folder = store.cached(*wanted) if wanted else None
+    if folder is not None:
+        return folder
+    if is_folder and text:
         raise NotFoundError(f"{path} has no config.json: it is not an artifact; make one with zoo convert")
-    near = difflib.get_close_matches(str(name_or_path), names, n=3, cutoff=0.4) or names
-    raise NotFoundError(
-        f"{name_or_path} is neither a folder nor a model of the zoo; known: {', '.join(near) or 'none is shipped'}"
+    if wanted is None or (named is None and Path(wanted[0]).parent.is_dir()):  # a mistyped path is not for a hub to know
+        raise NotFoundError(f"{text} is neither a folder, nor a model of the zoo, nor org/name of a hub; {near(text)}")
+    try:
+        return store.pull(*wanted, expected=named.files if named else None, offline=offline, progress=progress).folder
+    except (NotFoundError, NetworkError) as error:
+        raise type(error)(f"{text} is no folder here, and {error}") from error
+
+
+def near(text: str) -> str:
+    """The names of the zoo that are nearest to a text, as words of a message."""
+    names = sorted({*index(), *_folders()})
+    found = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or names
+    return f"known: {', '.join(found) or 'none is shipped'}"
+
+
+def pull(text: str, *, endpoint: str | None = None, offline: bool = False, force: bool = False,
+         progress: hub.Progress | None = None) -> store.Pulled:  # fmt: skip
+    """Makes a named model or an `org/name[@revision]` ready for use without a network, every file checked.
+
+    Raises NotFoundError for a name that does not exist, IntegrityError, and what `zoo.store.pull` raises.
+    """
+    named = index().get(text)
+    if named is not None and text in _folders():
+        problem = check(_SHIPPED / text)
+        if problem is not None:
+            raise IntegrityError(f"{_SHIPPED / text}: {problem}: install spiking-zoo again")
+        files = {name: ((_SHIPPED / text / name).stat().st_size, sha256) for name, sha256 in named.files.items()}
+        return store.Pulled(text, None, None, _SHIPPED / text, files, fetched=False)
+    wanted = (str(named.repo), named.revision) if named else store.parse(text)
+    if wanted is None:
+        raise NotFoundError(f"{text} is neither a model of the zoo nor org/name of a hub; {near(text)}")
+    return store.pull(
+        *wanted, expected=named.files if named else None, endpoint=endpoint, offline=offline, force=force, progress=progress
     )
+
+
+def check(folder: Path) -> str | None:
+    """What differs between a shipped folder and the index, or None."""
+    named = index().get(folder.name)
+    if named is None:
+        return "is not in the index: python -m zoo.registry writes it anew"
+    return _difference(folder, named.files)
+
+
+def _difference(folder: Path, files: Mapping[str, str]) -> str | None:
+    found = {path.name for path in folder.iterdir() if path.name in store.FILES}
+    for name in sorted(found ^ files.keys()):
+        return f"{name} is {'missing' if name in files else 'not in the index'}"
+    for name, sha256 in files.items():
+        have = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if have != sha256:
+            return f"{name} has sha256 {have}, the index says {sha256}"
+    return None
+
+
+def verify(folder: Path, *, deep: bool = False) -> list[Check]:
+    """`zoo.artifact.verify`, and before it the files against the index, or in the cache against the hashes of the hub."""
+    from zoo import artifact
+
+    first = []
+    if folder.parent == _SHIPPED:
+        problem = check(folder)
+        first = [artifact.Check("index", problem is None, problem or "every file has the sha256 of the index")]
+    elif store.name_of(folder) != folder.resolve().name:
+        problem = store.problem_of(folder)
+        first = [artifact.Check("cache", problem is None, problem or "every file has the hash of the hub")]
+    return first + artifact.verify(folder, deep=deep)
 
 
 def default_data(config: Config) -> str | None:
     """What `zoo eval` measures on when no --data is given: the data set it was calibrated on, where that one has a name."""
     return config.calibration.dataset
+
+
+def make_index() -> dict[str, Any]:
+    """The index as the folders are now; what it says of models that do not ship, and where one is hosted, is kept."""
+    kept = index() if (_SHIPPED / "index.json").is_file() else {}
+    made = {name: named for name, named in kept.items() if named.repo is not None}
+    for found in shipped():
+        files = {name: hashlib.sha256((found.folder / name).read_bytes()).hexdigest()
+                 for name in sorted(store.FILES) if (found.folder / name).is_file()}  # fmt: skip
+        before = kept.get(found.name)
+        made[found.name] = Named.model_validate({
+            "files": files, "spikes": found.config.checksum.sha256,
+            "repo": before.repo if before else None, "revision": before.revision if before else None,
+        })  # fmt: skip
+    return {name: made[name].model_dump() for name in sorted(made)}
+
+
+if __name__ == "__main__":
+    try:
+        text = json.dumps(make_index(), indent=2) + "\n"
+    except ZooError as error:
+        raise SystemExit(f"error: {error}") from error
+    (_SHIPPED / "index.json").write_text(text)
+    print(f"wrote {_SHIPPED / 'index.json'}")
