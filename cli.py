@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import make, measure, models
+from zoo.commands import hub, make, measure, models
 from zoo.commands.common import terminal
 from zoo.errors import ZooError
 
@@ -23,12 +23,12 @@ _ANYWHERE = ("-q", "--quiet", "--no-color")
 
 app = typer.Typer(
     name="zoo", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-    help="A zoo of spiking ResNets: convert a trained network, measure it, verify it.",
+    help="A zoo of spiking ResNets: convert a trained network, measure it, verify it, share it.",
     epilog="Example:\n\n\b\n  zoo list\n  zoo eval s-resnet20-digits --timesteps 1,2,4,8\n\n"
     "-q and --no-color may stand anywhere. Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 network, "
     "5 integrity, 6 access, 7 a bound was missed, 130 Ctrl-C.",
 )  # fmt: skip
-for group in (models, measure, make):
+for group in (models, measure, make, hub):
     app.add_typer(group.app)
 
 

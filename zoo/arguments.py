@@ -59,14 +59,14 @@ def check_text(option: str, text: str | None) -> None:
         raise UsageError(f"{option} takes 1 to 500 characters, not {len(text)}: shorten it or leave it out")
 
 
-def check_replaceable(folder: Path, force: bool) -> None:
+def check_replaceable(folder: Path, force: bool, option: str = "--out") -> None:
     """Says before the work, not after it, that `folder` is taken; --force replaces artifacts, never another folder."""
     if not folder.exists():
         return
     if not force:
-        raise UsageError(f"{folder} exists already: choose another --out, or pass --force to replace it")
+        raise UsageError(f"{folder} exists already: choose another {option}, or pass --force to replace it")
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").is_file()):
-        raise UsageError(f"{folder} is not an artifact, --force would delete what is in it: choose another --out")
+        raise UsageError(f"{folder} is not an artifact, --force would delete what is in it: choose another {option}")
 
 
 def check_writable(option: str, path: Path | None, suffix: str = "") -> None:

@@ -92,14 +92,14 @@ def best_row(measured: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def models(console: Console, entries: Sequence[Entry]) -> None:
     """One line for each artifact."""
-    table = new_table("NAME", "ARCH", "METHOD", "NEURON", "NUMERICS", "T", "TOP-1", "SIZE", left=5)
+    table = new_table("NAME", "ARCH", "METHOD", "NEURON", "NUMERICS", "FROM", "SHA256", "T", "TOP-1", "SIZE", left=7)
     for entry in entries:
         config, row = entry.config, best_row(entry.evaluation)
         top1 = f"{row['top1']:.2f} %" if "top1" in row else "-"
         steps = str(row.get("timesteps", config.timesteps))
         table.add_row(
-            entry.name, config.arch, config.method.name, config.neuron, config.numerics, steps, top1,
-            human_bytes(entry.size),
+            entry.name, config.arch, config.method.name, config.neuron, config.numerics, entry.origin,
+            config.weights_sha256[:12], steps, top1, human_bytes(entry.size),
         )  # fmt: skip
     console.print(table)
 

@@ -67,14 +67,17 @@ class Terminal:
         self.say("warning", message, "yellow")
 
     @contextlib.contextmanager
-    def progress(self, *, json_output: bool) -> Iterator[Callable[[str, int, int], None] | None]:
-        """A progress callback that draws bars, or None where bars do not belong."""
+    def progress(
+        self, *, json_output: bool, of_bytes: bool = False
+    ) -> Iterator[Callable[[str, int, int], None] | None]:
+        """A progress callback that draws bars, or None where bars do not belong; `of_bytes` writes 1234567 as 1.2 MB."""
         if self.quiet or json_output or not sys.stderr.isatty():
             yield None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-        parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        count = DownloadColumn() if of_bytes else MofNCompleteColumn()
+        parts = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
         with Progress(*parts, console=self.err, transient=True) as bars:
             tasks: dict[str, TaskID] = {}
 

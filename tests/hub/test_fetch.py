@@ -22,7 +22,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MiniHub]
     """A hub with one repository, and a client that knows no other and has an empty cache."""
     with MiniHub() as running:
         for name, value in {
-            "ENDPOINT": running.url, "HUGGINGFACE_CO_URL_TEMPLATE": f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            "ENDPOINT": running.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
             "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": True,
             "HF_HUB_ETAG_TIMEOUT": 1, "HF_HUB_DOWNLOAD_TIMEOUT": 1, "HF_HUB_OFFLINE": False,
             "HF_TOKEN_PATH": str(tmp_path / "token"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,13 +17,27 @@ def epilog(*examples: str) -> str:
     return "Example:\n\n\b\n" + "\n".join(f"  {example}" for example in examples)
 
 
-def _names(incomplete: str) -> list[str]:
-    from zoo.registry import shipped
+def names(incomplete: str) -> list[str]:
+    """The names of the zoo that begin so."""
+    from zoo.registry import index
 
-    return [entry.name for entry in shipped() if entry.name.startswith(incomplete)]
+    return [name for name in index() if name.startswith(incomplete)]
+
+
+def find_model(model: str, *, json_output: bool = False) -> Path:
+    """The folder of a MODEL; one that has to be pulled first is, with a bar."""
+    from zoo import registry
+
+    with terminal.progress(json_output=json_output, of_bytes=True) as progress:
+        return registry.resolve(model, progress=progress)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="Another hub than HF_ENDPOINT; it gets no token.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Ask no hub (as HF_HUB_OFFLINE=1).")]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A name of `zoo list`, or an artifact folder.", autocompletion=_names)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name of `zoo list`, an artifact folder, or org/name[@revision] of a hub.", autocompletion=names
+    ),
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from zoo import arguments
-from zoo.commands.common import Json, Model, epilog, terminal
+from zoo.commands.common import Json, Model, epilog, find_model, terminal
 from zoo.errors import GateError, IntegrityError, NotFoundError, UsageError, ZooError
 from zoo.terminal import printable, replaced_file, write_json
 
@@ -55,12 +55,12 @@ def evaluate(
     steps = arguments.timesteps(timesteps)
     arguments.check_writable("--plot", plot, suffix=".png")
     arguments.check_writable("--output", output)
-    from zoo import artifact, chart, registry, report
+    from zoo import artifact, chart, registry, report, store
     from zoo.data import FORMS, open_images
 
     if plot is not None:
         chart.require_matplotlib()
-    folder = registry.resolve(model)
+    folder = find_model(model, json_output=json_output)
     config = artifact.read_config(folder)
     where = data if data is not None else registry.default_data(config)
     if where is None:
@@ -77,7 +77,7 @@ def evaluate(
             folder, images, steps, batch_size=batch_size, ann=ann, device=arguments.pick_device(device, backend),
             backend=backend, progress=progress,
         )  # fmt: skip
-    found = found.model_copy(update={"command": terminal.command})
+    found = found.model_copy(update={"command": terminal.command, "name": store.name_of(folder)})
     # First the files: a reader who closes the pipe early must not cost them; nor may a full disk cost what was measured.
     failure: ZooError | None = None
     try:
@@ -124,15 +124,15 @@ def verify(
     json_output: Json = False,
 ) -> None:
     """Check an artifact's files; exit 5 if one is bad."""
-    from zoo import artifact, registry
+    from zoo import registry
 
     try:
-        folder = registry.resolve(model)
+        folder = find_model(model, json_output=json_output)
     except NotFoundError:
         if not Path(model).is_dir():
             raise
         folder = Path(model)
-    checks = artifact.verify(folder, deep=deep)
+    checks = registry.verify(folder, deep=deep)
     failed = [check for check in checks if not check.ok]
     if json_output:
         write_json({"path": str(folder), "ok": not failed, "checks": [vars(check) for check in checks]})

@@ -8,19 +8,33 @@ from typing import Annotated
 import typer
 
 from zoo import arguments
-from zoo.commands.common import Json, Model, epilog, terminal
-from zoo.errors import GateError, NotFoundError
+from zoo.commands.common import Endpoint, Json, Model, epilog, find_model, terminal
+from zoo.commands.hub import list_remote
+from zoo.errors import GateError, NotFoundError, UsageError
 from zoo.terminal import replaced_file, write_json
 
 app = typer.Typer()
 
 
-@app.command("list", epilog=epilog("zoo list", "zoo list --json"))
-def list_models(json_output: Json = False) -> None:
-    """List the models of the zoo (also: zoo ls)."""
+@app.command("list", epilog=epilog("zoo list", "zoo list --json", "zoo list --remote --author me"))
+def list_models(
+    remote: Annotated[bool, typer.Option("--remote", help="Those on the hub instead.")] = False,
+    author: Annotated[str | None, typer.Option(metavar="ORG", help="With --remote: of this user or organisation.")] = None,
+    endpoint: Endpoint = None,
+    json_output: Json = False,
+) -> None:
+    """List the models that are here (also: zoo ls).
+
+    Those that ship with the zoo, and those in the cache. A model of a hub: zoo search.
+    """
+    if remote:
+        list_remote(None, author, endpoint, json_output)
+        return
+    if author or endpoint:
+        raise UsageError("--author and --endpoint are about the hub: add --remote")
     from zoo import registry, report
 
-    entries = registry.shipped()
+    entries = registry.at_hand()
     if json_output:
         write_json([
             {
@@ -28,6 +42,8 @@ def list_models(json_output: Json = False) -> None:
                 "method": entry.config.method.name, "neuron": entry.config.neuron, "schedule": entry.config.schedule,
                 "numerics": entry.config.numerics, "timesteps": report.best_row(entry.evaluation).get("timesteps"),
                 "top1": report.best_row(entry.evaluation).get("top1"), "size": entry.size, "folder": str(entry.folder),
+                "origin": entry.origin, "commit": entry.commit, "sha256": entry.config.weights_sha256,
+                "spikes": entry.config.checksum.sha256,
             }
             for entry in entries
         ])  # fmt: skip
@@ -49,7 +65,7 @@ def show(
     """
     from zoo import registry, report
 
-    entry = registry.entry(registry.resolve(model))
+    entry = registry.entry(find_model(model, json_output=json_output))
     if config:
         write_json(entry.config.model_dump(mode="json"))
     elif json_output:
@@ -74,9 +90,8 @@ def card(
     """
     arguments.check_writable("--output", output)
     from zoo import card as cards
-    from zoo import registry
 
-    text = cards.for_folder(registry.resolve(model))
+    text = cards.for_folder(find_model(model, json_output=json_output))
     if check is not None:
         if not check.is_file():
             raise NotFoundError(f"{check} does not exist: zoo card {model} --output {check} writes it")
