@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import hub, make, measure, models
+from zoo.commands import hub, make, measure, models, share
 from zoo.commands.common import terminal
 from zoo.errors import ZooError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
     "-q and --no-color may stand anywhere. Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 network, "
     "5 integrity, 6 access, 7 a bound was missed, 130 Ctrl-C.",
 )  # fmt: skip
-for group in (models, measure, make, hub):
+for group in (models, measure, make, hub, share):
     app.add_typer(group.app)
 
 

@@ -1,0 +1,87 @@
+"""`zoo mirror` and `zoo serve`: artifacts for machines that reach no hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.commands.common import Json, epilog, terminal
+from zoo.errors import IntegrityError, NotFoundError
+from zoo.mirror import ORG
+from zoo.terminal import human_bytes, print_lines, write_json
+
+app = typer.Typer()
+
+
+@app.command(epilog=epilog(
+    "zoo mirror /srv/models",
+    "zoo mirror /srv/models s-resnet20-digits ./s-resnet20 --name my-lab",
+))  # fmt: skip
+def mirror(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to fill; it is made if it does not exist.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Names or artifact folders.  [default: the zoo's own]")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", metavar="ORG", help="Org of those that have none.")] = ORG,
+    json_output: Json = False,
+) -> None:
+    """Copy artifacts into a folder that zoo serve can serve.
+
+    Each becomes DIR/ORG/NAME, checked, whole or not at all. What is there already with the same bytes is left alone.
+    """
+    from zoo import mirror as mirroring
+    from zoo import registry
+
+    wanted = models or [entry.name for entry in registry.shipped()]
+    with terminal.progress(json_output=json_output) as progress:
+        found = mirroring.mirror(folder, wanted, org=name, progress=progress)
+    if json_output:
+        write_json([vars(row) | {"folder": str(row.folder)} for row in found])
+    else:
+        print_lines(
+            terminal.out,
+            [f"{row.id}  {human_bytes(row.size)}  {'written' if row.changed else 'was there'}" for row in found],
+        )
+        terminal.note(f"next: zoo serve {folder}")
+
+
+@app.command(epilog=epilog(
+    "zoo serve /srv/models --host 0.0.0.0",
+    "HF_ENDPOINT=http://host:8765 python -c \"import huggingface_hub as h; "
+    "print(h.snapshot_download('spiking-zoo/s-resnet20-digits'))\"",
+))  # fmt: skip
+def serve(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of artifacts as DIR/ORG/NAME (zoo mirror).")],
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any free one.")] = 8765,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="ORG", help="DIR holds artifacts directly: serve them as ORG/NAME.")
+    ] = None,
+) -> None:
+    """Serve artifacts to huggingface_hub, read-only.
+
+    Clients set HF_ENDPOINT to the address, which is printed on stdout. Damaged artifacts are not served. There is no access
+    control and no TLS: listen where only those may connect who may read everything in DIR. Ctrl-C ends it, with exit code 130.
+    """
+    from zoo import serve as serving
+
+    served = serving.Folder(folder, name)
+    identities = served.ids()
+    count = 0
+    with terminal.progress(json_output=False) as progress:
+        for number, identity in enumerate(identities):
+            if progress is not None:
+                progress("hashing", number, len(identities))
+            try:
+                served.look(*identity.split("/"))
+                count += 1
+            except NotFoundError:
+                pass  # some other folder
+            except (IntegrityError, serving.Changed) as error:
+                terminal.warn(f"not served: {error or f'{identity} is changing'}")
+    terminal.note(f"{count} artifact{'' if count == 1 else 's'} in {folder}; Ctrl-C ends it")
+    serving.serve(
+        served, host, port, ready=lambda url: print(url, flush=True), talk=None if terminal.quiet else terminal.note
+    )
