@@ -62,8 +62,9 @@ class Fault:
     """What goes wrong with the requests whose "METHOD path" holds `where`, `times` times (-1: always).
 
     Kinds: a number is answered as that status; `cut` breaks the connection in the middle of a body; `short` sends half of it
-    as if that were all; `flip` changes a byte; `stall` says nothing for `seconds`; `slow` spreads a body over `seconds`;
-    `endless` never stops sending; `etag` says a hash that is a path; `other-commit` says another commit.
+    as if that were all; `flip` changes a byte; `stall` says nothing for `seconds` and hangs up; `late` answers after `seconds`;
+    `lost` does what was asked and hangs up instead of answering; `slow` spreads a body over `seconds`; `endless` never stops
+    sending; `etag` says a hash that is a path; `other-commit` says another commit.
     """
 
     where: str
@@ -209,6 +210,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.stopping.wait(self.ordered.seconds)
             self.close_connection = True
             return
+        if self.ordered and self.ordered.kind == "late":
+            self.server.stopping.wait(self.ordered.seconds)
         if self.ordered and isinstance(self.ordered.kind, int):
             self.fail(self.ordered.kind, "out of order")
             return
@@ -228,6 +231,9 @@ class Handler(BaseHTTPRequestHandler):
     def send(self, status: int, payload: Any = b"", headers: dict[str, str] | None = None) -> None:
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         kind = self.ordered.kind if self.ordered and self.command != "HEAD" and status < 300 else None
+        if kind == "lost":
+            self.close_connection = True
+            return
         if kind == "flip":
             data = data[:-1] + bytes([data[-1] ^ 1])
         if kind == "short":

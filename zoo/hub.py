@@ -143,8 +143,8 @@ def _raise(error: BaseException, what: str, host: str) -> NoReturn:
 
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled) and error.__cause__ is None:
         raise NetworkError(f"{what} is not in the cache, and the zoo is offline: pull it once with a connection") from error
-    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
-        _raise(error.__cause__, what, host)
+    if isinstance(error, LocalEntryNotFoundError | RuntimeError) and error.__cause__ is not None:
+        _raise(error.__cause__, what, host)  # what the client wraps: no copy in the cache either, or an upload that failed
     if isinstance(error, GatedRepoError):
         raise AuthError(f"{what} is gated: ask for access on its page at {host}, then set HF_TOKEN") from error
     if isinstance(error, HfHubHTTPError) and getattr(error, "response", None) is not None:

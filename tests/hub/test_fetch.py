@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.hub.children import left_in
 from tests.minihub import Fault, MiniHub
 from zoo import hub
 from zoo.errors import AuthError, IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
@@ -17,35 +17,16 @@ FILES = {"config.json": b'{"a": 1}', "data.parquet": BIG}
 EMPTY_SHA = "0" * 64
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MiniHub]:
-    """A hub with one repository, and a client that knows no other and has an empty cache."""
-    with MiniHub() as running:
-        for name, value in {
-            "ENDPOINT": running.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-            "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_ETAG_TIMEOUT": 1, "HF_HUB_DOWNLOAD_TIMEOUT": 1, "HF_HUB_OFFLINE": False,
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-        }.items():  # fmt: skip
-            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-        for name in ("NO_PROXY", "no_proxy"):
-            monkeypatch.setenv(name, "127.0.0.1,localhost")
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr("zoo.hub._PAUSES", (0.01, 0.02))
-        running.upload("org/data", FILES)
-        running.upload("org/data", FILES, kind="dataset")
-        yield running
+@pytest.fixture(autouse=True)
+def data(server: MiniHub) -> None:
+    """One repository of each kind."""
+    server.upload("org/data", FILES)
+    server.upload("org/data", FILES, kind="dataset")
 
 
 def fetch(path: str = "data.parquet", **options: object) -> Path:
     options = {"revision": "main", **options}
     return hub.fetch_file("org/data", path, **options)  # type: ignore[arg-type]
-
-
-def left_in(folder: Path) -> list[str]:
-    """The files of the cache that hold data."""
-    return sorted(p.name for p in folder.rglob("*") if p.is_file() and "blobs" in p.parts)
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])

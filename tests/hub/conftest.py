@@ -1,0 +1,68 @@
+"""A hub on loopback, a client that knows no other and has an empty cache, and an artifact to share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Outcome, Zoo
+from tests.hub.children import constants_for
+from tests.minihub import MiniHub
+from zoo import card, registry, store
+from zoo.cli import main
+
+DIGITS = "s-resnet20-digits"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where the client keeps its cache."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def constants(server: MiniHub, home: Path) -> dict[str, Any]:
+    """The client's settings for this test, also for processes of their own."""
+    return constants_for(server.url, home)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[MiniHub]:
+    with MiniHub() as running:
+        for name, value in constants_for(running.url, home).items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1,localhost")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("ZOO_HOME", str(home / "zoo"))
+        monkeypatch.setattr("zoo.hub._PAUSES", (0.01, 0.02))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def payload() -> dict[str, bytes]:
+    """The files of an artifact as it is published."""
+    folder = registry.resolve(DIGITS)
+    files = {name: (folder / name).read_bytes() for name in store.FILES if (folder / name).is_file()}
+    return files | {"README.md": card.for_folder(folder).encode()}
+
+
+@pytest.fixture
+def shared_net(server: MiniHub, payload: dict[str, bytes]) -> str:
+    """The commit of org/net, an artifact on the hub."""
+    return server.upload("org/net", payload)
+
+
+@pytest.fixture
+def zoo(capsys: pytest.CaptureFixture[str]) -> Zoo:
+    """Runs one command in this process."""
+
+    def run(*words: str | Path) -> Outcome:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
