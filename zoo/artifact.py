@@ -256,7 +256,7 @@ def _checked_tensors(
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
         raise IntegrityError(f"{where} is not a whole safetensors file ({str(error)[:80]}): fetch it again") from error
     if tensors.keys() != expected.keys():
-        odd = sorted(tensors.keys() ^ expected.keys())
+        odd = sorted(name[:80] for name in tensors.keys() ^ expected.keys())
         raise IntegrityError(f"{where} has missing or unexpected tensors ({', '.join(odd[:4])}): fetch it again")
     for name, (dtype, shape) in expected.items():
         tensor = tensors[name]

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 
 class ZooError(Exception):
-    """Something the user can act on; the base of every error below."""
+    """Something the user can act on; the base of every error below.
+
+    A message may quote what stood in a file: characters that would drive a terminal become question marks.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("".join(char if char.isprintable() else "?" for char in message))
 
 
 class UsageError(ZooError):

@@ -1,0 +1,151 @@
+"""Whatever is done to an artifact, it is refused in one line or it runs: no other exception, no crash, bounded time and memory.
+
+    ZOO_MUTATIONS=10000 ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/test_mutated_artifacts.py
+
+is the long run; benchmarks/results/mutated-artifacts.json is what it wrote.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+import zoo
+from tests.zoo import mutations
+from tests.zoo.mutations import CONFIG, WEIGHTS, Files, mutate
+from zoo import artifact, registry
+from zoo.errors import ZooError
+from zoo.evaluate import versions
+
+COUNT = int(os.environ.get("ZOO_MUTATIONS", "300"))
+OUT = os.environ.get("ZOO_MUTATIONS_OUT")
+SECONDS = 2.0  # for a refusal
+SECONDS_TO_RUN = 10.0  # for one that loads: a config may ask for images of up to 1024 x 1024
+MEGABYTES = 500
+HANG = 120
+
+
+@pytest.fixture(scope="module")
+def bases() -> list[Files]:
+    """The shipped network of 8x8 input in int8, in float32, and one with projections."""
+    folder = registry.resolve("s-resnet20-digits")
+    shipped: Files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    config = artifact.read_config(folder)
+    tensors = load_file(folder / WEIGHTS)
+    generator = torch.Generator().manual_seed(0)
+    projected = config.model_copy(update={"shortcut": "B"})
+    drawn = {
+        name: tensors.get(name, torch.randint(-50, 50, shape, generator=generator).to(dtype))
+        for name, (dtype, shape) in artifact.expected_tensors(projected, artifact.topology_of(projected)).items()
+    }
+    floats = config.model_copy(update={"numerics": "float32"})
+    made = [shipped]
+    for other, values in ((floats, {name: tensor.float() for name, tensor in tensors.items()}), (projected, drawn)):
+        text = json.dumps(other.model_dump(mode="json")).encode()
+        made.append(mutations.mend({CONFIG: text, WEIGHTS: save(values, metadata={"format": "pt"})}))
+    return made
+
+
+def write(folder: Path, files: Files) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, data in files.items():
+        if data is None:
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(data)
+    return folder
+
+
+def use(folder: Path) -> str:
+    """Verifies, loads and runs; what became of it. Anything but a ZooError goes through."""
+    checks = artifact.verify(folder, deep=True)
+    failed = [check for check in checks if not check.ok]
+    said = [check.detail for check in failed]
+    try:
+        network = zoo.load(folder)
+    except ZooError as error:
+        assert failed, "verify found nothing and load refuses it"
+        said.append(str(error))
+        outcome = f"refused: {type(error).__name__}"
+    else:
+        assert not [check for check in failed if check.name != "spikes"], f"load takes what verify refuses: {said}"
+        config = artifact.read_config(folder)
+        logits = network(torch.zeros((1, *config.preprocess.input_size), dtype=torch.uint8), timesteps=1)
+        assert logits.shape == (1, config.num_classes) and logits.dtype == torch.float64
+        outcome = "runs, spikes differ from the checksum" if failed else "runs, spikes as stated"
+    for line in said:
+        assert "\n" not in line and len(line) < 1000 and ": " in line + ": ", line[:1000]
+        assert line.isprintable(), line
+    return outcome
+
+
+def test_the_undamaged_run(bases: list[Files], tmp_path: Path) -> None:
+    found = [use(write(tmp_path / "net", base)) for base in bases]
+    assert found == [*["runs, spikes as stated"] * 2, "runs, spikes differ from the checksum"]
+
+
+@pytest.mark.timeout(max(300, COUNT))
+def test_mutated_artifacts(bases: list[Files], tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for base in bases:  # what a first run allocates for good is not the damage's doing
+        use(write(tmp_path / "net", base))
+    outcomes: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    mended_count = 0
+    slowest: dict[str, tuple[float, int]] = {}
+    start, before = time.perf_counter(), _peak_megabytes()
+    try:
+        for seed in range(COUNT):
+            random = Random(seed)
+            kind, mended, files = mutate(random.choice(bases), random)
+            write(tmp_path / "net", files)
+            faulthandler.dump_traceback_later(HANG, exit=True)
+            began = time.perf_counter()
+            try:
+                outcome = use(tmp_path / "net")
+            except BaseException as error:
+                raise AssertionError(f"seed {seed}, {kind}, mended {mended}: {type(error).__name__}: {error}") from error
+            seconds = time.perf_counter() - began
+            faulthandler.cancel_dump_traceback_later()
+            group = outcome.split(":")[0].split(",")[0]
+            slowest[group] = max(slowest.get(group, (0.0, 0)), (seconds, seed))
+            limit = SECONDS_TO_RUN if group == "runs" else SECONDS
+            assert seconds < limit, f"seed {seed}, {kind}, mended {mended}: {seconds:.1f} s, {outcome}"
+            grown = _peak_megabytes() - before
+            assert grown < MEGABYTES, f"seed {seed}, {kind}, mended {mended}: {grown} MB more, {outcome}"
+            outcomes[outcome] += 1
+            kinds[kind] += 1
+            mended_count += mended
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        torch.set_num_threads(threads)
+    assert outcomes["runs, spikes differ from the checksum"] and outcomes["refused: IntegrityError"]
+    if OUT:
+        facts = {
+            "command": f"ZOO_MUTATIONS={COUNT} ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/test_mutated_artifacts.py",
+            "artifacts": COUNT, "with_the_sha256_made_to_agree": mended_count, "outcomes": dict(outcomes.most_common()),
+            "mutations": dict(kinds.most_common()), "other_exceptions": 0,
+            "slowest_seconds": {group: round(value[0], 2) for group, value in slowest.items()},
+            "memory_growth_megabytes": _peak_megabytes() - before, "seconds": round(time.perf_counter() - start),
+            "versions": versions(),
+        }  # fmt: skip
+        Path(OUT).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _peak_megabytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)
