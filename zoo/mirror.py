@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import filecmp
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo import hub, store
 from zoo.errors import IntegrityError, UsageError, ZooError
 
 ORG = "spiking-zoo"  # of whatever comes without one
-FILES = ("config.json", "model.safetensors", "eval.json", "README.md")
-
-# What huggingface_hub takes as one part of a repository's id.
-_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 
 Progress = Callable[[str, int, int], None]
 
@@ -33,24 +29,18 @@ class Mirrored:
     changed: bool
 
 
-def is_part(text: str) -> bool:
-    """Whether a text can be the org or the name of a repository: it is then also one plain folder name."""
-    return bool(_PART.fullmatch(text)) and "--" not in text and ".." not in text and not text.endswith(".git")
-
-
-def repository(model: str, folder: Path, org: str = ORG) -> str:
-    """`org/name` of a model: its own for `org/name[@revision]` of a hub, else `org` and the name of its folder.
+def repository(folder: Path, org: str = ORG) -> str:
+    """`org/name` of the artifact in `folder`: its own when it comes from a hub, else `org` and its folder's name.
 
     Raises UsageError when a hub would not take that.
     """
-    parts = model.partition("@")[0].split("/")
-    if len(parts) != 2 or not all(map(is_part, parts)) or Path(model).is_dir():
-        parts = [org, folder.resolve().name]
-    if not all(map(is_part, parts)):
+    name = store.name_of(folder)
+    found = name if hub.is_repo(name) else f"{org}/{name}"
+    if not hub.is_repo(found):
         raise UsageError(
-            f"{'/'.join(parts)!r} cannot name a repository: letters, digits, single - _ and . only; rename it or pass --name"
+            f"{found!r} cannot name a repository: letters, digits, single - _ and . only; rename it or pass --name"
         )
-    return "/".join(parts)
+    return found
 
 
 def mirror(root: str | Path, models: list[str], *, org: str = ORG, progress: Progress | None = None) -> list[Mirrored]:
@@ -59,13 +49,14 @@ def mirror(root: str | Path, models: list[str], *, org: str = ORG, progress: Pro
     An artifact appears whole or not at all. One that is there with the same bytes is left alone, another is replaced.
 
     Args:
-        models: names of the zoo, or artifact folders.
+        models: names of the zoo, artifact folders, or `org/name[@revision]` of a hub.
         org: for those that have none of their own.
 
     Raises:
         NotFoundError: a model does not exist.
         IntegrityError: an artifact is damaged; those before it are in place.
         UsageError: a hub would not take the id, two models have the same, or something else is in the way.
+        NetworkError, AuthError: as `zoo.registry.resolve`.
         ZooError: the folder cannot be written.
     """
     from zoo import registry
@@ -74,7 +65,7 @@ def mirror(root: str | Path, models: list[str], *, org: str = ORG, progress: Pro
     wanted: dict[str, Path] = {}
     for model in models:
         folder = registry.resolve(model)
-        identity = repository(model, folder, org)
+        identity = repository(folder, org)
         if wanted.setdefault(identity, folder) != folder:
             raise UsageError(f"{wanted[identity]} and {folder} would both be {identity}: mirror one under another --name")
     if root.exists() and not root.is_dir():
@@ -93,13 +84,13 @@ def _copy(source: Path, target: Path, identity: str) -> Mirrored:
     """Copies one artifact beside its place, checks the copy, and moves it in."""
     from zoo import artifact
 
-    if target.exists() and not (target / "config.json").is_file():
+    if target.exists() and not (target / store.CONFIG).is_file():
         raise UsageError(f"{target} is not an artifact and would be replaced: move it away, or choose another folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
             copy = Path(place)
-            for name in FILES:
+            for name in store.FILES:
                 if (source / name).is_file():
                     _copy_synced(source / name, copy / name)
             try:

@@ -3,7 +3,7 @@
 `HF_ENDPOINT=http://host:port` makes huggingface_hub, and all that is built on it, download from here. There are no redirects and
 no xet headers, so a client takes every file over plain HTTP.
 
-What may be read: the files of `zoo.mirror.FILES` in root/org/name, and only while they are a whole artifact: config.json is valid
+What may be read: the files of `zoo.store.FILES` in root/org/name, and only while they are a whole artifact: config.json is valid
 and the sha256 it states is that of model.safetensors. Every step from the root down is opened relative to the one before, and no
 link is followed, so nothing outside the root can be reached whatever a request says.
 
@@ -29,16 +29,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from zoo.config import parse_config
 from zoo.errors import IntegrityError, NotFoundError, UsageError
-from zoo.mirror import FILES, is_part
+from zoo.hub import is_repo
+from zoo.store import CONFIG, FILES, MAX_BYTES, WEIGHTS
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 BLOCK = 256 * 1024
-_MAX_SMALL = 4_000_000  # bytes of every file but the weights
 _CONNECTIONS = 1024
 _GRACE = 3  # seconds that downloads get to end after Ctrl-C
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -103,7 +102,7 @@ class Folder:
         self.root, self.flat = Path(root), flat
         if not self.root.is_dir():
             raise NotFoundError(f"{root} is not a folder: fill one with zoo mirror")
-        if flat is not None and not is_part(flat):
+        if flat is not None and not is_repo(f"{flat}/name"):
             raise UsageError(f"--name {flat!r} cannot be an org: letters, digits, single - _ and . only")
         self._known: dict[str, Snapshot] = {}
 
@@ -117,9 +116,10 @@ class Folder:
     def _folders(place: Path) -> list[str]:
         try:
             with os.scandir(place) as entries:
-                return sorted(entry.name for entry in entries if is_part(entry.name) and entry.is_dir(follow_symlinks=False))
+                names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             return []
+        return sorted(name for name in names if is_repo(f"org/{name}"))
 
     def look(self, org: str, name: str, want: str | None = None, *, hashing: bool = True) -> tuple[Snapshot, BinaryIO | None]:
         """An artifact as it is now, and its file `want`, open, if it has one.
@@ -130,7 +130,7 @@ class Folder:
             Changed: it changes while it is read, or a file has to be hashed and `hashing` is False.
         """
         identity = f"{org}/{name}"
-        if not (is_part(org) and is_part(name)) or self.flat not in (None, org):
+        if not is_repo(identity) or self.flat not in (None, org):
             raise NotFoundError(f"no repository {identity!r} here: zoo mirror adds one")
         with contextlib.ExitStack() as stack:
             try:
@@ -168,11 +168,11 @@ class Folder:
             return known
         if not hashing:
             raise Changed
-        for name in fresh - {WEIGHTS}:
-            if found[name].st_size > _MAX_SMALL:
+        for name in fresh:
+            if found[name].st_size > MAX_BYTES[name]:
                 raise IntegrityError(f"{identity}/{name} has {found[name].st_size} bytes: mirror it again")
         stored = {name: _hash(file, found[name]) if name in fresh else before[name] for name, file in files.items()}
-        text = os.pread(files[CONFIG].fileno(), _MAX_SMALL, 0)
+        text = os.pread(files[CONFIG].fileno(), MAX_BYTES[CONFIG], 0)
         if hashlib.sha256(text).hexdigest() != stored[CONFIG].sha256:
             raise Changed
         config = parse_config(text, f"{identity}/{CONFIG}")

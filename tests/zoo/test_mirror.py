@@ -12,7 +12,7 @@ from tests.zoo.spiking_fixtures import files_of, refuses
 from zoo import registry
 from zoo.cli import main
 from zoo.errors import IntegrityError, NotFoundError, UsageError
-from zoo.mirror import is_part, mirror
+from zoo.mirror import mirror
 
 NAME = "s-resnet20-digits"
 SHIPPED = registry.resolve(NAME)
@@ -78,11 +78,6 @@ def test_refusals(own: Path, tmp_path: Path) -> None:
     assert (root / "spiking-zoo" / "net" / "thesis.tex").exists()
     with refuses(UsageError, "is not a folder"):
         mirror(own / "config.json", [str(own)])
-
-
-@pytest.mark.parametrize("text", ["a", "A_b-c.d", "9", "x" * 96])
-def test_parts_of_an_id(text: str) -> None:
-    assert is_part(text)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

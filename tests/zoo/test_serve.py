@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from tests.zoo.spiking_fixtures import files_of, refuses
 from zoo import registry, serve
 from zoo.errors import IntegrityError, NotFoundError, UsageError
-from zoo.mirror import FILES, mirror
+from zoo.mirror import mirror
+from zoo.store import FILES
 
 REPO = Path(__file__).resolve().parents[2]
 ID = "spiking-zoo/s-resnet20-digits"
