@@ -57,10 +57,11 @@ class TrainingConfig(_Strict):
 
 
 class SourceConfig(_Strict):
-    """The pretrained ANN; `training` where `zoo train` made it."""
+    """The pretrained ANN; `revision`: the commit where a hub has it; `training` where `zoo train` made it."""
 
     name: Text
     sha256: Sha256
+    revision: Text | None = None
     license: Text | None = None
     url: Text | None = None
     training: TrainingConfig | None = None
@@ -99,6 +100,7 @@ class Config(_Strict):
     format_version: Annotated[int, Field(strict=True)]
     arch: Text
     shortcut: Literal["A", "B"]
+    stride_in: Literal["3x3", "1x1"] = "3x3"
     num_classes: Annotated[int, Field(ge=1, le=100_000)]
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig

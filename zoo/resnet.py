@@ -5,8 +5,8 @@ most one shortcut that ends in the same neurons, and the ReLU (ANN) or integrate
 follow torchvision (`conv1`, `layer1.0.conv1`, `layer1.0.downsample.0`, `fc`), so a checkpoint's keys are a layer's keys.
 
 CIFAR form: He et al. 2015 (arXiv:1512.03385) section 4.2, three stages of 16, 32 and 64 channels; shortcut "A" is the strided,
-zero-padded identity, "B" a 1x1 projection. ImageNet form: the same paper's table 1, with the stride in the 3x3 convolution of a
-bottleneck (torchvision's "v1.5").
+zero-padded identity, "B" a 1x1 projection. ImageNet form: the same paper's table 1, with the stride of a bottleneck in its 3x3
+convolution (torchvision's and timm's "v1.5"), or in its first 1x1 convolution (the paper's own, "v1").
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _IMAGENET_BLOCKS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, int
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
 ARCHITECTURES = (*_CIFAR_BLOCKS, *_IMAGENET_BLOCKS)
+StrideIn = Literal["3x3", "1x1"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Topology:
     in_channels: int
     num_classes: int
     layers: tuple[Layer, ...]
+    stride_in: StrideIn = "3x3"
 
     @property
     def features(self) -> int:
@@ -110,13 +112,17 @@ class Topology:
 
 
 def topology(
-    arch: str, *, num_classes: int = 10, in_channels: int = 3, shortcut: Literal["A", "B"] | None = None
-) -> Topology:
+    arch: str, *, num_classes: int = 10, in_channels: int = 3, shortcut: Literal["A", "B"] | None = None,
+    stride_in: StrideIn = "3x3",
+) -> Topology:  # fmt: skip
     """The description of `arch` (one of ARCHITECTURES).
 
-    `shortcut` is "A" (the default) or "B" for the CIFAR form; the ImageNet form always projects.
-    Raises UsageError for an unknown name or a shortcut the form does not have.
+    `shortcut` is "A" (the default) or "B" for the CIFAR form; the ImageNet form always projects. `stride_in` says which
+    convolution of a bottleneck has the stride; weights do not tell.
+    Raises UsageError for an unknown name, or for a shortcut or stride the form does not have.
     """
+    if stride_in == "1x1" and _IMAGENET_BLOCKS.get(arch, ("basic",))[0] != "bottleneck":
+        raise UsageError(f"{arch} has no bottlenecks, whose stride could be in a 1x1 convolution: leave --stride-in out")
     if arch in _CIFAR_BLOCKS:
         if shortcut not in (None, "A", "B"):
             raise UsageError(f"shortcut {shortcut!r} does not exist: use A (zero padding) or B (projection)")
@@ -131,21 +137,21 @@ def topology(
         if shortcut not in (None, "B"):
             raise UsageError(f"{arch} has projection shortcuts: leave --shortcut out or pass B")
         kind, blocks = _IMAGENET_BLOCKS[arch]
-        builder = _Builder(in_channels)
+        builder = _Builder(in_channels, stride_in)
         builder.stem(64, kernel=7, stride=2, max_pool=True)
         for stage, count in enumerate(blocks, start=1):
             for block in range(count):
                 stride = 2 if stage > 1 and block == 0 else 1
                 add = builder.basic if kind == "basic" else builder.bottleneck
                 add(f"layer{stage}.{block}", 32 * 2**stage, stride, project=True)
-        return Topology(arch, "B", in_channels, num_classes, tuple(builder.layers))
+        return Topology(arch, "B", in_channels, num_classes, tuple(builder.layers), stride_in)
     raise UsageError(f"architecture {arch!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
 
 
 class _Builder:
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, stride_in: StrideIn = "3x3") -> None:
         self.layers: list[Layer] = []
-        self.source, self.width = IMAGE, in_channels
+        self.source, self.width, self.stride_in = IMAGE, in_channels, stride_in
 
     def stem(self, channels: int, *, kernel: int, stride: int, max_pool: bool) -> None:
         self._conv("conv1", "bn1", channels, kernel, stride, max_pool=max_pool)
@@ -157,8 +163,9 @@ class _Builder:
 
     def bottleneck(self, block: str, channels: int, stride: int, project: bool) -> None:
         shortcut = self._shortcut(block, 4 * channels, stride, project)
-        self._conv(f"{block}.conv1", f"{block}.bn1", channels, 1, 1)
-        self._conv(f"{block}.conv2", f"{block}.bn2", channels, 3, stride)
+        first, second = (stride, 1) if self.stride_in == "1x1" else (1, stride)
+        self._conv(f"{block}.conv1", f"{block}.bn1", channels, 1, first)
+        self._conv(f"{block}.conv2", f"{block}.bn2", channels, 3, second)
         self._conv(f"{block}.conv3", f"{block}.bn3", 4 * channels, 1, 1, shortcut)
 
     def _shortcut(self, block: str, channels: int, stride: int, project: bool) -> Shortcut:

@@ -117,7 +117,7 @@ def naive_network(network: SpikingResNet, images: Tensor, timesteps: int) -> dic
 
 def tiny_topology(form: str) -> Topology:
     """Every kind of layer there is: `cifar` has both option-A identities, `imagenet` a max-pooled 7x7 stem, a bottleneck
-    with a strided projection, and one with an identity."""
+    with a strided projection, and one with an identity; `v1` has that bottleneck's stride in its first convolution."""
     if form == "cifar":
         layers = (
             Layer("conv1", "bn1", IMAGE, 1, 4, 3),
@@ -131,11 +131,12 @@ def tiny_topology(form: str) -> Topology:
         )  # fmt: skip
         return Topology("tiny", "A", 1, 3, layers)
     first, second = "layer1.0", "layer1.1"
+    strides = (2, 1) if form == "v1" else (1, 2)
     projection = Shortcut("projection", "conv1", 2, conv=f"{first}.downsample.0", bn=f"{first}.downsample.1")
     layers = (
         Layer("conv1", "bn1", IMAGE, 3, 6, 7, 2, max_pool=True),
-        Layer(f"{first}.conv1", f"{first}.bn1", "conv1", 6, 4, 1),
-        Layer(f"{first}.conv2", f"{first}.bn2", f"{first}.conv1", 4, 4, 3, 2),
+        Layer(f"{first}.conv1", f"{first}.bn1", "conv1", 6, 4, 1, strides[0]),
+        Layer(f"{first}.conv2", f"{first}.bn2", f"{first}.conv1", 4, 4, 3, strides[1]),
         Layer(f"{first}.conv3", f"{first}.bn3", f"{first}.conv2", 4, 9, 1, 1, projection),
         Layer(f"{second}.conv1", f"{second}.bn1", f"{first}.conv3", 9, 4, 1),
         Layer(f"{second}.conv2", f"{second}.bn2", f"{second}.conv1", 4, 4, 3),

@@ -44,7 +44,7 @@ def watched(
 
 
 @pytest.mark.parametrize(("neuron", "schedule"), KINDS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", (*FORMS, "v1"))
 @pytest.mark.parametrize(("timesteps", "batch", "side"), [(1, 1, 9), (8, 2, 12), (13, 3, 11)])
 def test_spikes_equal_int64_stepping(form, neuron, schedule, timesteps, batch, side):
     network = tiny(form, neuron, schedule)

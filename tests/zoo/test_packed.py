@@ -61,7 +61,7 @@ def test_shipped_model(digits_test, timesteps, marks):
 
 @interpreted
 @pytest.mark.parametrize(("neuron", "schedule"), KINDS)
-@pytest.mark.parametrize("form", ["cifar", "imagenet"])
+@pytest.mark.parametrize("form", ["cifar", "imagenet", "v1"])
 def test_every_kind_of_network(form, neuron, schedule):
     network = random_network(tiny_topology(form), neuron=neuron, schedule=schedule)
     network.delay = {1: 0, 4: 2}

@@ -191,3 +191,24 @@ def test_sizes_and_channels(arch):
 def test_what_does_not_exist_is_refused(arch, shortcut, match):
     with refuses(UsageError, match):
         topology(arch, shortcut=shortcut)
+
+
+@pytest.mark.parametrize("arch", ["resnet50", "resnet101", "resnet152"])
+def test_the_stride_of_a_bottleneck(arch):
+    """In the 3x3 convolution ("v1.5"), or in the first 1x1 ("v1"): the same weights, and the same sizes behind each block."""
+    nets = {where: topology(arch, num_classes=1000, stride_in=where) for where in ("3x3", "1x1")}
+    assert topology(arch, num_classes=1000) == nets["3x3"] and nets["3x3"] != nets["1x1"]
+    assert parameters(nets["3x3"]) == parameters(nets["1x1"])
+    for where, net in nets.items():
+        strided = [layer for layer in net.layers[1:] if layer.stride == 2]
+        assert [layer.name for layer in strided] == [f"layer{n}.0.conv{1 if where == '1x1' else 2}" for n in (2, 3, 4)]
+    ends = [layer.name for layer in nets["3x3"].layers if layer.shortcut]
+    sizes = {where: net.sizes(224, 224) for where, net in nets.items()}
+    assert [sizes["1x1"][name] for name in ends] == [sizes["3x3"][name] for name in ends]
+    assert sizes["3x3"]["layer2.0.conv1"] == (56, 56) and sizes["1x1"]["layer2.0.conv1"] == (28, 28)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet20"])
+def test_no_bottleneck_no_other_stride(arch):
+    with refuses(UsageError, "no bottlenecks"):
+        topology(arch, stride_in="1x1")
