@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from zoo.config import TrainingConfig
 from zoo.errors import IntegrityError, NotFoundError, UsageError
-from zoo.resnet import Topology, fold_batchnorm, topology
+from zoo.resnet import StrideIn, Topology, fold_batchnorm, topology
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "model_ema")
 _MAX_WRAPPERS = 8
@@ -28,13 +29,38 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _PREFIXES = ("module.", "model.", "_orig_mod.")
 # Other names for torchvision's keys: akamaster's CIFAR ResNets say `linear` and `shortcut`.
 _RENAMES = (("linear.", "fc."), (".shortcut.", ".downsample."))
+# Parts that other residual networks have, by a key that only they have.
+_STRANGERS = (
+    (re.compile(r"conv1\.\d+\.weight"), "a stem of several convolutions (a `d`, `c`, `s` or `t` variant)"),
+    (re.compile(r".*\.downsample\.2\.weight"), "average pooling in its shortcuts (a `d` variant)"),
+    (re.compile(r".*\.(se|attn)\..*weight"), "attention in its blocks"),
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the place that a checkpoint comes from says of it; None where it does not say.
+
+    input_size: height and width of the input; crop: its share of the shorter side that images are resized to.
+    mean, std: per channel, for pixels in 0 to 1. class_names: in label order. revision: the commit on a hub.
+    """
+
+    license: str | None = None
+    url: str | None = None
+    revision: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_size: int | None = None
+    crop: float | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A pretrained ANN, BatchNorm folded: `params` as `zoo.resnet.ann_forward` takes them.
 
-    training: what the log.json beside the file says of it, where `zoo train` wrote both.
+    training: what the log.json beside the file says of it, where `zoo train` wrote both. origin: see `zoo.sources`.
     """
 
     net: Topology
@@ -42,10 +68,15 @@ class Checkpoint:
     name: str
     sha256: str
     training: TrainingConfig | None = None
+    origin: Origin = Origin()
 
 
-def read_checkpoint(path: str | Path, arch: str, *, shortcut: Literal["A", "B"] | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, arch: str, *, shortcut: Literal["A", "B"] | None = None, stride_in: StrideIn = "3x3"
+) -> Checkpoint:
     """Reads `path` as an `arch` network; the number of classes and input channels, and the shortcut, follow from the file.
+
+    Where a bottleneck has its stride does not: `stride_in` says it.
 
     Raises:
         NotFoundError: there is no such file.
@@ -64,6 +95,7 @@ def read_checkpoint(path: str | Path, arch: str, *, shortcut: Literal["A", "B"] 
         num_classes=max(1, len(head)) if head is not None and head.ndim == 2 else 10,
         in_channels=max(1, stem.shape[1]) if stem is not None and stem.ndim == 4 else 3,
         shortcut=shortcut,
+        stride_in=stride_in,
     )
     _check(net, state, path)
     params = fold_batchnorm(net, state)
@@ -99,7 +131,8 @@ def _remember_source(sha256: str, path: Path) -> None:
     with contextlib.suppress(OSError):
         folder = cache_folder() / "sources"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / sha256).write_text(str(path.resolve()))
+        # Not resolved: the file may be a link of the hub client's cache, to a name without the suffix.
+        (folder / sha256).write_text(str(path.absolute()))
 
 
 def find_source(sha256: str) -> Path | None:
@@ -183,6 +216,9 @@ def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(key for key in state.keys() - expected.keys() if not key.endswith("num_batches_tracked"))
     if missing or unexpected:
+        strange = next((what for key, what in _STRANGERS if any(key.fullmatch(name) for name in unexpected)), None)
+        if strange is not None:
+            raise UsageError(f"{path} has {strange}, which the zoo cannot convert: choose a plain ResNet")
         parts = [
             f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
             for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys

@@ -38,7 +38,6 @@ from zoo.data import ImageSet, Preprocess
 from zoo.datasets import identify
 from zoo.errors import UsageError
 from zoo.network import SpikingResNet, look_up
-from zoo.resnet import Topology
 from zoo.tune import distil
 
 Progress = Callable[[str, int, int], None]
@@ -101,8 +100,9 @@ def convert(
     neuron: Literal["if", "signed"] = "if", schedule: Literal["causal", "layerwise"] = "causal",
     numerics: Literal["int8", "float32"] = "int8", timesteps: int = 32, samples: int | None = None, seed: int = 0,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, input_size: int | None = None,
-    resize: int | None = None, license: str | None = None, url: str | None = None,
-    parameters: Mapping[str, Value] | None = None, progress: Progress | None = None,
+    resize: int | None = None, interpolation: Literal["bilinear", "bicubic"] | None = None, license: str | None = None,
+    url: str | None = None, parameters: Mapping[str, Value] | None = None,
+    progress: Progress | None = None,
 ) -> Conversion:  # fmt: skip
     """Converts a pretrained ANN with training images; the same inputs and seed give the same bytes.
 
@@ -110,12 +110,14 @@ def convert(
         images: training images. Labels are used by hu2018's search alone, and there only where they are known.
         timesteps: what the artifact is meant for and its errors are reported at; it runs at any other number too.
         samples: how many of the images to use (default: the method's `images`), drawn with `seed`.
-        mean, std: of the ANN's training, per channel, for pixels in 0 to 1 (default: what `zoo train` says of it, else
-            ImageNet's, which most checkpoints use).
-        input_size: height and width of the network's input (default: what `zoo train` says of it, else 32 for the CIFAR form and
-            224 for the ImageNet form).
-        resize: shorter side before the centre crop (default: 256 for the ImageNet form at 224, else none: images must fit).
-        license, url: of the checkpoint, written to the artifact.
+        mean, std: of the ANN's training, per channel, for pixels in 0 to 1 (default: what `zoo train` or the checkpoint's origin
+            says of it, else ImageNet's, which most checkpoints use).
+        input_size: height and width of the network's input (default: what `zoo train` or the checkpoint's origin says of it, else
+            32 for the CIFAR form and 224 for the ImageNet form).
+        resize: shorter side before the centre crop (default: as the checkpoint's origin says, else 256 for the ImageNet form at
+            224, else none: images must fit).
+        interpolation: of that resize (default: as the checkpoint's origin says, else bilinear).
+        license, url: of the checkpoint, written to the artifact (default: what its origin says).
         parameters: overrides of DEFAULTS[method].
         progress: called with a stage, what is done and how much there is.
 
@@ -131,6 +133,9 @@ def convert(
         mean = mean if mean is not None else training.mean
         std = std if std is not None else training.std
         input_size = input_size or training.input_size
+    origin = checkpoint.origin
+    mean, std = mean if mean is not None else origin.mean, std if std is not None else origin.std
+    license, url = license if license is not None else origin.license, url if url is not None else origin.url
     mean, std = _normalisation(net.in_channels, mean, std)
     for what, value in (("license", license), ("url", url)):
         if value is not None and not 1 <= len(value) <= 500:
@@ -142,7 +147,7 @@ def convert(
         raise UsageError("calibration needs at least one image: give training images with --calib, --samples 1 or more")
     settings["images"] = min(count, len(images))
     drawn = images.take(count, seed)
-    prep = _preprocess(net, input_size, resize)
+    prep = _preprocess(checkpoint, input_size, resize, interpolation)
     pixels = torch.cat([batch for batch, _ in drawn.batches(prep, _BATCH)])
     report = progress or (lambda stage, done, total: None)
 
@@ -162,16 +167,18 @@ def convert(
     agreement = _agreement(built, timesteps)
     facts = {
         "format": "spiking-zoo", "format_version": 1, "arch": net.arch, "shortcut": net.shortcut,
-        "num_classes": net.num_classes, "class_names": _class_names(images, net.num_classes),
+        "stride_in": net.stride_in, "num_classes": net.num_classes,
+        "class_names": _class_names(checkpoint, images),
         "preprocess": PreprocessConfig(
-            input_size=prep.input_size, resize=prep.resize, interpolation="bilinear", mean=list(mean), std=list(std)
+            input_size=prep.input_size, resize=prep.resize, interpolation=prep.interpolation, mean=list(mean), std=list(std)
         ),
         "numerics": numerics, "neuron": neuron, "schedule": schedule, "timesteps": timesteps,
         "readout_delay": built.network.delay,
         "bias_rows": max(len(layer.bias) for layer in built.network.layers.values()),
         "method": MethodConfig(name=method, parameters=settings),
         "source": SourceConfig(
-            name=checkpoint.name, sha256=checkpoint.sha256, license=license, url=url, training=checkpoint.training
+            name=checkpoint.name, sha256=checkpoint.sha256, revision=origin.revision, license=license, url=url,
+            training=checkpoint.training,
         ),
         "calibration": CalibrationConfig(
             description=images.description, dataset=identify(images), sha256=drawn.sha256(), images=len(drawn), seed=seed
@@ -229,16 +236,22 @@ def _normalisation(
     return mean, std
 
 
-def _preprocess(net: Topology, input_size: int | None, resize: int | None) -> Preprocess:
+def _preprocess(
+    checkpoint: Checkpoint, input_size: int | None, resize: int | None, interpolation: Literal["bilinear", "bicubic"] | None
+) -> Preprocess:
+    net, origin = checkpoint.net, checkpoint.origin
     imagenet = net.layers[0].max_pool
-    side = input_size or (224 if imagenet else 32)
-    if resize is None and imagenet and side == 224:
+    side = input_size or origin.input_size or (224 if imagenet else 32)
+    if resize is None and origin.crop is not None:
+        resize = math.floor(side / origin.crop)  # as timm rounds it
+    elif resize is None and imagenet and side == 224:
         resize = 256
-    return Preprocess((net.in_channels, side, side), resize)
+    return Preprocess((net.in_channels, side, side), resize, interpolation or origin.interpolation or "bilinear")
 
 
-def _class_names(images: ImageSet, classes: int) -> list[str] | None:
-    return list(images.class_names) if images.class_names and len(images.class_names) == classes else None
+def _class_names(checkpoint: Checkpoint, images: ImageSet) -> list[str] | None:
+    names = checkpoint.origin.class_names or images.class_names
+    return list(names) if names and len(names) == checkpoint.net.num_classes else None
 
 
 def _thresholds(

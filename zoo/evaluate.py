@@ -195,7 +195,7 @@ def evaluate(
         data=DataFacts(
             description=images.description, dataset=identify(images), sha256=images.sha256(), images=count
         ),
-        ann=None if source is None else AnnFacts(top1=100 * ann_correct / count, source=source.name),
+        ann=None if source is None else AnnFacts(top1=100 * ann_correct / count, source=config.source.name),
         rows=rows, layers=layers, activation_sparsity=1 - rows[-1].firing_rate, footprint_bytes=footprint(network),
         artifact_bytes=sum((Path(folder) / name).stat().st_size for name in (artifact.CONFIG, artifact.WEIGHTS)),
         images_per_second={run_to: count / seconds[run_to] for run_to in runs},
@@ -209,7 +209,7 @@ def _ann_checkpoint(config: Config, given: str | Path | None) -> Checkpoint | No
     path = Path(given) if given is not None else find_source(config.source.sha256)
     if path is None:
         return None
-    found = read_checkpoint(path, config.arch, shortcut=config.shortcut)
+    found = read_checkpoint(path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in)
     if found.sha256 != config.source.sha256:
         raise UsageError(f"{path} is not {config.source.name}, which this network was converted from: sha256 differs")
     params = {

@@ -56,7 +56,9 @@ def bad(made: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What replaces or follows the words of a good command; its exit code; what it says.
 BAD_CONVERSIONS = [
     ("BAD/no.pth", 3, "no.pth does not exist"),
-    ("BAD", 3, "does not exist"),
+    ("BAD", 3, "has no config.json"),
+    ("torchvision:resnet51", 3, "use one of torchvision:resnet18"),
+    ("--stride-in 1x1", 2, "no bottlenecks"),
     ("BAD/cut.pth", 5, "cut.pth"),
     ("BAD/text.pth", 5, "text.pth"),
     ("--arch resnet21", 2, "'resnet21' is unknown"),

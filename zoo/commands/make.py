@@ -23,13 +23,19 @@ app = typer.Typer()
 
 @app.command(epilog=epilog(
     "zoo convert resnet20.th --arch resnet20 --calib cifar-10-python.tar.gz --out s-resnet20",
-    "zoo convert net.pth --arch resnet18 --calib imagenet/train --method hu2018 --out s-resnet18",
+    "zoo convert timm/resnet50.tv_in1k --calib imagenet/train --out s-resnet50",
+    "zoo convert torchvision:resnet18 --calib imagenet/train --method hu2018 --out s-resnet18",
 ))  # fmt: skip
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="The trained ANN: .pth, .pt, .th or .safetensors.")],
-    arch: Annotated[str, typer.Option(metavar="NAME", help="Its architecture: resnet20, resnet18 and so on.")],
+    source: Annotated[str, typer.Argument(
+        metavar="SRC", help="The trained ANN: a .pth, .pt, .th or .safetensors file, timm/NAME of a hub (or such a folder), "
+        "torchvision:NAME.",
+    )],
     calib: Annotated[Path, typer.Option(metavar="PATH", help="Training images to calibrate on.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    arch: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a file: resnet20, resnet18 and so on.  [default: what SRC says]")
+    ] = None,
     method: Annotated[Literal["calibrated", "hu2018"], typer.Option(help="How it is converted.")] = "calibrated",
     neuron: Annotated[Literal["if", "signed"], typer.Option(help="signed may take spikes back.")] = "if",
     schedule: Annotated[
@@ -44,15 +50,21 @@ def convert(
     shortcut: Annotated[
         Literal["A", "B"] | None, typer.Option(help="Of the CIFAR form.  [default: what the file has]")
     ] = None,
+    stride_in: Annotated[
+        Literal["3x3", "1x1"], typer.Option(help="Where a bottleneck has its stride; 1x1 in the first ResNets (v1).")
+    ] = "3x3",
     mean: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Of the ANN's training, pixels 0 to 1. [default: ImageNet's]")
+        str | None, typer.Option(metavar="R,G,B", help="Of its training, pixels 0 to 1. [default: SRC's, or ImageNet's]")
     ] = None,
-    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Likewise.  [default: ImageNet's]")] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="Likewise.  [default: SRC's, or ImageNet's]")] = None,
     input_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=4096, help="Side of the input.  [default: 32 or 224]")
+        int | None, typer.Option(metavar="N", min=1, max=4096, help="Side of the input.  [default: SRC's; 32 or 224]")
     ] = None,
     resize: Annotated[
         int | None, typer.Option(metavar="N", min=1, max=8192, help="Shorter side, before the input is cut out.")
+    ] = None,
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"] | None, typer.Option(help="Of that.  [default: SRC's, or bilinear]")
     ] = None,
     parameter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A parameter of the method; repeatable.")
@@ -77,18 +89,21 @@ def convert(
 
     from zoo import convert as conversion
     from zoo import report
-    from zoo.checkpoint import read_checkpoint
     from zoo.data import open_images
     from zoo.registry import default_data
+    from zoo.sources import read_source
 
-    checkpoint = read_checkpoint(source, arch, shortcut=shortcut)
+    with terminal.progress(json_output=json_output) as progress:
+        checkpoint = read_source(source, arch, shortcut=shortcut, stride_in=stride_in, progress=progress)
+    if license is None and checkpoint.origin.license is not None:
+        terminal.note(f"{checkpoint.name}: licence {checkpoint.origin.license}")
     images = open_images(calib, "train")
     terminal.note(f"calibrating on {calib}: {images.description}")
     with terminal.progress(json_output=json_output) as progress:
         result = conversion.convert(
             checkpoint, images, method=method, neuron=neuron, schedule=schedule, numerics=numerics, timesteps=steps[0],
-            samples=samples, seed=seed, mean=means, std=stds, input_size=input_size, resize=resize, license=license,
-            url=url, parameters=settings, progress=progress,
+            samples=samples, seed=seed, mean=means, std=stds, input_size=input_size, resize=resize,
+            interpolation=interpolation, license=license, url=url, parameters=settings, progress=progress,
         )  # fmt: skip
         config = result.save(out, force=force)
     if json_output:
