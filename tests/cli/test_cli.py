@@ -13,7 +13,7 @@ from zoo.cli import app
 
 from .conftest import QUICK, Material, Zoo
 
-COMMANDS = ("list", "show", "card", "eval", "verify", "convert", "train", "pull", "publish", "search", "doctor", "cache")
+COMMANDS = ("list", "show", "card", "site", "eval", "verify", "convert", "train", "pull", "publish", "search", "doctor", "cache")
 
 
 def test_help_lists_every_command_and_the_exit_codes() -> None:

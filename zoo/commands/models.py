@@ -1,4 +1,4 @@
-"""`zoo list`, `zoo show` and `zoo card`: what there is."""
+"""`zoo list`, `zoo show`, `zoo card` and `zoo site`: what there is."""
 
 from __future__ import annotations
 
@@ -105,6 +105,30 @@ def card(
         write_json({"model": model, "card": text})
     elif output is None and check is None:
         print(text, end="")
+
+
+@app.command(epilog=epilog("zoo site --out gallery", "zoo site --out gallery --force s-resnet20-digits ./s-resnet20"))
+def site(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL...]", help="Names of `zoo list`, or artifact folders.  [default: all]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the gallery at --out.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Write a gallery of the models as static pages.
+
+    A table, charts and a page for each model, from its eval.json. The pages ask nothing of any network: open OUT/index.html.
+    """
+    from zoo import site as gallery
+
+    with terminal.progress(json_output=json_output) as progress:
+        files = gallery.build(out, models or [], force=force, progress=progress)
+    if json_output:
+        write_json({"path": str(out), "index": str(out / "index.html"), "files": files})
+    else:
+        terminal.note(f"wrote {out}")
+        terminal.out.print(str(out / "index.html"), soft_wrap=True)
 
 
 app.command("ls", hidden=True)(list_models)
