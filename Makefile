@@ -38,7 +38,8 @@ smoke: wheel  ## install the wheel in a clean environment outside the checkout a
 	zoo --version; \
 	zoo list; \
 	zoo eval $(MODEL) --timesteps 8; \
-	python -m zoo verify $(MODEL) --deep
+	python -m zoo verify $(MODEL) --deep; \
+	zoo site --out gallery
 
 cards: $(VENV)/.run  ## write the index of the shipped models, and model_cards/ from their evaluations
 	$(BIN)/python -m zoo.registry
