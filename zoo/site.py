@@ -145,7 +145,7 @@ def load(names: Sequence[str] = (), progress: Progress | None = None) -> list[Mo
     found = []
     for index, (entry, (evaluation, ann)) in enumerate(zip(entries, measured, strict=True)):
         artifact.read(entry.folder)  # the page states what is in the file, so the file has to be that
-        given = {"shipped": entry.name, "folder": f"./{entry.name}"}.get(entry.origin) or str(names[index])
+        given = {"folder": f"./{entry.name}", "cached": f"{entry.name}@{entry.commit}"}.get(entry.origin, entry.name)
         found.append(
             Model(
                 entry=entry, measured=evaluation, ann=ann, page=pages[index], given=given,

@@ -438,6 +438,14 @@ def test_a_spike_that_is_taken_back_looks_different() -> None:
     assert shot.settled == 2
 
 
+def test_a_model_of_the_cache_is_named_by_repository_and_commit(tmp_path: Path) -> None:
+    (tmp_path / "models--me--net/snapshots").mkdir(parents=True)
+    folder = copy(tmp_path / "models--me--net/snapshots", "a" * 40, unlike)
+    site.build(tmp_path / "site", [str(folder)])
+    text = Page((tmp_path / "site/models/me-net.html").read_text()).text()
+    assert f"zoo pull me/net@{'a' * 40}\n" in text and str(tmp_path) not in text
+
+
 def test_up_to_a_dozen_models_look_different() -> None:
     sources = ["a", "b", "a", "c", "a", "d", "e", "f", "g", "h", "i", "i"]
     looks = figures.assign(sources)
