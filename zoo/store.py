@@ -8,7 +8,6 @@ does not know from which hub a copy came.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,9 +63,10 @@ class Snapshot:
         return (self.folder / WEIGHTS).is_file()
 
     @property
-    def used(self) -> float:
-        """When a file of it was last read or written, in seconds since 1970."""
-        return max((max(file.stat().st_atime, file.stat().st_mtime) for file in self.files), default=0.0)
+    def changed(self) -> float:
+        """When a file of it came, in seconds since 1970; a file that is coming now counts."""
+        coming = (self.folder.parents[1] / "blobs").glob("*.incomplete")
+        return max((file.stat().st_mtime for file in (*self.files, *coming)), default=0.0)
 
 
 def parse(text: str) -> tuple[str, str | None] | None:
@@ -219,12 +219,10 @@ def snapshots() -> Iterator[Snapshot]:
 
 def _is_ours(path: Path) -> bool:
     try:
-        if path.stat().st_size > MAX_BYTES[CONFIG]:
-            return False
-        raw = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        with open(path, "rb") as file:
+            return re.search(rb'"format":\s*"spiking-zoo"', file.read(4096)) is not None  # also in one that has decayed
+    except OSError:
         return False
-    return isinstance(raw, dict) and raw.get("format") == "spiking-zoo"
 
 
 def problem_of(folder: Path) -> str | None:
@@ -245,13 +243,13 @@ def problem_of(folder: Path) -> str | None:
 
 def remove(found: Iterable[Snapshot]) -> int:
     """Removes commits from the cache, with the blobs that no other commit needs; returns the bytes freed."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
 
     commits = [snapshot.commit for snapshot in found]
     if not commits:
         return 0
     with hub.errors("the cache"):
-        strategy = scan_cache_dir().delete_revisions(*commits)
+        strategy = scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(*commits)
         freed = strategy.expected_freed_size
         strategy.execute()
     return freed
@@ -265,7 +263,7 @@ def prune(*, in_use: float = _IN_USE) -> tuple[list[Snapshot], list[Path], int]:
     """
     now = time.time()
     everything = list(snapshots())
-    halves = [one for one in everything if not one.whole and now - one.used > in_use]
+    halves = [one for one in everything if not one.whole and now - one.changed > in_use]
     blobs = {one.folder.parents[1] / "blobs" for one in everything}
     left = [path for folder in sorted(blobs) for path in sorted(folder.glob("*.incomplete"))]
     left = [path for path in left if now - path.stat().st_mtime > in_use]
