@@ -7,13 +7,15 @@ BIN := $(VENV)/bin
 # -qq: errors only. The pins keep a result and the versions it was measured with together.
 INSTALL := -m pip install -qq -c constraints.txt
 MODEL := s-resnet20-digits
+# The clients of the hub that the tests pass with: the last of version 1 and the newest of version 2.
+HUB_CLIENTS := 1.33.0 2.4.0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint wheel smoke cards check clean
+.PHONY: help run test lint wheel smoke cards hub-clients check clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run  ## install into .venv and measure the shipped model: accuracy by number of timesteps
 	$(BIN)/zoo eval $(MODEL) --timesteps 1,2,4,8,16,32
@@ -45,7 +47,16 @@ cards: $(VENV)/.run  ## write the index of the shipped models, and model_cards/ 
 	$(BIN)/python -m zoo.registry
 	for folder in zoo/models/*/; do name=$$(basename $$folder); $(BIN)/zoo card $$name --output model_cards/$$name.md; done
 
-check: lint test wheel smoke  ## all of the above but run: what CI runs
+check: lint test wheel smoke  ## lint, test, wheel and smoke: what CI runs
+
+hub-clients: $(VENV)/.dev  ## the hub tests with each client of the hub in HUB_CLIENTS, each in a folder of its own
+	@set -e; there=$$(mktemp -d); trap 'rm -rf "$$there"' EXIT; \
+	for version in $(HUB_CLIENTS); do \
+		$(BIN)/python -m pip install -qq --target "$$there/$$version" huggingface-hub==$$version; \
+		export PYTHONPATH="$$there/$$version"; \
+		$(BIN)/python -c 'import huggingface_hub as hub; print("huggingface-hub", hub.__version__, hub.__file__)'; \
+		$(BIN)/python -m pytest tests/hub -q; \
+	done
 
 clean:  ## remove .venv, dist and every cache
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache

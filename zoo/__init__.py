@@ -20,14 +20,17 @@ __version__ = "0.1.0"
 
 
 def load(name: str | Path, *, device: str = "cpu", backend: Backend = "auto") -> SpikingResNet:
-    """Loads an artifact by name of the zoo or from a folder, ready to run on `device`.
+    """Loads an artifact from a folder, by a name of the zoo, or by the `org/name[@revision]` of a hub, ready to run on `device`.
+
+    One that is on a hub is pulled once; afterwards it needs no network. `zoo pull` looks for a newer one.
 
     `backend` is `auto` (triton on a CUDA device, torch elsewhere), `triton`, `torch` or `interpret`; all give the same spikes.
 
     Its config is `zoo.artifact.read_config(zoo.registry.resolve(name))`.
 
     Raises:
-        NotFoundError: neither a folder nor a known name.
+        NotFoundError: neither a folder, nor a known name, nor on the hub.
+        NetworkError, AuthError: it has to be pulled, and the hub does not answer or wants a token.
         IntegrityError: a file is not what the artifact format says, or its sha256 differs.
         UsageError: the backend cannot run here.
     """

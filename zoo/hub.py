@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's sha1 of a small file, 
 _PART = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _WRITING = 6  # a commit may take a hub this many times longer than an answer
+_MAX_ANSWER = 64_000_000  # bytes of an answer about repositories
 _PAUSES = (0.5, 2.0)  # seconds before each further try when a hub answers 5xx or hangs up
 
 
@@ -85,7 +87,7 @@ def is_repo(text: str) -> bool:
 
 @contextlib.contextmanager
 def errors(what: str, endpoint: str | None = None) -> Iterator[None]:
-    """Calls of the client inside end in the zoo's errors, none waits for ever, and its own log and bars are kept quiet.
+    """Calls of the client inside end in the zoo's errors, none waits or reads for ever, and its log and bars are kept quiet.
 
     Args:
         what: what is asked for, in the message: `org/name`, or a file of it.
@@ -97,29 +99,54 @@ def errors(what: str, endpoint: str | None = None) -> Iterator[None]:
         IntegrityError: what came is not what was announced.
         ZooError: the disk is full, or the hub refused for another reason.
     """
-    from huggingface_hub.utils import get_session, logging  # type: ignore[attr-defined]
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    verbosity, bars, session = logging.get_verbosity(), not are_progress_bars_disabled(), get_session()
-    hooks = session.event_hooks
-    logging.set_verbosity_error()
-    if bars:
-        disable_progress_bars()
-    session.event_hooks = hooks | {"request": [*hooks.get("request", []), _bound]}
     try:
-        yield
+        with _BOUNDS:
+            yield
     except (ZooError, KeyboardInterrupt):
         raise
     except Exception as error:
         _raise(error, what, base(endpoint))
-    finally:
-        session.event_hooks = hooks
-        if bars:
-            enable_progress_bars()
-        logging.set_verbosity(verbosity)
 
 
-def _bound(request: Any) -> None:
+class _Bounds:
+    """Changes to the client while anybody is inside: it says and draws nothing, and its requests have limits."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.undo = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self._change()
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.undo.close()
+
+    def _change(self) -> None:
+        from huggingface_hub.utils import get_session, logging  # type: ignore[attr-defined]
+        from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+        self.undo.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
+        if not are_progress_bars_disabled():
+            disable_progress_bars()
+            self.undo.callback(enable_progress_bars)
+        session = get_session()
+        hooks = session.event_hooks
+        self.undo.callback(setattr, session, "event_hooks", hooks)
+        session.event_hooks = {
+            "request": [*hooks.get("request", []), _limit_time], "response": [*hooks.get("response", []), _limit_size]
+        }  # fmt: skip
+
+
+_BOUNDS = _Bounds()
+
+
+def _limit_time(request: Any) -> None:
     """Gives a request a time-out; many of the client's have none, and a hub that says nothing would hold it for ever."""
     from huggingface_hub import constants
 
@@ -127,6 +154,29 @@ def _bound(request: Any) -> None:
     if all(limit is None for limit in limits.values()):
         seconds = float(constants.HF_HUB_DOWNLOAD_TIMEOUT) * (1 if request.method in ("GET", "HEAD") else _WRITING)
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+
+
+def _limit_size(response: Any) -> None:
+    """Ends an answer about repositories that is longer than one is; files have a limit of their own."""
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    if not response.request.url.path.startswith("/api/"):
+        return
+    stream = response.stream
+
+    class Bounded(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            seen = 0
+            for chunk in stream:
+                seen += len(chunk)
+                if seen > _MAX_ANSWER:
+                    raise ValueError(f"more than {_MAX_ANSWER} bytes")
+                yield chunk
+
+        def close(self) -> None:
+            stream.close()
+
+    response.stream = Bounded()
 
 
 def _raise(error: BaseException, what: str, host: str) -> NoReturn:
@@ -192,7 +242,7 @@ def _raise_status(error: Any, what: str, host: str) -> NoReturn:
     if status == 404 and code == "RevisionNotFound":
         raise NotFoundError(f"{what} has no such revision at {host}: leave the revision out for the newest") from error
     if status == 404:
-        raise NotFoundError(f"{what} is not at {host}: it is not an artifact of the zoo, or another revision is meant") from error
+        raise NotFoundError(f"{what} is not at {host}: check the name, or name another revision") from error
     if status == 403:
         raise AuthError(f"{host} does not allow this with the token{said}: use one that may read or write {what}") from error
     if status == 429:
@@ -262,7 +312,7 @@ def fetch_file(repo_id: str, path: str, *, revision: str, repo_type: str = "mode
         if COMMIT.fullmatch(revision) and commit != revision:
             raise IntegrityError(f"{host} answered with commit {commit} when asked for {what} at {revision}: do not use it")
         if limit is not None and (found.size or 0) > limit:
-            raise IntegrityError(f"{what} has {found.size} bytes, at most {limit} are right: it is not an artifact of the zoo")
+            raise IntegrityError(f"{what} has {found.size} bytes, at most {limit} are right: do not use it")
 
     def get(local: bool) -> Path:
         if not local:

@@ -24,11 +24,13 @@ class Published:
     tag: str | None
     committed: bool
     files: dict[str, tuple[int, str]]
+    endpoint: str | None = None
 
     @property
     def pull(self) -> str:
         """The command that brings exactly this back."""
-        return shlex.join(["zoo", "pull", f"{self.repo}@{self.commit or self.tag or 'COMMIT'}"])
+        where = [] if self.endpoint is None else ["--endpoint", self.endpoint]
+        return shlex.join(["zoo", "pull", f"{self.repo}@{self.commit or self.tag or 'COMMIT'}", *where])
 
 
 def publish(folder: Path, repo: str, *, private: bool = False, tag: str | None = None, message: str | None = None,
@@ -57,7 +59,7 @@ def publish(folder: Path, repo: str, *, private: bool = False, tag: str | None =
     payload = _payload(folder)
     files = {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in payload.items()}
     if dry_run:
-        return Published(repo, url, None, tag, True, files)
+        return Published(repo, url, None, tag, True, files, endpoint)
     if hub.is_offline(offline):
         raise NetworkError(f"{repo} cannot be published offline: unset HF_HUB_OFFLINE")
 
@@ -103,7 +105,7 @@ def publish(folder: Path, repo: str, *, private: bool = False, tag: str | None =
         if tag is not None:
             client.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
         done("tag")
-    return Published(repo, url, commit, tag, not same, files)
+    return Published(repo, url, commit, tag, not same, files, endpoint)
 
 
 def _payload(folder: Path) -> dict[str, bytes]:

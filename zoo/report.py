@@ -129,6 +129,7 @@ def facts(console: Console, entry: Entry) -> None:
         "Accuracy": _accuracy(entry.evaluation),
         "Files": {
             "folder": entry.folder,
+            "commit": entry.commit,
             "size": human_bytes(entry.size),
             "weights": f"sha256 {config.weights_sha256}",
             "spikes": f"sha256 {config.checksum.sha256} after {config.checksum.timesteps} timesteps",

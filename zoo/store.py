@@ -8,7 +8,9 @@ does not know from which hub a copy came.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FILES = (CONFIG, "README.md", "eval.json", WEIGHTS)  # of an artifact, in the order they are fetched; nothing else ever is
 MAX_BYTES = {CONFIG: 4_000_000, "README.md": 4_000_000, "eval.json": 8_000_000, WEIGHTS: 4_000_000_000}
 REVISION = re.compile(r"[A-Za-z0-9][\w.+/-]{0,199}", re.ASCII)
+_REF = ".ref-"  # begins the name of a reference that is being written
 _IN_USE = 3600.0  # seconds during which an unfinished file may belong to a pull that still runs
 
 
@@ -177,14 +180,15 @@ def _weights_limit(config: Config) -> int:
 
 def _remember(storage: Path, revision: str, commit: str) -> None:
     """Notes which commit a branch or tag is, only now that all of it is here: offline the name leads to a whole artifact."""
-    from zoo.terminal import replaced_file
-
     path = storage / "refs" / revision
     if path.is_file() and path.read_text() == commit:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(path) as temporary:
-        temporary.write_text(commit)
+    with hub.errors(f"refs/{revision}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=_REF, dir=storage)  # not under refs: all there counts as one
+        with open(descriptor, "w") as file:
+            file.write(commit)
+        os.replace(temporary, path)
 
 
 def copy_out(found: Pulled, folder: Path) -> Pulled:
@@ -265,7 +269,7 @@ def prune(*, in_use: float = _IN_USE) -> tuple[list[Snapshot], list[Path], int]:
     everything = list(snapshots())
     halves = [one for one in everything if not one.whole and now - one.changed > in_use]
     blobs = {one.folder.parents[1] / "blobs" for one in everything}
-    left = [path for folder in sorted(blobs) for path in sorted(folder.glob("*.incomplete"))]
+    left = [path for folder in sorted(blobs) for path in (*folder.glob("*.incomplete"), *folder.parent.glob(f"{_REF}*"))]
     left = [path for path in left if now - path.stat().st_mtime > in_use]
     freed = sum(path.stat().st_size for path in left)
     for path in left:

@@ -115,7 +115,7 @@ def test_search_and_remote_list(server: MiniHub, payload: dict[str, bytes], zoo:
     assert "add --remote" in zoo("list", "--author", "me").failed(2)
 
 
-@pytest.mark.parametrize("kind", [500, "stall", "short"])
+@pytest.mark.parametrize("kind", [500, "stall", "short", "endless"])
 def test_a_hub_that_fails_to_list(server: MiniHub, zoo: Zoo, kind: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)

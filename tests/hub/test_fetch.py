@@ -144,7 +144,7 @@ def test_a_hub_that_answers_with_paths_or_another_commit(server: MiniHub, tmp_pa
     ("repo", "path", "revision", "error", "says"),
     [
         ("org/none", "config.json", "main", NotFoundError, "org/none/config.json is not at http.*or is private"),
-        ("org/data", "none.json", "main", NotFoundError, "is not an artifact"),
+        ("org/data", "none.json", "main", NotFoundError, "name another revision"),
         ("org/data", "config.json", "v9", NotFoundError, "no such revision"),
         ("org", "config.json", "main", UsageError, "write it like org/name"),
         ("../x", "config.json", "main", UsageError, "write it like org/name"),

@@ -133,6 +133,20 @@ def test_eight_pulls_at_once(server: MiniHub, shared_net: str, constants: dict[s
     assert len(left_in(home)) == len(payload)  # no unfinished file, no second copy
 
 
+def test_eight_threads_at_once(server: MiniHub, shared_net: str, home: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from huggingface_hub.utils import get_session, logging
+
+    before = get_session().event_hooks, logging.get_verbosity()
+    server.faults.append(Fault("GET /org/net/resolve", "late", times=-1, seconds=0.1))
+    with ThreadPoolExecutor(8) as threads:
+        folders = set(threads.map(lambda _: store.pull("org/net").folder, range(8)))
+    assert len(folders) == 1 and store.problem_of(folders.pop()) is None
+    assert len(left_in(home)) == len(store.FILES) and not list(home.rglob(".ref-*"))
+    assert (get_session().event_hooks, logging.get_verbosity()) == before  # the client is as it was
+
+
 @pytest.mark.parametrize("limit", [1_000, 10_000, 200_000])
 def test_a_full_disk_while_pulling(server: MiniHub, shared_net: str, constants: dict[str, Any], home: Path, zoo: Zoo,
                                    tmp_path: Path, limit: int) -> None:  # fmt: skip
