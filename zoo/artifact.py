@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from zoo.config import ChecksumConfig, Config, parse_config
+from zoo.config import MAX_CHECKSUM_PIXELS, ChecksumConfig, Config, parse_config
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.network import Head, SpikingResNet
@@ -34,7 +34,9 @@ from zoo.resnet import IMAGE, Topology, topology
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _MAX_CONFIG_BYTES = 4_000_000
 _MAX_HEADER_BYTES = 4_000_000
-_CHECKSUM_IMAGES, _CHECKSUM_TIMESTEPS = 2, 8
+# An ImageNet ResNet-152 at 384 x 384 has 60 million. A neuron takes up to 20 bytes: this bounds what a config can ask for.
+MAX_NEURONS = 2**26
+_CHECKSUMS = ((2, 8), (1, 8), (1, 4), (1, 2), (1, 1))  # images and timesteps; the first that the input's size allows
 
 
 def tensors_of(network: SpikingResNet, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -92,7 +94,7 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
             tensors[f"{spec.name}.v_init"], spec.stride, spec.padding, config.neuron,
             get["shortcut.gain"], get["shortcut.weight"],
             spec.shortcut.stride if spec.shortcut else 1, spec.shortcut.pad if spec.shortcut else 0, spec.max_pool,
-            input_bound=int(tensors["image.table"].abs().max()) if spec.source == IMAGE else 1,
+            input_bound=int(tensors["image.table"].double().abs().max()) if spec.source == IMAGE else 1,
         )  # fmt: skip
     head = Head(tensors["fc.weight"], tensors["fc.scale"], tensors["fc.bias"])
     return SpikingResNet(
@@ -101,14 +103,23 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
 
 
 def topology_of(config: Config) -> Topology:
-    """The topology a config names. Raises IntegrityError when there is no such network."""
+    """The topology a config names. Raises IntegrityError when there is no such network, or it is too large to run."""
     try:
-        return topology(
+        net = topology(
             config.arch, num_classes=config.num_classes, in_channels=config.preprocess.input_size[0],
             shortcut=config.shortcut, stride_in=config.stride_in,
         )  # fmt: skip
     except UsageError as error:
         raise IntegrityError(f"config.json: {error}") from error
+    _, height, width = config.preprocess.input_size
+    sizes = net.sizes(height, width)
+    neurons = sum(layer.out_channels * sizes[layer.name][0] * sizes[layer.name][1] for layer in net.layers)
+    if neurons > MAX_NEURONS:
+        raise IntegrityError(
+            f"config.json: {config.arch} at {height} x {width} has {neurons} neurons, at most {MAX_NEURONS} are run: "
+            "choose a smaller input size"
+        )
+    return net
 
 
 def checksum_images(config: Config) -> Tensor:
@@ -150,12 +161,13 @@ def write(folder: str | Path, tensors: Mapping[str, Tensor], describe: Callable[
     if folder.exists() and not force:
         raise UsageError(f"{folder} exists already: choose another --out, or pass --force to replace it")
     payload = save(dict(tensors), metadata={"format": "pt"})
-    pending = ChecksumConfig(
-        input="shake256-noise", images=_CHECKSUM_IMAGES, timesteps=_CHECKSUM_TIMESTEPS, sha256="0" * 64
-    )
+    pending = ChecksumConfig(input="shake256-noise", images=1, timesteps=1, sha256="0" * 64)
     sha256 = hashlib.sha256(payload).hexdigest()
+    _, height, width = describe(sha256, pending).preprocess.input_size
+    images, timesteps = next(pair for pair in _CHECKSUMS if pair[0] * pair[1] * height * width <= MAX_CHECKSUM_PIXELS)
+    pending = pending.model_copy(update={"images": images, "timesteps": timesteps})
     draft = describe(sha256, pending)
-    checksum = spike_checksum(network_of(draft, tensors), checksum_images(draft), _CHECKSUM_TIMESTEPS)
+    checksum = spike_checksum(network_of(draft, tensors), checksum_images(draft), timesteps)
     config = describe(sha256, pending.model_copy(update={"sha256": checksum}))
     files = {WEIGHTS: payload, CONFIG: (config.model_dump_json(indent=2) + "\n").encode()}
     with replaced_folder(folder) as temporary:

@@ -13,7 +13,7 @@ FORMAT_VERSION = 1
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Channels = Annotated[int, Field(ge=1, le=16)]
-# Bounds what a hostile config can make `verify --deep` allocate: 4096 x 4096 took more than 6 GB.
+# Bounds what a hostile config can make a run allocate, as MAX_CHECKSUM_PIXELS does for `verify --deep`.
 Side = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -84,6 +84,10 @@ class MethodConfig(_Strict):
     parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
 
 
+# Images x timesteps x height x width of the spike checksum: a network of the CIFAR form takes about 0.5 GB for as many.
+MAX_CHECKSUM_PIXELS = 2**20
+
+
 class ChecksumConfig(_Strict):
     """sha256 over every layer's spikes on the stated input; see `zoo.artifact.spike_checksum`."""
 
@@ -120,6 +124,13 @@ class Config(_Strict):
     def _names_match(self) -> Config:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _checksum_is_bounded(self) -> Config:
+        _, height, width = self.preprocess.input_size
+        if self.checksum.images * self.checksum.timesteps * height * width > MAX_CHECKSUM_PIXELS:
+            raise ValueError(f"the checksum's images x timesteps x height x width pass {MAX_CHECKSUM_PIXELS}")
         return self
 
 

@@ -31,9 +31,9 @@ from zoo.evaluate import versions
 
 COUNT = int(os.environ.get("ZOO_MUTATIONS", "300"))
 OUT = os.environ.get("ZOO_MUTATIONS_OUT")
-SECONDS = 2.0  # for a refusal
-SECONDS_TO_RUN = 10.0  # for one that loads: a config may ask for images of up to 1024 x 1024
-MEGABYTES = 500
+# What a refusal may take, and what one may that runs: a config can ask for up to artifact.MAX_NEURONS.
+SECONDS, SECONDS_TO_RUN = 2.0, 20.0
+MEGABYTES, MEGABYTES_TO_RUN = 500, 1500
 HANG = 120
 
 
@@ -87,8 +87,7 @@ def use(folder: Path) -> str:
         assert logits.shape == (1, config.num_classes) and logits.dtype == torch.float64
         outcome = "runs, spikes differ from the checksum" if failed else "runs, spikes as stated"
     for line in said:
-        assert "\n" not in line and len(line) < 1000 and ": " in line + ": ", line[:1000]
-        assert line.isprintable(), line
+        assert line.isprintable() and len(line) < 1000, line[:1000]
     return outcome
 
 
@@ -114,7 +113,7 @@ def test_mutated_artifacts(bases: list[Files], tmp_path: Path) -> None:
             kind, mended, files = mutate(random.choice(bases), random)
             write(tmp_path / "net", files)
             faulthandler.dump_traceback_later(HANG, exit=True)
-            began = time.perf_counter()
+            began, held = time.perf_counter(), _peak_megabytes()
             try:
                 outcome = use(tmp_path / "net")
             except BaseException as error:
@@ -123,10 +122,10 @@ def test_mutated_artifacts(bases: list[Files], tmp_path: Path) -> None:
             faulthandler.cancel_dump_traceback_later()
             group = outcome.split(":")[0].split(",")[0]
             slowest[group] = max(slowest.get(group, (0.0, 0)), (seconds, seed))
-            limit = SECONDS_TO_RUN if group == "runs" else SECONDS
-            assert seconds < limit, f"seed {seed}, {kind}, mended {mended}: {seconds:.1f} s, {outcome}"
-            grown = _peak_megabytes() - before
-            assert grown < MEGABYTES, f"seed {seed}, {kind}, mended {mended}: {grown} MB more, {outcome}"
+            grown = _peak_megabytes() - held
+            limit = (SECONDS_TO_RUN, MEGABYTES_TO_RUN) if group == "runs" else (SECONDS, MEGABYTES)
+            took = f"seed {seed}, {kind}, mended {mended}: {seconds:.1f} s, {grown} MB more, {outcome}"
+            assert seconds < limit[0] and grown < limit[1], took
             outcomes[outcome] += 1
             kinds[kind] += 1
             mended_count += mended
