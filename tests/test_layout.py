@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-FOLDERS = ("zoo", "kernels", "tests", "benchmarks", "model_cards")
+FOLDERS = ("zoo", "kernels", "tests", "benchmarks", "examples", "model_cards")
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
 LINKS = {"zoo/kernels": "../kernels", "zoo/cli.py": "../cli.py"}
 MAX_LINES = 500
