@@ -19,12 +19,17 @@ __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
 
 
-def load(name: str | Path, *, device: str = "cpu", backend: Backend = "auto") -> SpikingResNet:
+def load(
+    name: str | Path, *, device: str = "cpu", backend: Backend = "auto", offline: bool = False, token: str | None = None
+) -> SpikingResNet:
     """Loads an artifact from a folder, by a name of the zoo, or by the `org/name[@revision]` of a hub, ready to run on `device`.
 
     One that is on a hub is pulled once; afterwards it needs no network. `zoo pull` looks for a newer one.
 
-    `backend` is `auto` (triton on a CUDA device, torch elsewhere), `triton`, `torch` or `interpret`; all give the same spikes.
+    Args:
+        backend: `auto` (triton on a CUDA device, torch elsewhere), `triton`, `torch` or `interpret`; all give the same spikes.
+        offline: ask no hub, take what is in the package or the cache.
+        token: for the hub, instead of the one that is stored or in $HF_TOKEN.
 
     Its config is `zoo.artifact.read_config(zoo.registry.resolve(name))`.
 
@@ -36,4 +41,5 @@ def load(name: str | Path, *, device: str = "cpu", backend: Backend = "auto") ->
     """
     from zoo import artifact, registry
 
-    return artifact.network_of(*artifact.read(registry.resolve(name))).to(device).with_backend(backend)
+    folder = registry.resolve(name, offline=offline, token=token)
+    return artifact.network_of(*artifact.read(folder)).to(device).with_backend(backend)

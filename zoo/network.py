@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -87,6 +88,17 @@ class SpikingResNet:
         self.backend: Backend = "torch"
         self._automatic = False
         self._packed: PackedNetwork | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None, token: str | None = None,
+        local_files_only: bool = False, device: str = "cpu", backend: Backend = "auto",
+    ) -> SpikingResNet:  # fmt: skip
+        """`zoo.load` by the names that other libraries have for its arguments; `revision` is for `org/name` of a hub."""
+        from zoo import load
+
+        name = name_or_path if revision is None else f"{name_or_path}@{revision}"
+        return load(name, device=device, backend=backend, offline=local_files_only, token=token)
 
     @property
     def device(self) -> torch.device:

@@ -107,7 +107,9 @@ def at_hand() -> list[Entry]:
     return shipped() + [entry(one.folder, names.get((one.repo, one.commit))) for one in pulled]
 
 
-def resolve(name_or_path: str | Path, *, offline: bool = False, progress: hub.Progress | None = None) -> Path:
+def resolve(
+    name_or_path: str | Path, *, offline: bool = False, token: str | None = None, progress: hub.Progress | None = None
+) -> Path:
     """The artifact folder of what a user names; the first of these that it is:
 
     a folder; a model that ships; a pinned name or an `org/name[@revision]` in the hub client's cache; the same on the hub, from
@@ -136,7 +138,8 @@ def resolve(name_or_path: str | Path, *, offline: bool = False, progress: hub.Pr
     if wanted is None or (named is None and Path(wanted[0]).parent.is_dir()):  # a mistyped path is not for a hub to know
         raise NotFoundError(f"{text} is neither a folder, nor a model of the zoo, nor org/name of a hub; {near(text)}")
     try:
-        return store.pull(*wanted, expected=named.files if named else None, offline=offline, progress=progress).folder
+        expected = named.files if named else None
+        return store.pull(*wanted, expected=expected, token=token, offline=offline, progress=progress).folder
     except (NotFoundError, NetworkError) as error:
         raise type(error)(f"{text} is no folder here, and {error}") from error
 

@@ -21,6 +21,7 @@ from urllib.parse import quote, urlsplit
 
 import huggingface_hub
 import pytest
+import torch
 import uvicorn
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from hypothesis import given, settings
@@ -30,6 +31,7 @@ from tests.zoo.spiking_fixtures import files_of, refuses
 from zoo import registry, serve
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.mirror import mirror
+from zoo.network import SpikingResNet
 from zoo.store import FILES
 
 REPO = Path(__file__).resolve().parents[2]
@@ -169,6 +171,36 @@ def test_as_a_client_with_nothing_but_HF_ENDPOINT(root: Path, tmp_path: Path) ->
         assert running.stderr is not None
         said = running.stderr.read()
         assert "3 artifacts" in said and said.rstrip().endswith("interrupted") and "Traceback" not in said
+
+
+def test_from_pretrained_over_it_then_without_it(root: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys, torch
+from zoo.errors import ZooError
+from zoo.network import SpikingResNet
+for revision, local in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        net = SpikingResNet.from_pretrained({ID!r}, revision=revision, local_files_only=local == "local", token="hf_x")
+        print(net(torch.full((1, 1, 8, 8), 100, dtype=torch.uint8), timesteps=4).tolist())
+    except ZooError as error:
+        print(type(error).__name__)
+"""
+    network = SpikingResNet.from_pretrained(SHIPPED)
+    wanted = str(network(torch.full((1, 1, 8, 8), 100, dtype=torch.uint8), timesteps=4).tolist())
+    commit = serve.Folder(root).look(*ID.split("/"))[0].commit
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    home = kept | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPO)}
+
+    def child(*words: str) -> list[str]:
+        line = [sys.executable, "-c", code, *words]
+        done = subprocess.run(line, env=home, capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout.splitlines()
+
+    with process(root) as (_, address):
+        home["HF_ENDPOINT"] = address
+        found = child(commit, "local", "0" * 40, "hub", commit, "hub")
+        assert found == ["NetworkError", "NotFoundError", wanted]
+    assert child(commit, "local") == [wanted]
 
 
 def test_head_and_conditions(url: str) -> None:
