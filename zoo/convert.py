@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -147,6 +148,7 @@ def convert(
         raise UsageError("calibration needs at least one image: give training images with --calib, --samples 1 or more")
     settings["images"] = min(count, len(images))
     drawn = images.take(count, seed)
+    named = _named(checkpoint, drawn)
     prep = _preprocess(checkpoint, input_size, resize, interpolation)
     pixels = torch.cat([batch for batch, _ in drawn.batches(prep, _BATCH)])
     report = progress or (lambda stage, done, total: None)
@@ -160,7 +162,7 @@ def convert(
     if settings.get("tune"):
         recipe = _tuned(recipe, images, prep, timesteps, settings, seed, report)
     if method == "hu2018":
-        recipe = _search_compensation(recipe, pixels, torch.from_numpy(drawn.labels), timesteps, settings, report)
+        recipe = _search_compensation(recipe, pixels, torch.from_numpy(named.labels), timesteps, settings, report)
     built = build(recipe, pixels, timesteps, lambda done, total: report("converting", done, total))
     if settings.get("delay") == "search" and schedule == "causal":
         built.network.delay = _search_delay(built)
@@ -168,7 +170,7 @@ def convert(
     facts = {
         "format": "spiking-zoo", "format_version": 1, "arch": net.arch, "shortcut": net.shortcut,
         "stride_in": net.stride_in, "num_classes": net.num_classes,
-        "class_names": _class_names(checkpoint, images),
+        "class_names": _class_names(checkpoint, named),
         "preprocess": PreprocessConfig(
             input_size=prep.input_size, resize=prep.resize, interpolation=prep.interpolation, mean=list(mean), std=list(std)
         ),
@@ -247,6 +249,16 @@ def _preprocess(
     elif resize is None and imagenet and side == 224:
         resize = 256
     return Preprocess((net.in_channels, side, side), resize, interpolation or origin.interpolation or "bilinear")
+
+
+def _named(checkpoint: Checkpoint, images: ImageSet) -> ImageSet:
+    """The images with the network's labels; with none where its classes are not theirs, which calibration does not mind."""
+    classes = checkpoint.net.num_classes
+    try:
+        found = images.for_classes(classes, checkpoint.origin.class_names)
+    except UsageError:
+        found = replace(images, labels=np.full(len(images), -1), class_names=None)
+    return found if found.labels.max() < classes else replace(found, labels=np.full(len(images), -1))
 
 
 def _class_names(checkpoint: Checkpoint, images: ImageSet) -> list[str] | None:

@@ -7,9 +7,11 @@ decoded when a batch asks for them. Nothing in a data file is ever executed.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -165,6 +167,42 @@ class ImageSet:
         chosen = order[:n]
         return replace(self, labels=self.labels[chosen], description=description, _rows=self._rows[chosen])
 
+    def for_classes(self, classes: int, names: Sequence[str] | None = None) -> ImageSet:
+        """The images with the labels of a network of so many classes, which it may have `names` for.
+
+        Where every class that has images is a class of the network by name, names decide: a folder with some of a network's
+        classes is labelled right. A network of 1,000 classes without names has ImageNet's, if the folders are named by WordNet
+        ids. Else the labels stay, if there are as many classes.
+
+        Raises:
+            UsageError: names contradict each other, or they are not the network's and not as many.
+        """
+        if self.class_names is None or self.labels.min(initial=0) < 0:
+            return self
+        seen = np.unique(self.labels)
+        used = [self.class_names[label] for label in seen]
+        if names is None and classes == 1000:
+            names = imagenet_classes()
+            names = names if set(used) <= set(names) else None
+        often = Counter(names)
+        label_of = {name: label for label, name in enumerate(names or ()) if often[name] == 1}  # ImageNet has two cranes
+        if names is not None and set(used) <= label_of.keys():
+            table = np.zeros(len(self.class_names), np.int64)
+            table[seen] = [label_of[name] for name in used]
+            return replace(self, labels=table[self.labels], class_names=tuple(names))
+        if len(self.class_names) != classes:
+            raise UsageError(
+                f"{self.source} has {len(self.class_names)} named classes ({', '.join(used[:2])}, ...), the network {classes} "
+                "and not all of these: add a wnids.json beside the folders, a list of the network's classes in its order"
+            )
+        for label, name in zip(seen.tolist(), used, strict=True):
+            if label_of.get(name, label) != label:
+                raise UsageError(
+                    f"{self.source} has {name} as class {label}, the network as class {label_of[name]}, and other names differ: "
+                    "name all classes as the network does"
+                )
+        return self
+
     def batch(self, indices: slice | Sequence[int] | np.ndarray, prep: Preprocess) -> torch.Tensor:
         """The images at these indices as contiguous uint8 [B, C, H, W].
 
@@ -300,3 +338,8 @@ def _stack(one: Callable[[Any], np.ndarray], items: Iterable[Any], prep: Preproc
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(one, items))
     return np.stack(images) if images else np.zeros((0, h, w, c), np.uint8)
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The WordNet ids of the 1,000 classes of ILSVRC 2012, in the order that all its networks have: sorted."""
+    return tuple((files("zoo") / "imagenet_wnids.txt").read_text().split())

@@ -18,7 +18,6 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +25,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from zoo import hub
 from zoo.checkpoint import Checkpoint, Origin, read_checkpoint
+from zoo.data import imagenet_classes
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 from zoo.resnet import ARCHITECTURES, StrideIn
 
@@ -129,11 +129,6 @@ def find(text: str | Path, *, progress: Progress | None = None) -> Source:
     if hub.is_repo(repo) and not text.endswith(_SUFFIXES) and bool(at) == bool(revision):
         return _repository(repo, revision or "main", progress)
     raise NotFoundError(f"{text} does not exist: give {FORMS}")
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """The WordNet ids of the 1,000 classes of ILSVRC 2012, in the order that all its networks have: sorted."""
-    return tuple((files("zoo") / "imagenet_wnids.txt").read_text().split())
 
 
 def _folder(path: Path) -> Source:

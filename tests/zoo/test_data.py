@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.zoo.image_fixtures import CIFAR, EVERYTHING, encoded, nhwc, random_images, refused, write_parquet
-from zoo.data import FORMS, ImageSet, Preprocess, open_images
+from tests.zoo.spiking_fixtures import refuses
+from zoo.data import FORMS, ImageSet, Preprocess, _fit, imagenet_classes, open_images
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 
 
@@ -211,3 +215,45 @@ def test_heavy_packages_load_only_when_used():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_labels_by_the_names_of_the_networks_classes(tmp_path):
+    """A folder with some of a network's classes is labelled as the network labels them, or refused with one line."""
+    names = ("ant", "bee", "cat", "dog")
+    for name in ("bee", "dog"):
+        (tmp_path / "some" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "some" / name / "a.png")
+    some = open_images(tmp_path / "some", "test")
+    assert some.labels.tolist() == [0, 1]
+    found = some.for_classes(4, names)
+    assert found.labels.tolist() == [1, 3] and found.class_names == names
+    assert some.for_classes(2).labels.tolist() == [0, 1]  # a network without names, of as many classes
+    assert some.for_classes(2, ("fly", "fox")).labels.tolist() == [0, 1]
+    assert some.for_classes(2, ("dog", "bee")).labels.tolist() == [1, 0]
+    for classes, names in ((4, None), (1000, None), (3, ("ant", "bee", "cat")), (4, ("bee", "dog", "cat", "dog"))):
+        with refuses(UsageError, "wnids.json"):
+            some.for_classes(classes, names)
+    with refuses(UsageError, "bee as class 0, the network as class 1"):
+        some.for_classes(2, ("fox", "bee"))
+
+
+def test_folders_named_by_wordnet_ids_are_imagenets_classes(tmp_path):
+    for name in ("n15075141", "n01443537"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / "val" / name / "a.png")
+    found = open_images(tmp_path / "val", "test").for_classes(1000)
+    assert found.labels.tolist() == [1, 999] and found.class_names == imagenet_classes()
+    with refuses(UsageError, "wnids.json"):
+        open_images(tmp_path / "val", "test").for_classes(100)
+
+
+@given(width=st.integers(1, 60), height=st.integers(1, 60), resize=st.integers(4, 20), side=st.integers(1, 4))
+def test_resize_and_crop_are_torchvisions(width, height, resize, side):
+    """Shorter side to `resize`, the longer one cut to whole pixels; the crop's offset rounded half to even."""
+    ramp = np.arange(width * height, dtype=np.uint32).astype(np.uint8).reshape(height, width)
+    image = Image.fromarray(np.stack([ramp] * 3, -1))
+    long = resize * max(width, height) // min(width, height)
+    w, h = (resize, long) if width <= height else (long, resize)
+    left, top = (Fraction(n - side, 2) for n in (w, h))
+    wanted = np.asarray(image.resize((w, h), Image.Resampling.BICUBIC))[round(top) :, round(left) :][:side, :side]
+    assert np.array_equal(_fit(image, Preprocess((3, side, side), resize, "bicubic"), "it is"), wanted)

@@ -19,9 +19,10 @@ from tests.minihub import MiniHub
 from tests.zoo.spiking_fixtures import image_set, random_model, random_pixels, refuses
 from zoo import sources
 from zoo.convert import convert
+from zoo.data import imagenet_classes
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError
 from zoo.resnet import ann_forward, topology
-from zoo.sources import TORCHVISION, find, imagenet_classes, read_source
+from zoo.sources import TORCHVISION, find, read_source
 
 CONFIG: dict[str, Any] = {
     "architecture": "resnet20", "num_classes": 7, "num_features": 64,
