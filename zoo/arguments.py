@@ -88,6 +88,9 @@ def pick_device(name: str, backend: str = "auto") -> str:
     import torch
 
     if torch.cuda.is_available():
+        from zoo.parallel import current
+
+        torch.cuda.set_device(current().local % torch.cuda.device_count())  # each process of one machine its own
         return "cuda"
     if name == "cuda":
         raise UsageError("torch finds no CUDA GPU here: use --device cpu, or install a CUDA build of torch")

@@ -45,26 +45,36 @@ def spiking_operations(network: SpikingResNet, spikes: Mapping[str, Tensor], ima
         spikes: spikes per neuron [C, H, W] of each layer, summed over `images` images and the run's timesteps.
         active_pixels: how often each input pixel's table value was not zero [C, H, W], over the same images.
     """
-    macs, by_layer = 0.0, {}
+    return per_image(network, count_operations(network, spikes, active_pixels), images)
+
+
+def count_operations(network: SpikingResNet, spikes: Mapping[str, Tensor], active_pixels: Tensor) -> dict[str, int]:
+    """Effective operations of each layer in all; what `spiking_operations` takes, and sums over images may be added up."""
+    found = {}
     for spec in network.net.layers:
         layer = network.layers[spec.name]
         source = active_pixels if spec.source == IMAGE else spikes[spec.source]
         count = _meetings(source, layer.weight, spec.stride, spec.padding)
-        if spec.source == IMAGE:
-            macs += count / images
         if spec.shortcut is not None and layer.projection is not None:
             count += _meetings(spikes[spec.shortcut.source], layer.projection, spec.shortcut.stride, 0)
         elif spec.shortcut is not None:
-            count += identity_shortcut(spikes[spec.shortcut.source][None], spec.shortcut).sum().item()
-        by_layer[spec.name] = count / images
-    stem = network.net.layers[0].name
-    head = float((network.head.weight != 0).sum().item())
-    return Operations(sum(by_layer.values()) - by_layer[stem], macs + head, by_layer | {"fc": head})
+            count += int(identity_shortcut(spikes[spec.shortcut.source][None], spec.shortcut).sum().item())
+        found[spec.name] = count
+    return found
 
 
-def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int) -> float:
+def per_image(network: SpikingResNet, counts: Mapping[str, int], images: int) -> Operations:
+    """What `count_operations` counted over `images` images, for one; the stem and the classifier count MACs."""
+    stem, head = network.net.layers[0].name, float((network.head.weight != 0).sum().item())
+    by_layer = {name: count / images for name, count in counts.items()}
+    return Operations(sum(by_layer.values()) - by_layer[stem], by_layer[stem] + head, by_layer | {"fc": head})
+
+
+def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int) -> int:
     """How often a non-zero weight meets an input, for inputs counted per position [C, H, W]."""
-    return F.conv2d(inputs[None].double(), (weight != 0).double(), None, stride, padding).sum().item()
+    # All output channels at once: what meets an input at a position of the kernel is how many of them have a weight there.
+    weights = (weight != 0).sum(0, keepdim=True).double()
+    return int(F.conv2d(inputs[None].double(), weights, None, stride, padding).sum().item())
 
 
 def dense_macs(network: SpikingResNet, height: int, width: int) -> float:

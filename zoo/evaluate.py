@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from zoo import __version__, artifact
+from zoo import __version__, artifact, parallel
 from zoo.build import image_table
 from zoo.checkpoint import Checkpoint, find_source, read_checkpoint
 from zoo.config import Config
 from zoo.data import ImageSet, Preprocess
 from zoo.datasets import identify
-from zoo.energy import dense_macs, footprint, modelled_energy, spiking_operations
-from zoo.errors import UsageError
-from zoo.network import look_up
+from zoo.energy import count_operations, dense_macs, footprint, modelled_energy, per_image
+from zoo.errors import UsageError, ZooError
+from zoo.network import SpikingResNet, look_up
 from zoo.packed import Backend
 from zoo.resnet import ann_forward
+from zoo.tally import TOP, Hits, Tally, load_state, save_state
 
 Progress = Callable[[str, int, int], None]
+
+_STORE_EVERY = 10.0  # seconds between two state files
+_ANN_PIXELS = 2**19  # of one part of a batch: 512 images of 32 x 32, 10 of 224 x 224 (0.4 GB)
 
 
 class _Model(BaseModel):
@@ -44,22 +51,24 @@ class DataFacts(_Model):
 
 
 class AnnFacts(_Model):
-    """The ANN's top-1 accuracy in percent on the same images, and the file it came from."""
+    """The ANN's accuracy in percent on the same images (top5: as in `Row`), and the file it came from."""
 
     top1: float
+    top5: float | None = None
     source: str
 
 
 class Row(_Model):
     """One number of timesteps.
 
-    top1 in percent with its 95 % Wilson interval; firing_rate in spikes per neuron and timestep; operations per image;
-    energy_nj per image, modelled at 45 nm (`zoo.energy`).
+    top1 in percent with its 95 % Wilson interval; top5, where there are more than five classes; firing_rate in spikes per neuron
+    and timestep; operations per image; energy_nj per image, modelled at 45 nm (`zoo.energy`).
     """
 
     timesteps: int
     top1: float
     interval95: tuple[float, float]
+    top5: float | None = None
     firing_rate: float
     effective_acs: float
     effective_macs: float
@@ -74,10 +83,22 @@ class LayerRow(_Model):
     firing_rate: dict[int, float]
 
 
+class ClassRow(_Model):
+    """One class: how many images it has, and on how many percent of them the network, at its largest number of timesteps, and the
+    ANN are right."""
+
+    label: int
+    name: str | None
+    images: int
+    top1: float
+    ann: float | None
+
+
 class Evaluation(_Model):
     """Everything one evaluation measured, and the config of what was measured; `eval.json` is its dump, and makes a card alone.
 
-    images_per_second is the time for the longest run alone (causal), memory the process's peak (on a GPU, the GPU's).
+    images_per_second is the time for the longest run alone (causal), memory the process's peak (on a GPU, the GPU's); of several
+    processes the slowest's and the largest. seconds are those since it was last taken up.
     """
 
     name: str
@@ -91,6 +112,7 @@ class Evaluation(_Model):
     ann: AnnFacts | None
     rows: list[Row]
     layers: list[LayerRow]
+    classes: list[ClassRow] = Field(default_factory=list)
     activation_sparsity: float
     footprint_bytes: int
     artifact_bytes: int
@@ -112,97 +134,179 @@ def preprocess_of(config: Config) -> Preprocess:
 
 def evaluate(
     folder: str | Path, images: ImageSet, timesteps: Sequence[int], *, batch_size: int = 128,
-    ann: str | Path | None = None, device: str = "cpu", backend: Backend = "auto", progress: Progress | None = None,
+    ann: str | Path | None = None, device: str = "cpu", backend: Backend = "auto", state: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:  # fmt: skip
     """Measures the artifact at `folder` on labelled images.
 
     A causal network runs once, to the largest of `timesteps`; that run gives every smaller one. A layerwise network runs once
-    each.
+    each. Under torchrun the batches are shared out, and every process returns the figures of all (`zoo.parallel`).
 
     Args:
         ann: the checkpoint it was converted from; without it, the file that `zoo convert` read, where it is still in its place.
         backend: as in `zoo.load`.
-        progress: called with a stage, images done and images in all.
+        state: a file that keeps what is counted, and where it exists says where to go on; the figures are those of a run that was
+            never stopped. It is removed at the end. Under torchrun each process has its own, with its number behind the name.
+        progress: called with a stage, images done and images in all (of this process).
 
     Raises:
         UsageError: no labels, labels the network has no class for, timesteps < 1, images of the wrong size, an `ann` that is not
-            the checkpoint the config names, or a backend that cannot run here.
+            the checkpoint the config names, a backend that cannot run here, or a state of another evaluation.
+        IntegrityError: the state file is none.
     """
     started = time.perf_counter()
     config, tensors = artifact.read(folder)
     network = artifact.network_of(config, tensors).to(device).with_backend(backend)
-    on_gpu = network.device.type == "cuda"
     wanted = sorted(set(timesteps))
     if not wanted or wanted[0] < 1:
         raise UsageError(f"timesteps must be 1 or more, not {list(timesteps)}: name some, such as 8,16,32")
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
+    images = images.for_classes(config.num_classes, config.class_names)
     if len(images) == 0 or images.labels.min() < 0 or images.labels.max() >= config.num_classes:
         raise UsageError(
             f"{images.description}: labels must be 0 to {config.num_classes - 1} for {config.arch} with "
             f"{config.num_classes} classes: give a labelled test set with --data"
         )
-    prep = preprocess_of(config)
     source = _ann_checkpoint(config, ann)
-
-    correct = dict.fromkeys(wanted, 0)
-    spikes: dict[int, dict[str, Tensor]] = {}
-    active = torch.zeros(config.preprocess.input_size, dtype=torch.int64)
-    runs = wanted if config.schedule == "layerwise" else wanted[-1:]
-    seconds = dict.fromkeys(runs, 0.0)
-    ann_correct = done = 0
-    for batch, labels in images.batches(prep, batch_size):
-        for run_to in runs:
-            marks = [run_to] if config.schedule == "layerwise" else wanted
-            begun = time.perf_counter()
-            run = network.run(batch, run_to, snapshots=marks)
-            if on_gpu:
-                torch.cuda.synchronize()
-            seconds[run_to] += time.perf_counter() - begun
-            for mark in marks:
-                logits = run.logits[-1] if config.schedule == "layerwise" else run.logits[mark - 1]
-                correct[mark] += int((logits.argmax(1).cpu() == labels).sum())
-                _accumulate(spikes.setdefault(mark, {}), run.spikes[mark])
-        active += (network.pixels(batch.to(network.device)) != 0).sum(0).cpu()
-        if source is not None:
-            ann_correct += int((_ann_logits(source, config, batch).argmax(1) == labels).sum())
-        done += len(labels)
-        if progress is not None:
-            progress("evaluating", done, len(images))
+    ranks = parallel.current()
+    # One process reads all images for their hash, not each.
+    met = ranks.exchange(f"{images.sha256() if ranks.first else ''} {'without' if source is None else 'with'}")
+    sha256 = met[0].partition(" ")[0]
+    if len({text.partition(" ")[2] for text in met}) > 1:
+        raise UsageError("the ANN is not at hand for every process: pass --ann FILE with a path that all of them have")
+    about = {
+        "weights": config.weights_sha256, "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+        "images": sha256, "timesteps": wanted, "batch size": batch_size, "ann": None if source is None else source.sha256,
+        "process": f"{ranks.rank} of {ranks.world}",
+    }  # fmt: skip
+    if state is not None and ranks.world > 1:
+        state = Path(state).with_name(f"{Path(state).name}.{ranks.rank}-of-{ranks.world}")
+    mine = _count(
+        network, config, images, source, wanted, about, batch_size=batch_size, ranks=ranks,
+        state=None if state is None else Path(state), progress=progress,
+    )  # fmt: skip
+    mine.memory = torch.cuda.max_memory_allocated() if network.device.type == "cuda" else _peak_memory()
+    tally = Tally.total([Tally.model_validate_json(part) for part in ranks.exchange(mine.model_dump_json())])
+    if state is not None:
+        Path(state).unlink(missing_ok=True)
 
     count = len(images)
     height, width = config.preprocess.input_size[1:]
     ann_macs = dense_macs(network, height, width)
+    neurons = _neurons(network, height, width)
     rows = []
     for mark in wanted:
-        operations = spiking_operations(network, spikes[mark], count, active)
+        counted = tally.marks[mark]
+        operations = per_image(network, counted.operations, count)
         rows.append(
             Row(
-                timesteps=mark, top1=100 * correct[mark] / count, interval95=wilson(correct[mark], count),
-                firing_rate=_rate(spikes[mark].values(), count * mark),
+                timesteps=mark, top1=100 * counted.hits.top1 / count, interval95=wilson(counted.hits.top1, count),
+                top5=_top5(config, counted.hits, count),
+                firing_rate=sum(counted.spikes.values()) / (sum(neurons.values()) * count * mark),
                 effective_acs=operations.acs, effective_macs=operations.macs,
                 energy_nj=modelled_energy(operations.acs, operations.macs, ann_macs, mark),
             )
         )  # fmt: skip
     layers = [
         LayerRow(
-            name=spec.name, neurons=spikes[wanted[-1]][spec.name].numel(),
-            firing_rate={mark: _rate([spikes[mark][spec.name]], count * mark) for mark in wanted},
+            name=name, neurons=size,
+            firing_rate={mark: tally.marks[mark].spikes[name] / (size * count * mark) for mark in wanted},
         )
-        for spec in network.net.layers
+        for name, size in neurons.items()
     ]  # fmt: skip
     return Evaluation(
         name=Path(folder).resolve().name, arch=config.arch, method=config.method.name, neuron=config.neuron,
         schedule=config.schedule, numerics=config.numerics, weights_sha256=config.weights_sha256,
         data=DataFacts(
-            description=images.description, dataset=identify(images), sha256=images.sha256(), images=count
+            description=images.description, dataset=identify(images) if ranks.first else None, sha256=sha256, images=count
         ),
-        ann=None if source is None else AnnFacts(top1=100 * ann_correct / count, source=config.source.name),
-        rows=rows, layers=layers, activation_sparsity=1 - rows[-1].firing_rate, footprint_bytes=footprint(network),
+        ann=None if source is None else AnnFacts(
+            top1=100 * tally.ann.top1 / count, top5=_top5(config, tally.ann, count), source=config.source.name
+        ),
+        rows=rows, layers=layers, classes=_class_rows(config, images, tally, wanted[-1], with_ann=source is not None),
+        activation_sparsity=1 - rows[-1].firing_rate, footprint_bytes=footprint(network),
         artifact_bytes=sum((Path(folder) / name).stat().st_size for name in (artifact.CONFIG, artifact.WEIGHTS)),
-        images_per_second={run_to: count / seconds[run_to] for run_to in runs},
-        peak_memory_bytes=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
-        seconds=time.perf_counter() - started, device=device, backend=network.backend,
-        versions=versions(network.backend, device), command="", config=config,
+        images_per_second={run_to: count / spent for run_to, spent in tally.seconds.items()},
+        peak_memory_bytes=tally.memory, seconds=time.perf_counter() - started, device=device, backend=network.backend,
+        versions=versions(network.backend, device, ranks.world), command="", config=config,
     )  # fmt: skip
+
+
+def _count(
+    network: SpikingResNet, config: Config, images: ImageSet, source: Checkpoint | None, wanted: list[int],
+    about: Mapping[str, object], *, batch_size: int, ranks: parallel.Ranks, state: Path | None, progress: Progress | None,
+) -> Tally:  # fmt: skip
+    """Counts on this process's batches, from where a state file says it stopped."""
+    layerwise = config.schedule == "layerwise"
+    runs = wanted if layerwise else wanted[-1:]
+    prep = preprocess_of(config)
+
+    def start() -> Tally:
+        return Tally.empty(wanted, runs)
+
+    tally = start() if state is None else load_state(state, about, start)
+    mine = range(0, len(images), batch_size)[ranks.rank :: ranks.world]
+    share = sum(min(batch_size, len(images) - begin) for begin in mine)
+    stored = time.monotonic()
+    try:
+        for begin in mine[tally.batches :]:
+            part = slice(begin, begin + batch_size)
+            batch, labels = images.batch(part, prep), torch.from_numpy(images.labels[part].copy())
+            # Counted apart and added at once, so that an interruption never leaves half a batch.
+            fresh = start()
+            fresh.batches = 1
+            fresh.images = dict(Counter(labels.tolist()))
+            active = (network.pixels(batch.to(network.device)) != 0).sum(0).cpu()
+            for run_to in runs:
+                marks = [run_to] if layerwise else wanted
+                begun = time.perf_counter()
+                run = network.run(batch, run_to, snapshots=marks)
+                if network.device.type == "cuda":
+                    torch.cuda.synchronize()
+                fresh.seconds[run_to] = time.perf_counter() - begun
+                for mark in marks:
+                    counted, spikes = fresh.marks[mark], {name: total.cpu() for name, total in run.spikes[mark].items()}
+                    counted.hits.count(run.logits[-1] if layerwise else run.logits[mark - 1], labels)
+                    counted.spikes = {name: int(total.sum()) for name, total in spikes.items()}
+                    counted.operations = count_operations(network, spikes, active)
+            if source is not None:
+                fresh.ann.count(_ann_logits(source, config, batch), labels)
+            tally = Tally.total([tally, fresh], at_once=False)
+            if state is not None and time.monotonic() - stored > _STORE_EVERY:
+                save_state(state, about, tally)
+                stored = time.monotonic()
+            if progress is not None:
+                progress("evaluating", sum(tally.images.values()), share)
+    except BaseException:
+        if state is not None and tally.batches:
+            with contextlib.suppress(ZooError):  # what ended it is what has to be said
+                save_state(state, about, tally)
+        raise
+    if state is not None:
+        save_state(state, about, tally)  # the other processes may not be done, or be stopped
+    return tally
+
+
+def _neurons(network: SpikingResNet, height: int, width: int) -> dict[str, int]:
+    sizes = network.net.sizes(height, width)
+    return {spec.name: spec.out_channels * math.prod(sizes[spec.name]) for spec in network.net.layers}
+
+
+def _top5(config: Config, hits: Hits, count: int) -> float | None:
+    return 100 * hits.top5 / count if config.num_classes > TOP else None
+
+
+def _class_rows(config: Config, images: ImageSet, tally: Tally, mark: int, *, with_ann: bool) -> list[ClassRow]:
+    names = config.class_names or (images.class_names if len(images.class_names or ()) == config.num_classes else None)
+    hits = tally.marks[mark].hits.by_class
+    return [
+        ClassRow(
+            label=label, name=names[label] if names else None, images=count, top1=100 * hits.get(label, 0) / count,
+            ann=100 * tally.ann.by_class.get(label, 0) / count if with_ann else None,
+        )
+        for label, count in sorted(tally.images.items())
+    ]  # fmt: skip
 
 
 def _ann_checkpoint(config: Config, given: str | Path | None) -> Checkpoint | None:
@@ -222,17 +326,8 @@ def _ann_checkpoint(config: Config, given: str | Path | None) -> Checkpoint | No
 @torch.inference_mode()
 def _ann_logits(source: Checkpoint, config: Config, batch: Tensor) -> Tensor:
     table = image_table(config.preprocess.mean, config.preprocess.std, integer=False)
-    return ann_forward(source.net, source.params, look_up(table, batch))
-
-
-def _accumulate(total: dict[str, Tensor], part: dict[str, Tensor]) -> None:
-    for name, spikes in part.items():
-        total[name] = total[name] + spikes.cpu() if name in total else spikes.cpu()
-
-
-def _rate(layers: Iterable[Tensor], runs: int) -> float:
-    totals = [(layer.sum().item(), layer.numel()) for layer in layers]
-    return sum(spikes for spikes, _ in totals) / (sum(neurons for _, neurons in totals) * runs)
+    at_once = max(1, _ANN_PIXELS // math.prod(batch.shape[2:]))
+    return torch.cat([ann_forward(source.net, source.params, look_up(table, part)) for part in batch.split(at_once)])
 
 
 def wilson(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:
@@ -248,8 +343,8 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def versions(backend: str = "torch", device: str = "cpu") -> dict[str, str]:
-    """What a figure depends on: zoo, Python, torch, processor and threads; triton and the GPU where they took part."""
+def versions(backend: str = "torch", device: str = "cpu", processes: int = 1) -> dict[str, str]:
+    """What a figure depends on: zoo, Python, torch, processor and threads; triton, the GPU and processes where they took part."""
     found = {
         "spiking-zoo": __version__,
         "python": platform.python_version(),
@@ -261,4 +356,6 @@ def versions(backend: str = "torch", device: str = "cpu") -> dict[str, str]:
         found["triton"] = version("triton")
     if device.startswith("cuda"):
         found["gpu"] = torch.cuda.get_device_name(device)
+    if processes > 1:
+        found["processes"] = str(processes)
     return found

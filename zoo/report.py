@@ -35,11 +35,13 @@ def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> Non
     ann = None if found.ann is None else found.ann.top1
     facts = f"{found.arch}, {found.method}, {found.neuron} neurons, {found.schedule}, {found.numerics}"
     print_lines(console, [f"{found.name}: {facts}", f"on {found.data.description}", ""])
-    table = new_table("T", "accuracy %", "95 %", "ANN %", "gap", "firing rate", left=0)
+    top5 = ("top-5 %",) if found.rows[0].top5 is not None else ()
+    table = new_table("T", "accuracy %", "95 %", *top5, "ANN %", "gap", "firing rate", left=0)
     for row in found.rows:
         gap = ("-", "-") if ann is None else (f"{ann:.2f}", f"{ann - row.top1:.2f}")
+        among = () if row.top5 is None else (f"{row.top5:.2f}",)
         table.add_row(
-            str(row.timesteps), f"{row.top1:.2f}", "{:.1f}-{:.1f}".format(*row.interval95), *gap,
+            str(row.timesteps), f"{row.top1:.2f}", "{:.1f}-{:.1f}".format(*row.interval95), *among, *gap,
             f"{row.firing_rate:.4f}",
         )  # fmt: skip
     console.print(table)

@@ -22,6 +22,7 @@ app = typer.Typer()
 @app.command("eval", epilog=epilog(
     "zoo eval s-resnet20-digits --timesteps 4,8,16",
     "zoo eval ./s-resnet20 --data cifar-10-python.tar.gz --ann resnet20.th --output eval.json --plot eval.png",
+    "torchrun --nproc-per-node 8 -m zoo eval ./s-resnet50 --data imagenet/val --resume eval.part --output eval.json",
 ))  # fmt: skip
 def evaluate(
     model: Model,
@@ -42,6 +43,9 @@ def evaluate(
     ] = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw accuracy over timesteps.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Write everything measured.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep what is measured there; if it exists, go on from it.")
+    ] = None,
     min_accuracy: Annotated[
         float | None, typer.Option(metavar="PERCENT", min=0, max=100, help="Exit 7 below it, at the largest T.")
     ] = None,
@@ -51,15 +55,19 @@ def evaluate(
     """Measure accuracy over timesteps.
 
     Beside it the ANN's accuracy, firing rates, synaptic operations, modelled energy, speed and memory.
+    Under torchrun the images are shared out over its processes; the figures are the same.
     """
     steps = arguments.timesteps(timesteps)
     arguments.check_writable("--plot", plot, suffix=".png")
     arguments.check_writable("--output", output)
-    from zoo import artifact, chart, registry, report, store
+    arguments.check_writable("--resume", resume)
+    from zoo import artifact, chart, parallel, registry, report, store
     from zoo.data import FORMS, open_images
 
     if plot is not None:
         chart.require_matplotlib()
+    ranks = parallel.current()
+    terminal.quiet = terminal.quiet or not ranks.first
     folder = find_model(model, json_output=json_output)
     config = artifact.read_config(folder)
     where = data if data is not None else registry.default_data(config)
@@ -69,14 +77,18 @@ def evaluate(
     if limit is not None:
         images = images.take(limit, seed=0)
     terminal.note(f"measuring on {where}: {images.description}")
+    if resume is not None and resume.exists():
+        terminal.note(f"going on from {resume}")
 
     from zoo import evaluate as evaluation
 
     with terminal.progress(json_output=json_output) as progress:
         found = evaluation.evaluate(
             folder, images, steps, batch_size=batch_size, ann=ann, device=arguments.pick_device(device, backend),
-            backend=backend, progress=progress,
+            backend=backend, state=resume, progress=progress,
         )  # fmt: skip
+    if not ranks.first:
+        return
     found = found.model_copy(update={"command": terminal.command, "name": store.name_of(folder)})
     # First the files: a reader who closes the pipe early must not cost them; nor may a full disk cost what was measured.
     failure: ZooError | None = None

@@ -1,0 +1,53 @@
+"""One evaluation by several processes that torch's own launcher started: torchrun --nproc-per-node N -m zoo eval ...
+
+Each takes every N-th batch. They exchange text alone, over gloo on the CPU, so that nothing depends on what each computes on.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+# How long one process waits for the others: they may have begun with shares of very different length.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is; `local` counts those of one machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that prints and writes."""
+        return self.rank == 0
+
+    def exchange(self, text: str) -> list[str]:
+        """The text of every process, by rank; each has to call it."""
+        if self.world == 1:
+            return [text]
+        import torch
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+        data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([len(data)]))
+        longest = int(torch.stack(sizes).max())
+        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        dist.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))))
+        return [bytes(part.tolist()).rstrip(b"\0").decode() for part in parts]
+
+
+def current() -> Ranks:
+    """What the launcher says in the environment; one process where there was no launcher."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    if not all(name in os.environ for name in names):
+        return Ranks()
+    rank, world, local = (int(os.environ[name]) for name in names[:3])
+    return Ranks(rank, world, local)
