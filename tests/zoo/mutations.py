@@ -292,8 +292,22 @@ def other_files(files: Files, random: Random) -> Files:
     return files | {name: None}
 
 
+def training_of_training(files: Files, random: Random) -> Files:
+    """A record of training inside a record of training, as the format allows, and deeper."""
+    config = json.loads(_text_of(files))
+    one = {
+        "dataset": "digits", "images": 1, "epochs": 1, "seconds": 1.0, "top1": 50.0, "settings": {}, "mean": [0.5], "std": [0.5],
+        "input_size": 8,
+    }  # fmt: skip
+    depth = random.choice((1, 2, 50, 250, 300, 900, 5000))
+    config["source"]["training"] = "mark"
+    text = json.dumps(one)[:-1] + ', "start": '
+    nested = text * depth + random.choice(("null", "1", json.dumps(one))) + "}" * depth
+    return files | {CONFIG: json.dumps(config).replace('"mark"', nested).encode()}
+
+
 MUTATIONS: tuple[Callable[[Files, Random], Files], ...] = (
     bits_of_weights, bits_of_header, cut_weights, longer_weights, header_length, header_fields, header_names, header_json,
-    tensor_values,
-    bits_of_config, cut_config, config_bytes, config_values, config_values, config_sizes, config_keys, other_files,
+    tensor_values, tensor_values, tensor_values, tensor_values, bits_of_config, cut_config, config_bytes, config_values,
+    config_values, config_sizes, config_keys, training_of_training, other_files,
 )  # fmt: skip
