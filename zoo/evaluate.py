@@ -29,6 +29,7 @@ from zoo.errors import UsageError, ZooError
 from zoo.network import SpikingResNet, look_up
 from zoo.packed import Backend
 from zoo.resnet import ann_forward
+from zoo.sources import find
 from zoo.tally import TOP, Hits, Tally, load_state, save_state
 
 Progress = Callable[[str, int, int], None]
@@ -143,7 +144,8 @@ def evaluate(
     each. Under torchrun the batches are shared out, and every process returns the figures of all (`zoo.parallel`).
 
     Args:
-        ann: the checkpoint it was converted from; without it, the file that `zoo convert` read, where it is still in its place.
+        ann: the checkpoint it was converted from, as `zoo.sources` takes it; without it, the file that `zoo convert` read, where
+            it is still in its place.
         backend: as in `zoo.load`.
         state: a file that keeps what is counted, and where it exists says where to go on; the figures are those of a run that was
             never stopped. It is removed at the end. Under torchrun each process has its own, with its number behind the name.
@@ -310,7 +312,7 @@ def _class_rows(config: Config, images: ImageSet, tally: Tally, mark: int, *, wi
 
 
 def _ann_checkpoint(config: Config, given: str | Path | None) -> Checkpoint | None:
-    path = Path(given) if given is not None else find_source(config.source.sha256)
+    path = find(given).path if given is not None else find_source(config.source.sha256)
     if path is None:
         return None
     found = read_checkpoint(path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in)

@@ -118,6 +118,8 @@ BAD_EVALUATIONS = [
     ("--output BAD/no/eval.json", 3, "no does not exist"),
     ("--output BAD", 2, "not a file"),
     ("--output /dev/null", 2, "not a file"),
+    ("--resume BAD/no/eval.part", 3, "no does not exist"),
+    ("--resume BAD/text.pth", 5, "choose another file for --resume"),
 ]
 
 

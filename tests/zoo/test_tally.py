@@ -109,6 +109,28 @@ def test_top5_and_classes(saved, digits_file, digits_test):
     assert sum(row.images * row.ann for row in found.classes) / 40 == pytest.approx(found.ann.top1)
 
 
+def test_the_command_line_goes_on(saved, digits_test, tmp_path, capsys, monkeypatch):
+    """Ctrl-C leaves what was measured; the same command again shows the table, the top five too, and removes the file."""
+    from zoo.cli import main
+
+    some, state = image_set(tmp_path, random_pixels(5, 1, 8), [0, 1, 2, 3, 4]), tmp_path / "eval.part"
+    words = ["eval", str(saved), "--data", some.source, "--timesteps", "2", "--batch-size", "2", "--resume", str(state)]
+    take, asked = evaluation.ImageSet.batch, []
+
+    def batch(self, indices, prep):
+        asked.append(indices)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return take(self, indices, prep)
+
+    monkeypatch.setattr(evaluation.ImageSet, "batch", batch)
+    assert main(words) == 130 and state.exists()
+    assert main(words) == 0 and not state.exists()
+    out, err = capsys.readouterr()
+    assert "going on from" in err and "top-5 %" in out
+    assert [part.start for part in asked] == [0, 2, 4, 4]
+
+
 @given(st.lists(st.lists(st.integers(0, 3), min_size=8, max_size=8), min_size=1, max_size=6), st.data())
 def test_hits_are_those_of_a_stable_sort(rows, data):
     labels = data.draw(st.lists(st.integers(0, 7), min_size=len(rows), max_size=len(rows)))

@@ -34,7 +34,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only so many, drawn with seed 0.")] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 100,
     ann: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The ANN it was made from.  [default: where convert read it]")
+        str | None, typer.Option(metavar="SRC", help="The ANN it was made from.  [default: where convert read it]")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
     backend: Annotated[
