@@ -59,6 +59,14 @@ def check_text(option: str, text: str | None) -> None:
         raise UsageError(f"{option} takes 1 to 500 characters, not {len(text)}: shorten it or leave it out")
 
 
+def check_calibration(method: str, given: bool) -> None:
+    """Says that a method lacks the images it calibrates on, or has no use for them."""
+    if method == "data-free" and given:
+        raise UsageError("data-free conversion makes its own images: leave --calib out, or choose another --method")
+    if method != "data-free" and not given:
+        raise UsageError(f"--method {method} calibrates on images: give training images with --calib, or use --method data-free")
+
+
 def check_replaceable(folder: Path, force: bool, option: str = "--out") -> None:
     """Says before the work, not after it, that `folder` is taken; --force replaces artifacts, never another folder."""
     if not folder.exists():

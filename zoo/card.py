@@ -127,7 +127,9 @@ def commands(found: Evaluation) -> list[str]:
     for stage in [training.start, training] if training else []:
         if stage is not None:
             lines.append(_train_command(config, stage, begins=stage is training and stage.start is not None))
-    words = ["zoo", "convert", config.source.name, "--arch", config.arch, "--calib", config.calibration.dataset or "IMAGES"]
+    words = ["zoo", "convert", config.source.name, "--arch", config.arch]
+    if config.method.name != "data-free":
+        words += ["--calib", config.calibration.dataset or "IMAGES"]
     words += ["--method", config.method.name, "--neuron", config.neuron, "--schedule", config.schedule]
     words += ["--timesteps", str(config.timesteps), "--samples", str(config.calibration.images)]
     words += ["--seed", str(config.calibration.seed), "--numerics", config.numerics]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.config import TrainingConfig
 from zoo.errors import IntegrityError, NotFoundError, UsageError
-from zoo.resnet import StrideIn, Topology, fold_batchnorm, topology
+from zoo.resnet import Moments, StrideIn, Topology, fold_batchnorm, recorded_moments, topology
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "model_ema")
 _MAX_WRAPPERS = 8
@@ -60,7 +60,8 @@ class Origin:
 class Checkpoint:
     """A pretrained ANN, BatchNorm folded: `params` as `zoo.resnet.ann_forward` takes them.
 
-    training: what the log.json beside the file says of it, where `zoo train` wrote both. origin: see `zoo.sources`.
+    training: what the log.json beside the file says of it, where `zoo train` wrote both. moments: what its BatchNorm recorded of
+    each convolution (`zoo.resnet.recorded_moments`); None where it recorded nothing. origin: see `zoo.sources`.
     """
 
     net: Topology
@@ -68,6 +69,7 @@ class Checkpoint:
     name: str
     sha256: str
     training: TrainingConfig | None = None
+    moments: dict[str, Moments] | None = None
     origin: Origin = Origin()
 
 
@@ -104,7 +106,8 @@ def read_checkpoint(
             raise IntegrityError(f"{path}: {name} overflows float32 with its BatchNorm folded: use a checkpoint that is sound")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     _remember_source(sha256, path)
-    return Checkpoint(net, params, path.name, sha256, training_of(path, sha256))
+    moments = recorded_moments(net, state, params)
+    return Checkpoint(net, params, path.name, sha256, training_of(path, sha256), moments)
 
 
 def training_of(path: Path, sha256: str) -> TrainingConfig | None:

@@ -68,7 +68,10 @@ class SourceConfig(_Strict):
 
 
 class CalibrationConfig(_Strict):
-    """The training images that were used, and how they were drawn; `dataset` is a name of `zoo.datasets` they are known by."""
+    """The images that were used, and how they were drawn; `dataset` is a name of `zoo.datasets` they are known by.
+
+    Training images, or (method data-free) images made by `zoo.synthetic` with this seed, which no data set has.
+    """
 
     description: Text
     dataset: Text | None = None
@@ -80,7 +83,7 @@ class CalibrationConfig(_Strict):
 class MethodConfig(_Strict):
     """A conversion method and every parameter it ran with."""
 
-    name: Literal["hu2018", "calibrated"]
+    name: Literal["hu2018", "calibrated", "data-free"]
     parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
 
 

@@ -11,6 +11,7 @@ Methods:
         each timestep (`zoo.calibrate`), layer by layer on the spikes of the layers before, which are already calibrated; then
         the timesteps the read-out skips. With `tune` steps, a layerwise network's weights, biases and thresholds are distilled
         from the ANN instead (`zoo.tune`), for one number of timesteps.
+    data-free: calibrated, on images made from the checkpoint's BatchNorm statistics (`zoo.synthetic`) in `steps` steps.
 
 The order matters: whatever rounding, clipping and firing too early did to a layer's mean is in its input when the next is
 calibrated.
@@ -30,7 +31,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from zoo import artifact, calibrate
+from zoo import arguments, artifact, calibrate
 from zoo import thresholds as rules
 from zoo.build import Built, LayerReport, Recipe, build, image_table
 from zoo.checkpoint import Checkpoint
@@ -39,6 +40,7 @@ from zoo.data import ImageSet, Preprocess
 from zoo.datasets import identify
 from zoo.errors import UsageError
 from zoo.network import SpikingResNet, look_up
+from zoo.synthetic import make_images
 from zoo.tune import distil
 
 Progress = Callable[[str, int, int], None]
@@ -53,11 +55,16 @@ DEFAULTS: dict[str, dict[str, Value]] = {
         "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 256,
         "bias": "matched", "rows": 32, "delay": "search", "tune": 0, "tune_images": 20_000, "tune_rate": 4e-4,
     },
+    "data-free": {
+        "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 256,
+        "bias": "matched", "rows": 32, "delay": "search", "steps": 50, "rate": 0.1,
+    },
 }  # fmt: skip
 
-
 # Numbers among the parameters are 1 or more, but for these.
-_BOUNDS: dict[str, tuple[float, float]] = {"percentile": (1e-6, 1.0), "tune": (0, 10**6), "tune_rate": (1e-9, 1.0)}
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "percentile": (1e-6, 1.0), "tune": (0, 10**6), "tune_rate": (1e-9, 1.0), "rate": (1e-9, 10.0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ class Conversion:
 
 
 def convert(
-    checkpoint: Checkpoint, images: ImageSet, *, method: Literal["hu2018", "calibrated"] = "calibrated",
+    checkpoint: Checkpoint, images: ImageSet | None, *, method: Literal["hu2018", "calibrated", "data-free"] = "calibrated",
     neuron: Literal["if", "signed"] = "if", schedule: Literal["causal", "layerwise"] = "causal",
     numerics: Literal["int8", "float32"] = "int8", timesteps: int = 32, samples: int | None = None, seed: int = 0,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, input_size: int | None = None,
@@ -105,12 +112,12 @@ def convert(
     url: str | None = None, parameters: Mapping[str, Value] | None = None,
     progress: Progress | None = None,
 ) -> Conversion:  # fmt: skip
-    """Converts a pretrained ANN with training images; the same inputs and seed give the same bytes.
+    """Converts a pretrained ANN with training images, or data-free; the same inputs and seed give the same bytes.
 
     Args:
-        images: training images. Labels are used by hu2018's search alone, and there only where they are known.
+        images: training images; None for data-free. Labels are used by hu2018's search alone, where they are known.
         timesteps: what the artifact is meant for and its errors are reported at; it runs at any other number too.
-        samples: how many of the images to use (default: the method's `images`), drawn with `seed`.
+        samples: how many of the images to use (default: the method's `images`), drawn with `seed`, or made with it.
         mean, std: of the ANN's training, per channel, for pixels in 0 to 1 (default: what `zoo train` or the checkpoint's origin
             says of it, else ImageNet's, which most checkpoints use).
         input_size: height and width of the network's input (default: what `zoo train` or the checkpoint's origin says of it, else
@@ -123,12 +130,13 @@ def convert(
         progress: called with a stage, what is done and how much there is.
 
     Raises:
-        UsageError: an unknown method or parameter, no images, images of the wrong kind, timesteps < 1, or a combination that does
-            not exist (`signed` and `layerwise`).
+        UsageError: an unknown method or parameter, no images, images of the wrong kind, timesteps < 1, a combination that does
+            not exist (`signed` and `layerwise`), or data-free and a checkpoint without BatchNorm statistics.
     """
     settings = _settings(method, neuron, schedule, numerics, timesteps, parameters)
+    arguments.check_calibration(method, images is not None)
     net = checkpoint.net
-    if method == "calibrated" and "levels" in checkpoint.params and "thresholds" not in (parameters or {}):
+    if method != "hu2018" and "levels" in checkpoint.params and "thresholds" not in (parameters or {}):
         settings["thresholds"] = "learnt"
     if (training := checkpoint.training) is not None:
         mean = mean if mean is not None else training.mean
@@ -144,14 +152,20 @@ def convert(
     if seed < 0:
         raise UsageError(f"the seed must be 0 or more, not {seed}: 0 is the default")
     count = samples if samples is not None else int(settings["images"])
-    if count < 1 or len(images) == 0:
+    if count < 1 or (images is not None and len(images) == 0):
         raise UsageError("calibration needs at least one image: give training images with --calib, --samples 1 or more")
+    prep = fit = _preprocess(checkpoint, input_size, resize, interpolation)
+    report = progress or (lambda stage, done, total: None)
+    if images is None:
+        images = make_images(
+            checkpoint, prep.input_size, mean, std, images=count, steps=int(settings["steps"]), rate=float(settings["rate"]),
+            seed=seed, progress=lambda done, total: report("making images", done, total),
+        )  # fmt: skip
+        fit = Preprocess(prep.input_size)
     settings["images"] = min(count, len(images))
     drawn = images.take(count, seed)
     named = _named(checkpoint, drawn)
-    prep = _preprocess(checkpoint, input_size, resize, interpolation)
-    pixels = torch.cat([batch for batch, _ in drawn.batches(prep, _BATCH)])
-    report = progress or (lambda stage, done, total: None)
+    pixels = torch.cat([batch for batch, _ in drawn.batches(fit, _BATCH)])
 
     table = image_table(mean, std, integer=False)
     theta = _thresholds(checkpoint, table, pixels, settings, seed, report)
@@ -203,7 +217,7 @@ def _settings(
     if neuron == "signed" and schedule == "layerwise":
         raise UsageError("a layerwise neuron fires after all its input and takes nothing back: use --neuron if")
     settings = dict(DEFAULTS[method])
-    if method == "calibrated":
+    if method != "hu2018":
         # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
         # (python -m benchmarks.thresholds).
         settings["levels"] = timesteps if schedule == "layerwise" else 16
@@ -276,6 +290,10 @@ def _thresholds(
         yield from (look_up(table, pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH))
 
     rule = settings.get("thresholds", "layer-percentile")
+    if rule == "moments":
+        if checkpoint.moments is None:
+            raise UsageError(f"{checkpoint.name} has no BatchNorm statistics to take thresholds from: use mmse or percentile")
+        return rules.from_moments(net, checkpoint.moments, int(settings["levels"]))
     sample = rules.sample_activations(
         net, params, batches(), len(pixels), seed, lambda done: report("sampling activations", done, len(pixels))
     )
@@ -309,7 +327,7 @@ def _thresholds(
         return {name: torch.minimum(pairs[0][name], pairs[1][name]) for name in sample}
     if rule in ("percentile", "layer-percentile"):
         return percentile(rule == "percentile")
-    raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile, ltb, mmse-ltb (the smaller of the two) or learnt")
+    raise UsageError(f"thresholds {rule!r} are unknown: use mmse, percentile, ltb, mmse-ltb (the smaller), moments or learnt")
 
 
 def _tuned(

@@ -266,6 +266,12 @@ def open_images(path: str | Path, split: str) -> ImageSet:
     return _image_set(found, path)
 
 
+def unlabelled(pixels: np.ndarray, description: str, source: str) -> ImageSet:
+    """Images from an array, uint8 [N, H, W, C]."""
+    rows = np.arange(len(pixels))
+    return ImageSet(np.full(len(pixels), -1, np.int64), None, description, source, None, _Arrays(pixels), rows)
+
+
 def _named(name: str, split: str) -> Found:
     found = read_parquet(datasets.fetch(name, split), split)
     assert found is not None  # it is one file, of a sha256 that is known

@@ -113,6 +113,7 @@ def facts(console: Console, entry: Entry) -> None:
     size = "x".join(map(str, (*made.input_size[1:], made.input_size[0])))
     resize = "" if made.resize is None else f", resized to {made.resize} ({made.interpolation}) and cropped"
     parameters = ", ".join(f"{name} {value}" for name, value in config.method.parameters.items())
+    drawn = "" if config.method.name == "data-free" else f"{used.images} images drawn with seed {used.seed} from "
     groups: dict[str, dict[str, object]] = {
         "Network": {
             "architecture": f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes",
@@ -123,7 +124,7 @@ def facts(console: Console, entry: Entry) -> None:
         },
         "Conversion": {
             "method": f"{config.method.name} ({parameters})",
-            "calibration": f"{used.images} images drawn with seed {used.seed} from {used.description}",
+            "calibration": f"{drawn}{used.description}",
             "from": f"{source.name}, sha256 {source.sha256}",
             "url": source.url,
             "licence": source.license,

@@ -192,9 +192,12 @@ def identity_shortcut(x: Tensor, shortcut: Shortcut) -> Tensor:
 
 
 Visitor = Callable[[Layer, Tensor], Tensor]
+Watcher = Callable[[str, Tensor], None]
 
 
-def ann_forward(net: Topology, params: Mapping[str, Tensor], image: Tensor, visit: Visitor | None = None) -> Tensor:
+def ann_forward(
+    net: Topology, params: Mapping[str, Tensor], image: Tensor, visit: Visitor | None = None, watch: Watcher | None = None
+) -> Tensor:
     """Logits [B, classes] of the ANN with folded BatchNorm.
 
     Args:
@@ -203,11 +206,12 @@ def ann_forward(net: Topology, params: Mapping[str, Tensor], image: Tensor, visi
         image: normalised float image [B, C, H, W].
         visit: called with each layer and its pre-activation [B, C, H, W] (for the stem, after max-pooling); what it returns is
             the layer's activation. Without it that is `activate`.
+        watch: called with the name of each convolution's parameters, `{layer}` or `{layer}.shortcut`, and what it delivers.
     """
     out = {IMAGE: image}
     last = net.last_reader()
     for index, layer in enumerate(net.layers):
-        z = preactivation(layer, params, out[layer.source], out[layer.shortcut.source] if layer.shortcut else None)
+        z = preactivation(layer, params, out[layer.source], out[layer.shortcut.source] if layer.shortcut else None, watch)
         out[layer.name] = activate(layer, params, z) if visit is None else visit(layer, z)
         for name in [name for name in out if last[name] <= index and name != net.layers[-1].name]:
             del out[name]
@@ -222,12 +226,19 @@ def activate(layer: Layer, params: Mapping[str, Tensor], z: Tensor) -> Tensor:
     return F.relu(z)
 
 
-def preactivation(layer: Layer, params: Mapping[str, Tensor], x: Tensor, source: Tensor | None) -> Tensor:
+def preactivation(
+    layer: Layer, params: Mapping[str, Tensor], x: Tensor, source: Tensor | None, watch: Watcher | None = None
+) -> Tensor:
     """What reaches the ReLU of one layer, [B, C, H, W]: convolution, bias, shortcut from `source`, and the stem's max-pooling."""
     z = F.conv2d(x, params[f"{layer.name}.weight"], params[f"{layer.name}.bias"], layer.stride, layer.padding)
+    if watch is not None:
+        watch(layer.name, z)
     if layer.shortcut is not None and source is not None:
         if layer.shortcut.kind == "projection":
-            z = z + F.conv2d(source, params[f"{layer.name}.shortcut.weight"], None, layer.shortcut.stride)
+            side = F.conv2d(source, params[f"{layer.name}.shortcut.weight"], None, layer.shortcut.stride)
+            if watch is not None:
+                watch(f"{layer.name}.shortcut", side)
+            z = z + side
         else:
             z = z + identity_shortcut(source, layer.shortcut)
     return F.max_pool2d(z, 3, 2, 1) if layer.max_pool else z
@@ -327,3 +338,39 @@ def fold_batchnorm(net: Topology, state: Mapping[str, Tensor], eps: float = 1e-5
             params[name] = state[name].float()
     params["fc.weight"], params["fc.bias"] = state["fc.weight"].float(), state["fc.bias"].float()
     return params
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation [C], float32, of what a convolution delivered on the training images."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def recorded_moments(
+    net: Topology, state: Mapping[str, Tensor], params: Mapping[str, Tensor], eps: float = 1e-5
+) -> dict[str, Moments] | None:
+    """What BatchNorm's running statistics say of each convolution of `params`, by the names that `ann_forward` watches.
+
+    Takes the state dict that `fold_batchnorm` made `params` from: with g = gamma / sqrt(var + eps), a folded convolution without
+    its bias has mean (running_mean - own bias) g and standard deviation sqrt(var) |g|. None where a convolution has no BatchNorm,
+    or where all statistics are those that BatchNorm begins with, 0 and 1.
+    """
+    found: dict[str, Moments] = {}
+    fresh = True
+    for layer in net.layers:
+        pairs = [(layer.name, layer.name, layer.bn)]
+        if layer.shortcut is not None and layer.shortcut.kind == "projection":
+            pairs.append((f"{layer.name}.shortcut", layer.shortcut.conv, layer.shortcut.bn))
+        for name, conv, bn in pairs:
+            if f"{bn}.running_mean" not in state:
+                return None
+            center, var = state[f"{bn}.running_mean"].double(), state[f"{bn}.running_var"].double()
+            fresh = fresh and not center.any() and bool((var == 1).all())
+            gain = state[f"{bn}.weight"].double() / torch.sqrt(var + eps)
+            mean = (center - state.get(f"{conv}.bias", torch.zeros(len(var))).double()) * gain
+            if f"{name}.bias" in params:
+                mean = mean + params[f"{name}.bias"].double()
+            found[name] = Moments(mean.float(), (var.sqrt() * gain.abs()).float())
+    return None if fresh else found

@@ -1,4 +1,4 @@
-"""Where thresholds come from: four rules, each from a sample of the ANN's activations or from running it.
+"""Where thresholds come from: rules that take a sample of the ANN's activations, run it, or ask its BatchNorm statistics alone.
 
 A threshold is in ANN units: a spike of a neuron with threshold theta is worth theta, so T timesteps can represent 0, theta/T,
 ... theta.
@@ -6,12 +6,13 @@ A threshold is in ANN units: a spike of a neuron with threshold theta is worth t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from zoo.resnet import Layer, Topology, activate, ann_forward
+from zoo.resnet import Layer, Moments, Topology, activate, ann_forward
 
 SAMPLE = 16_384
 
@@ -90,3 +91,52 @@ def local_threshold_balancing(
     for batch in batches:
         ann_forward(net, params, batch, visit)
     return {name: value.clamp_min(1e-6) for name, value in theta.items()}
+
+
+def gaussian(mean: Tensor, std: Tensor, levels: int) -> Tensor:
+    """What `mmse` finds on pre-activations that are normal, float64 [C]: the root of the error's derivative, by bisection.
+
+    With c_i = (i - 1/2) theta / N, e_i = erfc((c_i - mean) / (sqrt(2) std)), g_i = exp(-(c_i - mean)^2 / (2 std^2)) it is where
+
+        mean sum e_i + std sqrt(2 / pi) sum g_i = theta / N sum (2i - 1) e_i
+
+    (Huang et al., arXiv:2503.00301, whose fixed-point iteration converges slowly). At smaller theta the left side is the larger.
+    """
+    low, high = 0.1 * std, mean.clamp_min(0) + 10 * std
+    middles = torch.arange(1, levels + 1).double() - 0.5
+    for _ in range(60):
+        theta = (low + high) / 2
+        offset = (middles * theta[:, None] / levels - mean[:, None]) / std[:, None]
+        tail = torch.erfc(offset / math.sqrt(2))
+        gained = mean * tail.sum(1) + std * math.sqrt(2 / math.pi) * (-offset.square() / 2).exp().sum(1)
+        small = gained > theta / levels * (2 * middles * tail).sum(1)
+        low, high = torch.where(small, theta, low), torch.where(small, high, theta)
+    return (low + high) / 2
+
+
+def from_moments(net: Topology, moments: Mapping[str, Moments], levels: int) -> dict[str, Tensor]:
+    """theta [C] of each layer without any image: `gaussian` of what reaches its neurons.
+
+    A convolution delivers what BatchNorm recorded, mean beta and deviation |gamma|; an identity shortcut delivers a normal value
+    behind a ReLU. What meets in a neuron is taken to be independent, and its sum to be normal; max-pooling is left out.
+    """
+    theta: dict[str, Tensor] = {}
+    rectified: dict[str, tuple[Tensor, Tensor]] = {}  # mean and variance behind the ReLU
+    for layer in net.layers:
+        mean, var = moments[layer.name].mean.double(), moments[layer.name].std.double().square()
+        if layer.shortcut is not None:
+            if layer.shortcut.kind == "projection":
+                side = moments[f"{layer.name}.shortcut"]
+                extra = side.mean.double(), side.std.double().square()
+            else:
+                pad = (layer.shortcut.pad, layer.shortcut.pad)
+                first, second = rectified[layer.shortcut.source]
+                extra = torch.nn.functional.pad(first, pad), torch.nn.functional.pad(second, pad)
+            mean, var = mean + extra[0], var + extra[1]
+        std = var.sqrt().clamp_min(1e-6)
+        theta[layer.name] = gaussian(mean, std, levels).float()
+        share = torch.special.ndtr(mean / std)
+        density = std * (-(mean / std).square() / 2).exp() / math.sqrt(2 * math.pi)
+        first = mean * share + density
+        rectified[layer.name] = first, ((mean.square() + var) * share + mean * density - first.square()).clamp_min(0)
+    return theta

@@ -25,18 +25,24 @@ app = typer.Typer()
     "zoo convert resnet20.th --arch resnet20 --calib cifar-10-python.tar.gz --out s-resnet20",
     "zoo convert timm/resnet50.tv_in1k --calib imagenet/train --out s-resnet50",
     "zoo convert torchvision:resnet18 --calib imagenet/train --method hu2018 --out s-resnet18",
+    "zoo convert resnet56.th --arch resnet56 --method data-free --out s-resnet56",
 ))  # fmt: skip
 def convert(
     source: Annotated[str, typer.Argument(
         metavar="SRC", help="The trained ANN: a .pth, .pt, .th or .safetensors file, timm/NAME of a hub (or such a folder), "
         "torchvision:NAME.",
     )],
-    calib: Annotated[Path, typer.Option(metavar="PATH", help="Training images to calibrate on.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    calib: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Training images to calibrate on; data-free needs none.")
+    ] = None,
     arch: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of a file: resnet20, resnet18 and so on.  [default: what SRC says]")
     ] = None,
-    method: Annotated[Literal["calibrated", "hu2018"], typer.Option(help="How it is converted.")] = "calibrated",
+    method: Annotated[
+        Literal["calibrated", "hu2018", "data-free"],
+        typer.Option(help="How it is converted; data-free: on images made from its BatchNorm statistics."),
+    ] = "calibrated",
     neuron: Annotated[Literal["if", "signed"], typer.Option(help="signed may take spikes back.")] = "if",
     schedule: Annotated[
         Literal["causal", "layerwise"], typer.Option(help="layerwise: a layer starts when the one before is done.")
@@ -85,6 +91,7 @@ def convert(
     settings = arguments.parameters(parameter or [])
     arguments.check_text("--license", license)
     arguments.check_text("--url", url)
+    arguments.check_calibration(method, calib is not None)
     arguments.check_replaceable(out, force)
 
     from zoo import convert as conversion
@@ -97,8 +104,9 @@ def convert(
         checkpoint = read_source(source, arch, shortcut=shortcut, stride_in=stride_in, progress=progress)
     if license is None and checkpoint.origin.license is not None:
         terminal.note(f"{checkpoint.name}: licence {checkpoint.origin.license}")
-    images = open_images(calib, "train")
-    terminal.note(f"calibrating on {calib}: {images.description}")
+    images = None if calib is None else open_images(calib, "train")
+    if images is not None:
+        terminal.note(f"calibrating on {calib}: {images.description}")
     with terminal.progress(json_output=json_output) as progress:
         result = conversion.convert(
             checkpoint, images, method=method, neuron=neuron, schedule=schedule, numerics=numerics, timesteps=steps[0],
@@ -114,7 +122,7 @@ def convert(
         print_lines(terminal.out, ["", share, f"wrote {out}"])
     _warn_of_bad(result)
     data = default_data(config)
-    following = ["zoo", "eval", str(out), *([] if data else ["--data", str(calib)])]
+    following = ["zoo", "eval", str(out), *([] if data else ["--data", str(calib or "IMAGES")])]
     terminal.note(f"next: {shlex.join(following)}")
 
 
