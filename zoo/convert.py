@@ -56,7 +56,7 @@ DEFAULTS: dict[str, dict[str, Value]] = {
         "bias": "matched", "rows": 32, "delay": "search", "tune": 0, "tune_images": 20_000, "tune_rate": 4e-4,
     },
     "data-free": {
-        "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 256,
+        "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 128,
         "bias": "matched", "rows": 32, "delay": "search", "steps": 50, "rate": 0.1,
     },
 }  # fmt: skip
