@@ -4,24 +4,28 @@
     python -m benchmarks.datafree CHECKPOINTS DATA WORK --only resnet20-data-free-if --images 10000
     python -m benchmarks.datafree --render                         # the table, from the result file alone
 
-Arguments as in benchmarks.cifar10, whose artifacts and measurements of `calibrated` (256 training images) are used as they are.
-Methods: data-free; moments, its baseline: thresholds from BatchNorm's moments by a closed form, the ANN's own biases and a plain
-read-out, so that the images it makes decide nothing but how weights are rounded. Test images: the first `--images` of them, by
-default as many as the calibrated network was measured on; a row says how many. Writes benchmarks/results/datafree.json.
+Arguments as in benchmarks.cifar10, whose measurements of `calibrated` (256 training images) are used as they are. The images of a
+network are made once, as data-free conversion makes them, and kept in WORK: calibrating on them gives the same network. Methods:
+data-free; moments, its baseline: thresholds from BatchNorm's moments by a closed form, the ANN's own biases, a plain read-out, so
+that images decide nothing but how its weights are rounded. Test images: the first `--images` of them, by default as many as the
+calibrated network was measured on; a row says how many. Writes benchmarks/results/datafree.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.cifar10 import CHECKPOINTS
 from benchmarks.cifar10 import RESULTS as MEASURED
+
+if TYPE_CHECKING:
+    from zoo.checkpoint import Checkpoint
+    from zoo.data import ImageSet
 
 RESULTS = Path(__file__).parent / "results" / "datafree.json"
 STEPS = (8, 16, 32, 64)
@@ -49,26 +53,43 @@ def measure(arch: str, method: str, neuron: str, images: int, checkpoints: Path,
     from zoo.data import open_images
     from zoo.evaluate import evaluate
 
-    name, source = f"{arch}-{method}-{neuron}", checkpoints / CHECKPOINTS[arch]
-    begun, folder = time.process_time(), work / name
-    made = convert(
-        read_checkpoint(source, arch), None, method="data-free", neuron=neuron, parameters=METHODS[method]
-    )  # type: ignore[arg-type]  # fmt: skip
-    shutil.rmtree(folder, ignore_errors=True)
-    config = made.save(folder)
-    seconds = time.process_time() - begun
+    source, folder = checkpoints / CHECKPOINTS[arch], work / f"{arch}-{method}-{neuron}"
+    checkpoint = read_checkpoint(source, arch)
+    used, facts = made(checkpoint, work / f"{arch}-made")
+    convert(
+        checkpoint, used, neuron=neuron, samples=len(used), parameters=METHODS[method]
+    ).save(folder, force=folder.exists())  # type: ignore[arg-type]  # fmt: skip
     found = evaluate(folder, open_images(data, "test").take(images, None), STEPS, ann=source)
     assert found.ann is not None
     return {
-        "name": name, "arch": arch, "method": method, "neuron": neuron, "images": found.data.images, "ann": found.ann.top1,
-        "top1": {str(row.timesteps): row.top1 for row in found.rows}, "conversion_cpu_seconds": round(seconds, 1),
-        "parameters": config.method.parameters, "calibration": config.calibration.description,
-        "weights_sha256": config.weights_sha256,
+        "name": folder.name, "arch": arch, "method": method, "neuron": neuron, "images": found.data.images, "ann": found.ann.top1,
+        "top1": {str(row.timesteps): row.top1 for row in found.rows}, **facts, "weights_sha256": found.weights_sha256,
     }  # fmt: skip
 
 
-def render(report: dict[str, Any]) -> str:
-    """The table as Markdown."""
+def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]]:
+    """The images that data-free conversion makes, from `folder` where they are there, and what there is to say of them."""
+    import numpy as np
+
+    from zoo.convert import DEFAULTS, IMAGENET_MEAN, IMAGENET_STD
+    from zoo.data import Preprocess, open_images
+    from zoo.synthetic import make_images
+
+    settings = {name: DEFAULTS["data-free"][name] for name in ("images", "steps", "rate")}
+    if not (folder / "facts.json").exists():
+        begun = time.process_time()
+        images = make_images(checkpoint, (3, 32, 32), IMAGENET_MEAN, IMAGENET_STD, **settings, seed=0)  # type: ignore[arg-type]
+        facts = {"made": images.description, **settings, "made_in_cpu_seconds": round(time.process_time() - begun, 1)}
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = images.batch(slice(None), Preprocess((3, 32, 32)))
+        np.savez(folder / "images.npz", x=pixels.permute(0, 2, 3, 1).numpy())
+        (folder / "facts.json").write_text(json.dumps(facts))
+    return open_images(folder / "images.npz", "train"), json.loads((folder / "facts.json").read_text())
+
+
+def render() -> str:
+    """The table as Markdown, from the result file."""
+    report = json.loads(RESULTS.read_text())
     lines = ["| network | method | neuron | images | ANN | " + " | ".join(f"T={t}" for t in STEPS) + " |"]
     lines.append("|" + "---|" * (5 + len(STEPS)))
     order = [f"{arch}-{method}-{neuron}" for arch in sorted(CHECKPOINTS) for neuron in ("if", "signed")
@@ -95,7 +116,7 @@ def main() -> None:
     args = parser.parse_args()
     report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     if args.render:
-        print(render(report))
+        print(render())
         return
     if args.work is None:
         parser.error("give CHECKPOINTS, DATA and WORK, or --render")

@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import cifar10
+from benchmarks import cifar10, datafree
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -45,8 +45,9 @@ def cpu() -> str:
 
 def filled(text: str) -> str:
     """README.md with every block filled."""
-    for name, table in (("models", models()), ("cifar10", cifar10.render()), ("int8", cifar10.numerics()), ("cpu", cpu())):
-        block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
+    tables = {"models": models, "cifar10": cifar10.render, "int8": cifar10.numerics, "datafree": datafree.render, "cpu": cpu}
+    for name, table in tables.items():
+        block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
         text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
     return text
 

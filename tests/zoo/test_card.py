@@ -64,6 +64,17 @@ def test_the_tables_hold_every_row(folder):
     assert "From T = 32 on its modelled energy is above" in text
 
 
+def test_a_network_converted_without_data_says_so():
+    found = measured()
+    made = "128 images of 8x8x1 made from BatchNorm statistics in 50 steps with seed 0"
+    found["config"]["method"]["name"] = "data-free"
+    found["config"]["calibration"] |= {"description": made, "dataset": None, "images": 128}
+    evaluation = Evaluation.model_validate(found)
+    assert f"| calibration | {made} |" in card.render(evaluation)
+    command = next(line for line in card.commands(evaluation) if line.startswith("zoo convert"))
+    assert "--method data-free" in command and "--samples 128" in command and "--calib" not in command
+
+
 def without(*path: str | int) -> Any:
     """Takes one value out of an evaluation, or sets it to null where the form wants the key."""
 
