@@ -72,7 +72,7 @@ def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]
     import numpy as np
 
     from zoo.convert import DEFAULTS, IMAGENET_MEAN, IMAGENET_STD
-    from zoo.data import Preprocess, open_images
+    from zoo.data import Preprocess, unlabelled
     from zoo.synthetic import make_images
 
     settings = {name: DEFAULTS["data-free"][name] for name in ("images", "steps", "rate")}
@@ -82,9 +82,10 @@ def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]
         facts = {"made": images.description, **settings, "made_in_cpu_seconds": round(time.process_time() - begun, 1)}
         folder.mkdir(parents=True, exist_ok=True)
         pixels = images.batch(slice(None), Preprocess((3, 32, 32)))
-        np.savez(folder / "images.npz", x=pixels.permute(0, 2, 3, 1).numpy())
+        np.save(folder / "images.npy", pixels.permute(0, 2, 3, 1).numpy())
         (folder / "facts.json").write_text(json.dumps(facts))
-    return open_images(folder / "images.npz", "train"), json.loads((folder / "facts.json").read_text())
+    facts = json.loads((folder / "facts.json").read_text())
+    return unlabelled(np.load(folder / "images.npy"), facts["made"], checkpoint.name), facts
 
 
 def render() -> str:
