@@ -54,7 +54,7 @@ def make_images(
         progress: called with the steps taken and all there are.
 
     Raises:
-        UsageError: the checkpoint has no BatchNorm statistics.
+        UsageError: the checkpoint has no BatchNorm statistics, or no image could be made to match them.
     """
     moments = checkpoint.moments
     if moments is None:
@@ -131,4 +131,9 @@ def _matched(
         optimiser.step()
         optimiser.zero_grad()
         taken(step + 1)
+    if not torch.isfinite(image).all():
+        raise UsageError(
+            f"no images of {image.shape[2]}x{image.shape[3]} match the statistics of {checkpoint.name} at rate {rate:g}: "
+            "choose a lower rate, or the --input-size that it was trained for"
+        )
     return ((image.detach() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)

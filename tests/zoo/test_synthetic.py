@@ -138,6 +138,11 @@ def test_a_checkpoint_without_statistics_is_refused(digits_ann, tmp_path):
         )  # fmt: skip
 
 
+def test_images_that_cannot_be_made_are_one_line(digits_ann):
+    with refuses(UsageError, "no images of 1x1 match the statistics of digits.safetensors at rate 0.1"):
+        make_images(digits_ann, (1, 1, 1), **OPTIONS)
+
+
 def pixels_set(checkpoint: Checkpoint):
     return make_images(checkpoint, PREP.input_size, **(OPTIONS | {"steps": 0, "images": 8}))
 
