@@ -25,8 +25,10 @@ from safetensors.torch import load_file, save
 import zoo
 from tests.zoo import mutations
 from tests.zoo.mutations import CONFIG, WEIGHTS, Files, mutate
+from tests.zoo.spiking_fixtures import refuses
 from zoo import artifact, registry
-from zoo.errors import ZooError
+from zoo.config import ChecksumConfig, Config
+from zoo.errors import IntegrityError, ZooError
 from zoo.evaluate import versions
 
 COUNT = int(os.environ.get("ZOO_MUTATIONS", "300"))
@@ -95,6 +97,46 @@ def use(folder: Path) -> str:
 def test_the_undamaged_run(bases: list[Files], tmp_path: Path) -> None:
     found = [use(write(tmp_path / "net", base)) for base in bases]
     assert found == [*["runs, spikes as stated"] * 2, "runs, spikes differ from the checksum"]
+
+
+@pytest.mark.parametrize(
+    ("size", "images", "timesteps", "word"),
+    [
+        ((1, 1024, 1024), 16, 64, "checksum"), ((1, 257, 256), 2, 8, "checksum"), ((1, 700, 700), 1, 1, "neurons"),
+        ((1, 256, 256), 2, 8, ""),
+    ],
+)  # fmt: skip
+def test_what_a_config_may_ask_for(size: tuple[int, ...], images: int, timesteps: int, word: str, bases: list[Files]) -> None:
+    """A few bytes of config.json must not take gigabytes in verify --deep or in a run."""
+    config = json.loads(str(bases[0][CONFIG], "utf-8"))
+    config["preprocess"]["input_size"] = size
+    config["checksum"] |= {"images": images, "timesteps": timesteps}
+    if not word:
+        artifact.topology_of(artifact.parse_config(json.dumps(config).encode(), CONFIG))
+        return
+    with refuses(IntegrityError, word):
+        artifact.topology_of(artifact.parse_config(json.dumps(config).encode(), CONFIG))
+
+
+def test_a_large_input_gets_a_smaller_checksum(bases: list[Files], tmp_path: Path) -> None:
+    """What convert writes stays within the bound, and is verified."""
+    config, tensors = artifact.read(write(tmp_path / "net", bases[0]))
+    preprocess = config.preprocess.model_copy(update={"input_size": (1, 260, 260)})
+
+    def describe(sha256: str, checksum: ChecksumConfig) -> Config:
+        facts = config.model_dump() | {"weights_sha256": sha256, "checksum": checksum, "preprocess": preprocess}
+        return Config(**facts)
+
+    made = artifact.write(tmp_path / "large", tensors, describe)
+    assert (made.checksum.images, made.checksum.timesteps) == (1, 8)
+    assert all(check.ok for check in artifact.verify(tmp_path / "large", deep=True))
+
+
+def test_the_lowest_number_of_an_image_table_counts(bases: list[Files], tmp_path: Path) -> None:
+    """-32768 has no absolute value in int16; the bound on potentials rests on it."""
+    config, tensors = artifact.read(write(tmp_path / "net", bases[0]))
+    network = artifact.network_of(config, tensors | {"image.table": torch.full((1, 256), -(2**15), dtype=torch.int16)})
+    assert network.layers["conv1"].input_bound == 2**15
 
 
 @pytest.mark.timeout(max(300, COUNT))
