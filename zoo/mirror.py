@@ -64,7 +64,7 @@ def mirror(root: str | Path, models: list[str], *, org: str = ORG, progress: Pro
     root = Path(root)
     wanted: dict[str, Path] = {}
     for model in models:
-        folder = registry.resolve(model)
+        folder = registry.resolve(model, progress=progress)
         identity = repository(folder, org)
         if wanted.setdefault(identity, folder) != folder:
             raise UsageError(f"{wanted[identity]} and {folder} would both be {identity}: mirror one under another --name")

@@ -173,7 +173,7 @@ def test_as_a_client_with_nothing_but_HF_ENDPOINT(root: Path, tmp_path: Path) ->
         assert "3 artifacts" in said and said.rstrip().endswith("interrupted") and "Traceback" not in said
 
 
-def test_from_pretrained_over_it_then_without_it(root: Path, tmp_path: Path) -> None:
+def test_from_pretrained_and_mirror_over_it_then_without_it(root: Path, tmp_path: Path) -> None:
     code = f"""
 import sys, torch
 from zoo.errors import ZooError
@@ -200,6 +200,11 @@ for revision, local in zip(sys.argv[1::2], sys.argv[2::2]):
         home["HF_ENDPOINT"] = address
         found = child(commit, "local", "0" * 40, "hub", commit, "hub")
         assert found == ["NetworkError", "NotFoundError", wanted]
+        line = [sys.executable, "-m", "zoo", "mirror", str(tmp_path / "second"), f"{ID}@{commit}", "lab/bytes"]
+        done = subprocess.run(line, env=home, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 5 and "lab--bytes" in done.stderr  # random bytes are no network
+        assert files_of(tmp_path / "second" / ID) == files_of(SHIPPED)
+        assert serve.Folder(tmp_path / "second").look(*ID.split("/"))[0].commit == commit
     assert child(commit, "local") == [wanted]
 
 

@@ -10,7 +10,6 @@ import typer
 from zoo import arguments
 from zoo.commands.common import Json, Model, epilog, terminal
 from zoo.errors import IntegrityError, NotFoundError
-from zoo.mirror import ORG
 from zoo.terminal import human_bytes, print_lines, write_json
 
 app = typer.Typer()
@@ -23,9 +22,11 @@ app = typer.Typer()
 def mirror(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to fill; it is made if it does not exist.")],
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Names or artifact folders.  [default: the zoo's own]")
+        list[str] | None, typer.Argument(metavar="MODEL", help="Names, folders or `org/name` of a hub.  [default: what ships]")
     ] = None,
-    name: Annotated[str, typer.Option("--name", metavar="ORG", help="Org of those that have none.")] = ORG,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="ORG", help="Org of those that have none.  [default: spiking-zoo]")
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Copy artifacts into a folder that zoo serve can serve.
@@ -37,7 +38,7 @@ def mirror(
 
     wanted = models or [entry.name for entry in registry.shipped()]
     with terminal.progress(json_output=json_output) as progress:
-        found = mirroring.mirror(folder, wanted, org=name, progress=progress)
+        found = mirroring.mirror(folder, wanted, org=mirroring.ORG if name is None else name, progress=progress)
     if json_output:
         write_json([vars(row) | {"folder": str(row.folder)} for row in found])
     else:
