@@ -102,8 +102,8 @@ class MiniHub(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, token: str | None = "hf_test") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, token: str | None = "hf_test", handler: type[Handler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.token, self.log, self.faults = token, list[Request](), list[Fault]()
         self.repos: dict[tuple[str, str], Repo] = {}
@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: MiniHub
-    ordered: Fault | None
+    ordered: Fault | None = None
 
     def log_message(self, *_: object) -> None:
         pass
@@ -222,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
                     return
                 words = {name: unquote(value) if value else value for name, value in match.groupdict().items()}
                 with self.server.lock if writes else contextlib.nullcontext():
-                    answer(self, **words)
+                    getattr(self, answer.__name__)(**words)
                 return
         self.fail(404, f"no route for {self.command} {parts.path}")
 

@@ -20,7 +20,7 @@ def examine(*, endpoint: str | None = None, offline: bool = False) -> dict[str, 
     """Everything as plain values; what cannot be found out is None. Raises UsageError for an endpoint that is none."""
     return {
         "zoo": __version__, "python": platform.python_version(), "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES}, "runs on": _device(),
+        "packages": {name: _version(name) for name in _PACKAGES}, "device": _device(),
         "hub": _hub(endpoint, offline), "cache": _cache(),
     }  # fmt: skip
 

@@ -221,6 +221,8 @@ def _raise(error: BaseException, what: str, host: str) -> NoReturn:
         raise NetworkError(
             f"{host} did not answer about {what} as a hub does ({_line(error)}): check HF_ENDPOINT and proxies"
         ) from error
+    if isinstance(error, ConnectionError | TimeoutError | RuntimeError):  # hf_xet, which moves large files
+        raise NetworkError(f"{what} did not come through from {host} or go to it ({_line(error)}): try again") from error
     if isinstance(error, OSError):
         raise ZooError(f"{what} could not be stored ({error.strerror or _line(error)}): check HF_HOME") from error
     raise error

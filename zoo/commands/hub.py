@@ -222,7 +222,7 @@ def doctor(endpoint: Endpoint = None, offline: Offline = False, json_output: Jso
     if json_output:
         write_json(found)
         return
-    runs, hub, kept = found["runs on"], found["hub"], found["cache"]
+    runs, hub, kept = found["device"], found["hub"], found["cache"]
     state = {None: "not asked, offline", True: "answers", False: hub["problem"]}[hub["answers"]]
     lines = {
         "zoo": f"{found['zoo']}, Python {found['python']}, {found['platform']}",
