@@ -226,3 +226,12 @@ def test_moving_keeps_every_parameter():
     moved, images = network.to("cpu"), random_pixels(2, 1, 8)
     assert moved.delay == network.delay and moved.schedule == network.schedule
     assert torch.equal(moved.run(images, 9).logits, network.run(images, 9).logits)
+
+
+@pytest.mark.parametrize(("arch", "side", "most"), [("resnet110", 32, 64), ("resnet50", 224, 7), ("resnet152", 224, 3)])
+def test_images_that_run_together(arch, side, most):
+    """By default as many as memory is meant for, and one at least."""
+    network = tiny("imagenet")
+    network.net = topology(arch)
+    assert network._chunk(side, side) == most
+    assert network._chunk(4096, 4096) == 1 and network._chunk(8, 8) == 64
