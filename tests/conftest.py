@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 # Read when torch starts, here and in every process a test starts. The tensors are tiny: with two threads on a busy machine the
 # threads wait for each other, and tests take up to 70 times as long. Tests about threads set their number themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell starts background commands with SIGINT ignored, and their children inherit that: tests of Ctrl-C would wait for nothing.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 NEEDS_SHARED = "needs ../shared (real images and checkpoints)"
