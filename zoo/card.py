@@ -85,6 +85,7 @@ def render(found: Evaluation) -> str:
             "poor": [row.timesteps for row in found.rows if ann.top1 - row.top1 > _POOR],
             "chart": "\n".join(columns({row.timesteps: row.top1 for row in found.rows}, ann.top1)),
             "energy_note": _energy_note(found), "commands": commands(found), "training": training,
+            "earlier": trainings(training)[-2::-1],
             "training_data": _title(training.dataset) if training else "",
             "calibration": _title(config.calibration.dataset or config.calibration.description),
             "rate_steps": [step for step in (1, 4, 8, 32, 64) if step in steps] or steps,
@@ -124,9 +125,10 @@ def commands(found: Evaluation) -> list[str]:
     """The commands that make the artifact again, from the ANN's training on."""
     config = found.config
     lines, training = [], config.source.training
-    for stage in [training.start, training] if training else []:
-        if stage is not None:
-            lines.append(_train_command(config, stage, begins=stage is training and stage.start is not None))
+    stages = trainings(training)
+    for number, stage in enumerate(stages, start=1):
+        out = "." if stage is training else f"stage{number}"
+        lines.append(_train_command(config, stage, f"stage{number - 1}" if number > 1 else None, out))
     words = ["zoo", "convert", config.source.name, "--arch", config.arch]
     if config.method.name != "data-free":
         words += ["--calib", config.calibration.dataset or "IMAGES"]
@@ -144,14 +146,23 @@ def commands(found: Evaluation) -> list[str]:
     return lines
 
 
-def _train_command(config: Config, training: TrainingConfig, *, begins: bool) -> str:
+def trainings(last: TrainingConfig | None) -> list[TrainingConfig]:
+    """A training and those it began from, the first one first."""
+    found = []
+    while last is not None:
+        found.append(last)
+        last = last.start
+    return found[::-1]
+
+
+def _train_command(config: Config, training: TrainingConfig, begins: str | None, out: str) -> str:
     s = training.settings
     words = ["zoo", "train", config.arch, "--dataset", training.dataset, "--epochs", str(training.epochs)]
     words += ["--batch-size", str(s["batch_size"]), "--rate", str(s["peak_rate"]), "--levels", str(s["levels"])]
     words += ["--seed", str(s["seed"]), "--precision", str(s["precision"])]
     if begins:
-        words += ["--start", f"start/{config.arch}.safetensors"]
-    return shlex.join([*words, "--out", "." if training is config.source.training else "start"])
+        words += ["--start", f"{begins}/{config.arch}.safetensors"]
+    return shlex.join([*words, "--out", out])
 
 
 def _own_parameters(config: Config) -> dict[str, Any]:

@@ -153,7 +153,14 @@ def test_a_public_checkpoint_is_named_with_its_url(folder):
 def test_a_training_that_began_from_another_gives_both_commands(folder):
     found = measured()
     training = found["config"]["source"]["training"]
-    found["config"]["source"]["training"] = training | {"start": training | {"epochs": 7}}
+    first = training | {"epochs": 7}
+    second = training | {"epochs": 9, "settings": training["settings"] | {"levels": 4}, "start": first}
+    found["config"]["source"]["training"] = training | {"start": second}
     text = card.render(Evaluation.model_validate(found))
-    assert "--epochs 7 " in text and "--start start/resnet20.safetensors --out ." in text
-    assert "began from a network trained with ReLU for 7 epochs" in text
+    commands = [line for line in text.splitlines() if line.startswith("zoo train")]
+    assert [re.search(r"--epochs (\d+) ", line)[1] for line in commands] == ["7", "9", "60"]
+    assert "--start" not in commands[0] and commands[0].endswith("--out stage1")
+    assert commands[1].endswith("--start stage1/resnet20.safetensors --out stage2")
+    assert commands[2].endswith("--start stage2/resnet20.safetensors --out .")
+    assert "It began from a network trained with 4 levels for 9 epochs" in text
+    assert "That one began from a network trained with ReLU for 7 epochs" in text
