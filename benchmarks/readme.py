@@ -30,6 +30,25 @@ def models() -> str:
     return "\n".join(lines)
 
 
+def family() -> str:
+    """Our own networks by how they were trained, from results/family: an eval.json for each conversion."""
+    results = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results" / "family").glob("*.json"))]
+    steps = sorted({row["timesteps"] for result in results for row in result["rows"]})
+    heads = ["network", "activation in training", "epochs", "neuron", "ANN", *(f"T={t}" for t in steps)]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for result in results:
+        stage, epochs = result["config"]["source"]["training"], []
+        levels = stage["settings"]["levels"]
+        while stage is not None:
+            epochs.insert(0, str(stage["epochs"]))
+            stage = stage["start"]
+        top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
+        cells = [result["arch"], f"{levels} levels, learnt thresholds" if levels else "ReLU", " + ".join(epochs)]
+        cells += [f"`{result['neuron']}`", f"{result['ann']['top1']:.2f}", *(top1.get(t, "") for t in steps)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def cpu() -> str:
     """The CPU benchmark."""
     report = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())
@@ -45,7 +64,10 @@ def cpu() -> str:
 
 def filled(text: str) -> str:
     """README.md with every block filled."""
-    tables = {"models": models, "cifar10": cifar10.render, "int8": cifar10.numerics, "datafree": datafree.render, "cpu": cpu}
+    tables = {
+        "models": models, "family": family, "cifar10": cifar10.render, "int8": cifar10.numerics, "datafree": datafree.render,
+        "cpu": cpu,
+    }  # fmt: skip
     for name, table in tables.items():
         block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
         text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
