@@ -39,6 +39,8 @@ smoke: wheel  ## install the wheel in a clean environment outside the checkout a
 	cd "$$there"; PATH="$$there/venv/bin:$$PATH"; set -x; \
 	zoo --version; \
 	zoo list; \
+	zoo pull s-resnet20; \
+	zoo show s-resnet20; \
 	zoo eval $(MODEL) --timesteps 8; \
 	python -m zoo verify $(MODEL) --deep; \
 	zoo site --out gallery
