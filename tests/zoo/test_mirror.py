@@ -83,7 +83,7 @@ def test_refusals(own: Path, tmp_path: Path) -> None:
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mirror", str(tmp_path / "hub"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["id"], row["changed"]) for row in rows] == [(f"spiking-zoo/{NAME}", True)]
+    assert [(row["id"], row["changed"]) for row in rows] == [(f"spiking-zoo/{entry.name}", True) for entry in registry.shipped()]
     assert main(["mirror", str(tmp_path / "hub"), NAME]) == 0
     out = capsys.readouterr()
     assert f"spiking-zoo/{NAME}" in out.out and "was there" in out.out and "zoo serve" in out.err
