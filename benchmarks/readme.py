@@ -34,7 +34,7 @@ def family() -> str:
     """Our own networks by how they were trained, from results/family: an eval.json for each conversion."""
     results = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results" / "family").glob("*.json"))]
     steps = sorted({row["timesteps"] for result in results for row in result["rows"]})
-    heads = ["network", "activation in training", "epochs", "neuron", "ANN", *(f"T={t}" for t in steps)]
+    heads = ["network", "activation in training", "epochs", "calibration images", "neuron", "ANN", *(f"T={t}" for t in steps)]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for result in results:
         stage, epochs = result["config"]["source"]["training"], []
@@ -44,6 +44,7 @@ def family() -> str:
             stage = stage["start"]
         top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
         cells = [result["arch"], f"{levels} levels, learnt thresholds" if levels else "ReLU", " + ".join(epochs)]
+        cells += [str(result["config"]["calibration"]["images"])]
         cells += [f"`{result['neuron']}`", f"{result['ann']['top1']:.2f}", *(top1.get(t, "") for t in steps)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
