@@ -129,15 +129,18 @@ def commands(found: Evaluation) -> list[str]:
     for number, stage in enumerate(stages, start=1):
         out = "." if stage is training else f"stage{number}"
         lines.append(_train_command(config, stage, f"stage{number - 1}" if number > 1 else None, out))
-    words = ["zoo", "convert", config.source.name, "--arch", config.arch]
+    revision, made = config.source.revision, config.preprocess
+    words = ["zoo", "convert", config.source.name + (f"@{revision}" if revision else ""), "--arch", config.arch]
+    words += ["--stride-in", config.stride_in] if config.stride_in != "3x3" else []
     if config.method.name != "data-free":
         words += ["--calib", config.calibration.dataset or "IMAGES"]
     words += ["--method", config.method.name, "--neuron", config.neuron, "--schedule", config.schedule]
     words += ["--timesteps", str(config.timesteps), "--samples", str(config.calibration.images)]
     words += ["--seed", str(config.calibration.seed), "--numerics", config.numerics]
     if training is None:
-        words += ["--input-size", str(config.preprocess.input_size[1])] if not config.preprocess.resize else []
-        words += ["--mean", ",".join(map(str, config.preprocess.mean)), "--std", ",".join(map(str, config.preprocess.std))]
+        words += ["--input-size", str(made.input_size[1])]
+        words += ["--resize", str(made.resize), "--interpolation", made.interpolation] if made.resize else []
+        words += ["--mean", ",".join(map(str, made.mean)), "--std", ",".join(map(str, made.std))]
     for name, value in _own_parameters(config).items():
         words += ["--parameter", f"{name}={value}"]
     lines.append(shlex.join([*words, "--license", str(config.source.license), "--out", found.name]))

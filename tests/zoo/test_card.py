@@ -150,6 +150,17 @@ def test_a_public_checkpoint_is_named_with_its_url(folder):
     assert "zoo train" not in text
 
 
+def test_the_command_of_a_hub_source_has_its_commit_and_preprocessing():
+    found = measured()
+    source = {"name": "timm/resnet50.tv_in1k", "revision": "a" * 40, "training": None, "url": "https://hub/timm/resnet50.tv_in1k"}
+    found["config"]["source"] |= source
+    found["config"]["stride_in"] = "1x1"
+    found["config"]["preprocess"] |= {"resize": 9, "interpolation": "bicubic"}
+    line = next(line for line in card.commands(Evaluation.model_validate(found)) if line.startswith("zoo convert"))
+    assert line.startswith(f"zoo convert timm/resnet50.tv_in1k@{'a' * 40} --arch resnet20 --stride-in 1x1 ")
+    assert "--input-size 8 --resize 9 --interpolation bicubic --mean 0.3055 " in line
+
+
 def test_a_training_that_began_from_another_gives_both_commands(folder):
     found = measured()
     training = found["config"]["source"]["training"]
