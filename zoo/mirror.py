@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import shutil
@@ -86,6 +87,7 @@ def _copy(source: Path, target: Path, identity: str) -> Mirrored:
 
     if target.exists() and not (target / store.CONFIG).is_file():
         raise UsageError(f"{target} is not an artifact and would be replaced: move it away, or choose another folder")
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as place:
@@ -105,6 +107,10 @@ def _copy(source: Path, target: Path, identity: str) -> Mirrored:
                         path.rename(temporary / path.name)
     except OSError as error:
         raise ZooError(f"{target} could not be written ({error.strerror}): free some space or choose another folder") from error
+    finally:
+        for folder in missing:  # an error leaves no empty folder behind; one with an artifact in it stays
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     return Mirrored(identity, target, size, config.weights_sha256, changed)
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Outcome, Zoo
+from tests.cli.conftest import zoo  # noqa: F401  # a fixture of these tests too
 from tests.hub.children import constants_for
 from tests.minihub import MiniHub
 from zoo import card, registry, store
-from zoo.cli import main
 
 DIGITS = "s-resnet20-digits"
 
@@ -54,15 +53,3 @@ def payload() -> dict[str, bytes]:
 def shared_net(server: MiniHub, payload: dict[str, bytes]) -> str:
     """The commit of org/net, an artifact on the hub."""
     return server.upload("org/net", payload)
-
-
-@pytest.fixture
-def zoo(capsys: pytest.CaptureFixture[str]) -> Zoo:
-    """Runs one command in this process."""
-
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        return Outcome(code, *capsys.readouterr())
-
-    return run

@@ -58,4 +58,9 @@ def test_png_is_the_same_every_time(tmp_path: Path) -> None:
     log = [{"epoch": epoch, "loss": 2 / epoch, "accuracy": 20.0 * epoch} for epoch in (1, 2, 3)]
     for name in ("three.png", "four.png"):
         training_png(tmp_path / name, log, top1=61.0, title="$x")
-    assert (tmp_path / "three.png").read_bytes() == (tmp_path / "four.png").read_bytes() != (tmp_path / "one.png").read_bytes()
+    assert (tmp_path / "three.png").read_bytes() == (tmp_path / "four.png").read_bytes()
+    for column in ("loss", "accuracy"):
+        training_png(tmp_path / "five.png", [*log[:2], log[2] | {column: 0.7}], top1=61.0, title="$x")
+        assert (tmp_path / "five.png").read_bytes() != (tmp_path / "three.png").read_bytes()
+    training_png(tmp_path / "five.png", log, top1=62.0, title="$x")
+    assert (tmp_path / "five.png").read_bytes() != (tmp_path / "three.png").read_bytes()

@@ -87,3 +87,11 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mirror", str(tmp_path / "hub"), NAME]) == 0
     out = capsys.readouterr()
     assert f"spiking-zoo/{NAME}" in out.out and "was there" in out.out and "zoo serve" in out.err
+
+
+def test_a_damaged_artifact_leaves_no_folder(tmp_path: Path) -> None:
+    cut = Path(shutil.copytree(registry.resolve(NAME), tmp_path / "cut"))
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:1000])
+    with refuses(IntegrityError, "model.safetensors"):
+        mirror(tmp_path / "new" / "hub", [str(cut)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut"]
