@@ -289,12 +289,14 @@ class ResNet(nn.Module):
             if layer.max_pool:
                 z = F.max_pool2d(z, 3, 2, 1)
             out[layer.name] = self._activate(layer, z) if visit is None else visit(layer, z)
-        return self.fc(out[self.topology.layers[-1].name].mean((2, 3)))
+        last = out[self.topology.layers[-1].name]
+        # Unlike that of mean, its gradient has the memory layout of what it pools.
+        return self.fc(F.avg_pool2d(last, last.shape[2:]).flatten(1))
 
     def _activate(self, layer: Layer, z: Tensor) -> Tensor:
         if not self.levels:
             return F.relu(z)
-        activation: Tensor = Quantise.apply(z.float(), self.get_submodule(layer.name).log_threshold, self.levels)
+        activation: Tensor = Quantise.apply(z, self.get_submodule(layer.name).log_threshold, self.levels)
         return activation
 
 
