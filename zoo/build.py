@@ -16,7 +16,7 @@ from torch import Tensor
 from zoo import calibrate
 from zoo.checkpoint import Checkpoint
 from zoo.kernels.spiking_conv import SpikingConv
-from zoo.network import Head, Schedule, SpikingResNet, look_up, sum_over_time
+from zoo.network import Head, Schedule, SpikingResNet, look_up
 from zoo.resnet import IMAGE, Layer, activate, preactivation
 from zoo.rounding import patches, round_to_int8
 
@@ -86,10 +86,10 @@ class Built:
 
 @dataclass
 class _Live:
-    """What later layers still read: by layer, the ANN's activations and the spikes [T, B, ...] (layerwise: counts by T)."""
+    """What later layers still read: by layer, the ANN's activations and the spikes (layerwise: counts by T)."""
 
     activations: dict[str, Tensor] = field(default_factory=dict)
-    spikes: dict[str, Tensor] = field(default_factory=dict)
+    spikes: dict[str, calibrate.SpikeTrain] = field(default_factory=dict)
     counts: dict[str, dict[int, Tensor]] = field(default_factory=dict)
 
     def forget(self, names: list[str]) -> None:
@@ -120,8 +120,9 @@ def build(
         wanted = activation / scale.view(-1, 1, 1)
         if recipe.schedule == "causal":
             layer = _sweep_causal(recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps)
-            decoded = sum_over_time(live.spikes[spec.name][:timesteps]).float()
-            fired = live.spikes[spec.name][:timesteps].count_nonzero().item()
+            train = live.spikes[spec.name]
+            decoded = train.total(timesteps).float()
+            fired = sum(train[t].count_nonzero().item() for t in range(timesteps))
         else:
             layer = _sweep_layerwise(recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps)
             decoded = live.counts[spec.name][timesteps].float()
@@ -142,8 +143,9 @@ def build(
         live.activations[final].mean((2, 3)), params["fc.weight"], params["fc.bias"]
     )
     if recipe.schedule == "causal":
-        counts = live.spikes[final].sum((3, 4), dtype=torch.int64).cumsum(0)
-        rates = live.spikes[final][:timesteps].float().mean(0)
+        train = live.spikes[final]
+        counts = torch.stack([train[t].sum((2, 3), dtype=torch.int64) for t in range(len(train))]).cumsum(0)
+        rates = train.total(timesteps).float() / timesteps
     else:
         counts = live.counts[final][timesteps].sum((2, 3), dtype=torch.int64)[None]
         rates = live.counts[final][timesteps].float() / timesteps
@@ -236,12 +238,7 @@ def _sweep_causal(
     steps = max(rows, timesteps)
     x = layer.current(image, steps) if spec.source == IMAGE else live.spikes[spec.source]
     shortcut = live.spikes[spec.shortcut.source] if spec.shortcut else None
-    if recipe.calibration is not None:
-        layer, spikes = calibrate.causal(layer, x, shortcut, wanted, steps, recipe.calibration)
-    else:
-        membrane = layer.membrane(len(wanted), wanted.shape[2], wanted.shape[3], steps)
-        spikes = calibrate.step(layer, x, shortcut, membrane, steps)
-    live.spikes[spec.name] = spikes
+    layer, live.spikes[spec.name] = calibrate.causal(layer, x, shortcut, wanted, steps, recipe.calibration)
     return layer
 
 

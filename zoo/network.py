@@ -304,12 +304,6 @@ def _count_over_time_and_batch(spikes: Tensor) -> Tensor:
     return total.view(height, width, channels).permute(2, 0, 1)
 
 
-def sum_over_time(spikes: Tensor) -> Tensor:
-    """Net spikes of each neuron, int64 [B, C, H, W], of int8 spikes [T, B, C, H, W]."""
-    rows = spikes.permute(0, 1, 3, 4, 2)
-    return sum_rows(rows.reshape(len(rows), -1)).view(rows.shape[1:]).permute(0, 3, 1, 2)
-
-
 def sum_rows(rows: Tensor) -> Tensor:
     """Sum over the first dimension of int8 rows [R, N] with values -1, 0, 1; int64 [N]."""
     if rows.device.type != "cpu" or rows.shape[1] % 8:

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 # Patches that the second moments are taken from, and the share of the mean variance added to every input's own.
 _PATCHES = 16_384
 _DAMPING = 0.01
+# Inputs whose feedback reaches the others in one matrix product, as in GPTQ's own code.
+_BLOCK = 64
 
 
 def patches(x: Tensor, kernel: int, stride: int, padding: int, generator: torch.Generator) -> Tensor:
@@ -42,10 +44,15 @@ def round_to_int8(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     feedback = torch.linalg.cholesky(inverse, upper=True)
     left = weight.double()[:, order]
     rounded = torch.empty_like(left)
-    for k in range(left.shape[1]):
-        rounded[:, k] = left[:, k].round().clamp_(-127, 127)
-        error = (left[:, k] - rounded[:, k]) / feedback[k, k]
-        left[:, k:] -= error[:, None] * feedback[k, k:]
+    for begin in range(0, left.shape[1], _BLOCK):
+        block, own = left[:, begin : begin + _BLOCK], feedback[begin : begin + _BLOCK, begin : begin + _BLOCK]
+        errors = torch.empty_like(block)
+        for k in range(block.shape[1]):
+            nearest = block[:, k].round().clamp_(-127, 127)
+            errors[:, k] = (block[:, k] - nearest) / own[k, k]
+            block[:, k:] -= errors[:, k, None] * own[k, k:]
+            rounded[:, begin + k] = nearest
+        left[:, begin + _BLOCK :] -= errors @ feedback[begin : begin + _BLOCK, begin + _BLOCK :]
     result = torch.empty_like(rounded)
     result[:, order] = rounded
     return result.to(torch.int8), ((weight.double() - result) @ mean).float()

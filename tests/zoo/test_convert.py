@@ -200,7 +200,11 @@ def test_calibrated_channels_fire_as_often_as_wanted(neuron):
     layer = SpikingConv(weight, bias, threshold, threshold // 2, padding=1, neuron=neuron)
     spikes = (torch.rand(12, 40, 3, 10, 10, generator=generator) < 0.3).to(torch.int8)
     wanted = torch.rand(40, 4, 10, 10, generator=generator) * threshold.view(-1, 1, 1) * 0.6
-    found, fired = calibrate.causal(layer, spikes, None, wanted, 12, calibrate.Settings(rows=12, sample=10**6))
+    train = calibrate.SpikeTrain(SpikingConv(weight, bias, threshold, threshold))
+    for now in spikes:
+        train.append(now)
+    found, kept = calibrate.causal(layer, train, None, wanted, 12, calibrate.Settings(rows=12, sample=10**6))
+    fired = torch.stack([kept[t] for t in range(12)])
     rate = fired.float().mean((0, 1, 3, 4))
     assert torch.allclose(rate, wanted.mean((0, 2, 3)) / threshold, atol=0.01)
     assert found.bias.shape == (13, 4) and found.bias.dtype == torch.int32
