@@ -1,0 +1,127 @@
+"""ImageNet ResNets on 1,000 validation images: the ANN, and what it becomes by neuron, schedule and timesteps.
+
+    python -m benchmarks.imagenet CHECKPOINTS DATA WORK            # converts and measures what is missing; resumes
+    python -m benchmarks.imagenet CHECKPOINTS DATA WORK --only resnet18-if-causal --images 200
+    python -m benchmarks.imagenet --render                         # the table, from the result files alone
+
+CHECKPOINTS holds resnet18.safetensors and resnet50.safetensors with torchvision's keys: the permuted and quantised ResNets of
+uber-research/permute-quantize-finetune, decoded (published: 66.74 and 72.18 % of all 50,000 validation images). Their licence is
+non-commercial: WORK receives the artifacts, which are no part of the project. DATA has `val` and `train`, each a folder of
+folders named by wnid; the first `--images` of val in the order of seed 0 are measured, 128 of train calibrate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "imagenet"
+LONG = (8, 16, 32, 64, 128)
+SAMPLES = 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """One artifact and what is measured on it."""
+
+    arch: str
+    neuron: str = "if"
+    schedule: str = "causal"
+    made_for: int = 32
+    timesteps: tuple[int, ...] = LONG
+    images: int = 1000
+
+    @property
+    def name(self) -> str:
+        made = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
+        return f"{self.arch}-{self.neuron}-{self.schedule}{made}"
+
+
+def cases() -> list[Case]:
+    """The order in which they are worth having."""
+    found = [Case(arch, neuron) for arch in ("resnet18", "resnet50") for neuron in ("if", "signed")]
+    found += [
+        Case(arch, schedule="layerwise", made_for=t, timesteps=(t,)) for arch in ("resnet18", "resnet50") for t in (32, 16, 8)
+    ]
+    return found
+
+
+def measure(case: Case, checkpoints: Path, data: Path, work: Path, images: int) -> None:
+    """Converts the case if its artifact is not in `work`, measures it and writes its result file."""
+    from zoo.artifact import write_synced
+    from zoo.checkpoint import read_checkpoint
+    from zoo.convert import convert
+    from zoo.data import open_images
+    from zoo.evaluate import evaluate
+
+    source, folder = checkpoints / f"{case.arch}.safetensors", work / case.name
+    if not folder.exists():
+        begun = time.perf_counter()
+        convert(
+            read_checkpoint(source, case.arch), open_images(data / "train", "train"), neuron=case.neuron, schedule=case.schedule,
+            timesteps=case.made_for, samples=SAMPLES, progress=_say,
+        ).save(folder)  # type: ignore[arg-type]  # fmt: skip
+        print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+    measured = open_images(data / "val", "test").take(images, 0)
+    result = evaluate(
+        folder, measured, case.timesteps, batch_size=20, ann=source, state=work / f"{case.name}.part", progress=_say
+    )
+    only = f" --only {case.name}" + (f" --images {images}" if images != case.images else "")
+    result.command = f"python -m benchmarks.imagenet CHECKPOINTS DATA WORK{only}"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_synced(RESULTS / f"{case.name}.json", (_without_paths(result.model_dump(mode="json"))).encode())
+    print(case.name, {row.timesteps: round(row.top1, 2) for row in result.rows}, flush=True)
+
+
+def _without_paths(found: dict[str, Any]) -> str:
+    found.pop("classes", None)  # a row for each of 1,000 classes, with one or two images
+    return json.dumps(found, indent=1) + "\n"
+
+
+def _say(stage: str, done: int, total: int) -> None:
+    if done == total or done % 200 == 0:
+        print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
+
+
+def render() -> str:
+    """The table as Markdown, from the result files."""
+    steps = (4, *LONG)
+    head = "| network | spikes | images | ANN | " + " | ".join(f"T={t}" for t in steps) + " |"
+    lines = [head, "|" + "---|" * (head.count("|") - 1)]
+    merged: dict[tuple[str, ...], dict[int, float]] = {}
+    for path in sorted(RESULTS.glob("*.json")):
+        found = json.loads(path.read_text())
+        key = (found["arch"], f"`{found['neuron']}` {found['schedule']}", str(found["data"]["images"]), f"{found['ann']['top1']:.1f}")
+        merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in found["rows"]})
+    for key, row in sorted(merged.items()):
+        lines.append("| " + " | ".join([*key, *(f"{row[t]:.1f}" if t in row else "" for t in steps)]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("checkpoints", type=Path, nargs="?")
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("work", type=Path, nargs="?")
+    parser.add_argument("--only", default="", help="cases whose name begins so")
+    parser.add_argument("--images", type=int, help="validation images")
+    parser.add_argument("--render", action="store_true", help="print the table")
+    given = parser.parse_args()
+    if given.render:
+        print(render())
+        return
+    if given.work is None:
+        parser.error("give CHECKPOINTS DATA WORK, or --render")
+    given.work.mkdir(parents=True, exist_ok=True)
+    for case in cases():
+        if case.name.startswith(given.only) and not (RESULTS / f"{case.name}.json").exists():
+            measure(case, given.checkpoints, given.data, given.work, given.images or case.images)
+
+
+if __name__ == "__main__":
+    main()
