@@ -96,7 +96,8 @@ def render() -> str:
     merged: dict[tuple[str, ...], dict[int, float]] = {}
     for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text())
-        key = (found["arch"], f"`{found['neuron']}` {found['schedule']}", str(found["data"]["images"]), f"{found['ann']['top1']:.1f}")
+        spikes = f"`{found['neuron']}` {found['schedule']}"
+        key = (found["arch"], spikes, str(found["data"]["images"]), f"{found['ann']['top1']:.1f}")
         merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in found["rows"]})
     for key, row in sorted(merged.items()):
         lines.append("| " + " | ".join([*key, *(f"{row[t]:.1f}" if t in row else "" for t in steps)]) + " |")

@@ -43,7 +43,7 @@ class Settings:
 class SpikeTrain:
     """The spikes of a layer so far, timestep by timestep, in one bit each (two where they may be -1).
 
-    Those of ResNet-50's first stage on 64 images of 224 pixels would be 1.6 GB a layer as int8, and several layers are read later.
+    As int8, those of a layer of ResNet-50's first stage on 64 images of 224 pixels would be 1.6 GB, and several layers are kept.
     """
 
     def __init__(self, layer: SpikingConv) -> None:

@@ -18,8 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -81,7 +82,8 @@ class Trainer:
     Args:
         net: what to train; images, prep: labelled training images and how they become its input.
         mean, std: per colour channel, for pixels in 0 to 1.
-        start: what a training gave, to begin from instead of random weights; a ReLU network that is to learn `levels`, say.
+        start: what a training gave, to begin from instead of random weights: a ReLU network that is to learn `levels`, say, or a
+            shallower network, whose missing blocks begin as identities.
 
     Raises:
         UsageError: no whole batch of images, labels out of range, or a plan that cannot be run.
@@ -319,11 +321,39 @@ def _load_start(model: ResNet, start: dict[str, Tensor]) -> None:
     }  # fmt: skip
     state = {name: value.log() if name.endswith(".log_threshold") else value for name, value in state.items()}
     own = model.state_dict()
+    state = _grown(state, own)
     odd = [n for n in state.keys() ^ own.keys() if not n.endswith(("log_threshold", "num_batches_tracked"))]
     odd += [n for n in state.keys() & own.keys() if state[n].shape != own[n].shape]
     if odd:
         raise UsageError(f"--start does not fit this network ({', '.join(sorted(odd)[:4])}): give what zoo train wrote for it")
     model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)
+
+
+def _grown(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A shallower network's state with the blocks that `own` has more of at the end of each stage.
+
+    Such a block begins as the identity: a copy of the stage's last one whose last BatchNorm gives zero, so that the network
+    computes what the shallower one did (Goyal et al. 2017, arXiv:1706.02677, begin every block so).
+    """
+
+    def depths(names: Iterable[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for stage, block in re.findall(r"^layer(\d+)\.(\d+)\.", "\n".join(names), re.MULTILINE):
+            found[stage] = max(found.get(stage, 0), int(block) + 1)
+        return found
+
+    have, want, out = depths(state), depths(own), dict(state)
+    if have.keys() != want.keys():
+        return out
+    final = "bn3" if any(".conv3." in name for name in own) else "bn2"
+    for stage, depth in have.items():
+        last = f"layer{stage}.{depth - 1}."
+        rest = {name.removeprefix(last): value for name, value in state.items() if name.startswith(last)}
+        for block in range(depth, want[stage]):
+            for name, value in rest.items():
+                ended = name in (f"{final}.weight", f"{final}.bias")
+                out[f"layer{stage}.{block}.{name}"] = torch.zeros_like(value) if ended else value.clone()
+    return out
 
 
 def _check(net: Topology, images: ImageSet, plan: Plan) -> None:

@@ -42,7 +42,7 @@ def train(
 
     Args:
         levels: of the quantised activation (`zoo.quantise`); 0 trains with ReLU.
-        start: a file of another training to begin from.
+        start: a file of another training to begin from; of a shallower network too.
         precision: auto is bf16 on a GPU, and on a CPU that computes in it.
         resume: go on with the training in `out`; with the same arguments it ends where an uninterrupted one would.
         progress: called with a stage, steps done and steps in all; talk: with a line after each epoch.

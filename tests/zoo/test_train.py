@@ -160,7 +160,26 @@ def test_a_relu_network_gets_thresholds_from_its_activations(net, digits, digits
     again = new(net, digits, replace(PLAN, levels=8), start=trainer.state())
     assert same(trainer.state(), again.state())
     with refuses(UsageError, "--start does not fit"):
-        new(topology("resnet32", in_channels=1), digits, start=start)
+        new(topology("resnet20", in_channels=1, shortcut="B"), digits, start=start)
+
+
+@pytest.mark.parametrize("levels", [0, 8])
+def test_a_deeper_network_begins_as_the_shallower_one(net, few, levels):
+    shallow = new(net, few, replace(PLAN, levels=levels))
+    shallow.run()
+    plan = replace(PLAN, levels=levels)
+    deep = new(topology("resnet32", in_channels=1), few, plan, start=shallow.state())
+    pixels, _ = next(few.batches(PREP, 20))
+    images = look_up(shallow.table, pixels)
+    mine, theirs = ResNet(net, levels), deep.model.eval()
+    mine.load_state_dict(shallow.average)
+    with torch.no_grad():
+        assert torch.allclose(theirs(images), mine.eval()(images), atol=1e-5)
+    # The new blocks learn: after a few steps they are no identities any more.
+    deep.run()
+    assert deep.model.state_dict()["layer2.4.bn2.weight"].abs().max() > 0
+    with refuses(UsageError, "--start does not fit"):
+        new(net, few, plan, start=deep.state())
 
 
 @pytest.mark.parametrize(
