@@ -5,6 +5,7 @@ Each takes every N-th batch. They exchange text alone, over gloo on the CPU, so 
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +36,8 @@ class Ranks:
 
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=_PATIENCE)
+            # Left to the interpreter's end, gloo's threads can outlive what they use and abort the process (seen under load).
+            atexit.register(dist.destroy_process_group)
         data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
         dist.all_gather(sizes, torch.tensor([len(data)]))
