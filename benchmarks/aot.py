@@ -35,7 +35,8 @@ TENSOR_CORE = {"sm_80": "IMMA", "sm_90": "IGMMA", "sm_100": "UTCIMMA"}
 
 @dataclass(frozen=True)
 class Case:
-    """A layer to compile a tile for. inputs and channels: of the convolution; kind: "if", "signed" or "layerwise"."""
+    """A layer to compile a tile for. inputs and channels: of the convolution; kind: "if", "signed", "multi-level" (of 4
+    bits) or "layerwise"."""
 
     kind: str
     inputs: int
@@ -82,10 +83,15 @@ def layer_of(case: Case) -> SpikingConv:
     ones = torch.ones(case.channels, dtype=torch.int32)
     return SpikingConv(
         draw(case.channels, case.inputs, case.kernel, case.kernel), 0 * ones[None].repeat(32, 1), 100 * ones, 50 * ones,
-        padding=case.kernel // 2, neuron="signed" if case.kind == "signed" else "if",
+        padding=case.kernel // 2, neuron=case.kind if case.kind in ("signed", "multi-level") else "if",  # type: ignore[arg-type]
+        bits=_bits(case),
         gain=100 * ones if case.shortcut == "identity" else None,
         projection=draw(case.channels, case.inputs, 1, 1) if case.shortcut == "projection" else None,
     )  # fmt: skip
+
+
+def _bits(case: Case) -> int:
+    return 4 if case.kind == "multi-level" else 1
 
 
 class _Recorder:
@@ -123,8 +129,10 @@ def launch_of(case: Case, tile: Tile) -> tuple[str, tuple[Any, ...], dict[str, A
             layer.count(x, None if case.shortcut == "none" else source, 32)
         else:
             x, source = (torch.zeros((sets, 4, 2, side, side, c), dtype=torch.uint8) for c in (case.inputs, channels))
-            spikes = PackedSpikes(source, 32)
-            layer.run(PackedSpikes(x, 32), None if case.shortcut == "none" else spikes, PackedMembrane(), save=False)
+            bits = _bits(case)
+            spikes = PackedSpikes(source, 32 // bits, bits)
+            side_input = None if case.shortcut == "none" else spikes
+            layer.run(PackedSpikes(x, 32 // bits, bits), side_input, PackedMembrane(), save=False)
     ((kernel, (args, constants)),) = recorder.calls.items()
     return kernel, args, constants
 
@@ -217,7 +225,7 @@ def shipped(architecture: str) -> Iterator[tuple[Case, Tile]]:
 
 def parse_key(key: str) -> tuple[int, int, int, str, str]:
     """Kernel, input and output channels, shortcut and kind of a key of the tile table."""
-    found = re.fullmatch(r"(\d+)x\d+/\d+ (\d+)->(\d+) \d+x\d+ (\w+) (\w+)", key)
+    found = re.fullmatch(r"(\d+)x\d+/\d+ (\d+)->(\d+) \d+x\d+ (\w+) ([\w-]+)", key)
     if found is None:
         raise ValueError(f"{key!r} is no key of the tile table")
     kernel, inputs, channels, shortcut, kind = found.groups()

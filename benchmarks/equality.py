@@ -31,13 +31,14 @@ from torch import Tensor
 
 from zoo.errors import UsageError, ZooError
 from zoo.kernels.spiking_conv import PackedSpikes, SpikingConv, count, pack
+from zoo.kernels.spiking_conv.reference import Neuron
 from zoo.network import Head, SpikingResNet
 from zoo.packed import Backend
 from zoo.resnet import IMAGE, Topology, topology
 
 ROOT = Path(__file__).resolve().parents[1]
 RANDOM_STEPS = (1, 8, 9, 32, 40)
-NEURONS: tuple[Literal["if", "signed"], ...] = ("if", "signed")
+NEURONS: tuple[Neuron, ...] = ("if", "signed", "multi-level")
 
 
 @dataclass
@@ -104,7 +105,7 @@ def _observed(network: SpikingResNet, images: Tensor, timesteps: int, where: tor
         if spikes.ndim == 4:
             made = spikes.permute(0, 2, 3, 1).contiguous()[None, None]
         else:
-            made = pack(spikes, network.layers[name].neuron == "signed").planes
+            made = pack(spikes, network.layers[name].neuron == "signed", network.spike_bits).planes
         parts.setdefault(name, []).append(made)
 
     # Windows differ between backends and are multiples of 8, so their planes line up when put together.
@@ -123,14 +124,14 @@ def _totals(wanted: Tensor, got: Tensor, counts: bool) -> tuple[int, int]:
 
 
 def random_network(
-    net: Topology, *, neuron: Literal["if", "signed"] = "if", schedule: Literal["causal", "layerwise"] = "causal", seed: int = 0
+    net: Topology, *, neuron: Neuron = "if", schedule: Literal["causal", "layerwise"] = "causal", seed: int = 0
 ) -> SpikingResNet:  # fmt: skip
     """An integer network of random numbers whose layers all fire.
 
     Weights are normal with a standard deviation of 32, like rounded trained ones, so that potentials are as small as theirs and
-    the reference runs in float32 where it does for them.
+    the reference runs in float32 where it does for them. Spikes of a multi-level network have 4 bits.
     """
-    gen = torch.Generator().manual_seed(seed)
+    gen, bits = torch.Generator().manual_seed(seed), 4 if neuron == "multi-level" else 1
 
     def weights(*shape: int) -> Tensor:
         return (32 * torch.randn(shape, generator=gen)).round_().clamp_(-127, 127).to(torch.int8)
@@ -152,7 +153,7 @@ def random_network(
             weights(c, spec.in_channels, spec.kernel, spec.kernel), draw(-size // 20, size // 10, 32, c), threshold,
             threshold // 2, spec.stride, spec.padding, neuron, gain, projection,
             spec.shortcut.stride if spec.shortcut else 1, spec.shortcut.pad if spec.shortcut else 0, spec.max_pool,
-            input_bound=512 if stem else 1,
+            input_bound=512 if stem else 2**bits - 1, bits=bits,
         )  # fmt: skip
     head = Head(
         weights(net.num_classes, net.features), torch.rand(net.num_classes, generator=gen) + 0.01,
@@ -263,7 +264,7 @@ def _random_tasks(args: argparse.Namespace) -> Iterator[_Task]:
     side = args.size or (32 if cifar else 224)
     for shortcut in ("A", "B") if cifar else ("B",):
         net = topology(args.random, shortcut=shortcut)  # type: ignore[arg-type]
-        for schedule, neuron in (("causal", "if"), ("causal", "signed"), ("layerwise", "if")):
+        for schedule, neuron in (*(("causal", neuron) for neuron in NEURONS), ("layerwise", "if")):
             network = random_network(net, neuron=neuron, schedule=schedule)  # type: ignore[arg-type]
             for steps in args.timesteps or RANDOM_STEPS:
                 images = random_images(args.images or 2, net.in_channels, side, seed=steps)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.aot import Case, modelled_roof
-from benchmarks.equality import NEURONS, command, facts, random_network, random_spikes, sources, write
+from benchmarks.equality import command, facts, random_network, random_spikes, sources, write
 from benchmarks.gpu import some_of, spread, timed
 from benchmarks.gpu_peers import NETWORKS, ROOFS
 from zoo.errors import GateError, UsageError, ZooError
@@ -46,6 +46,7 @@ from zoo.kernels.spiking_conv.tiles import TABLE, Tile, choose
 from zoo.resnet import IMAGE, topology
 
 RESULTS = Path(__file__).parent / "results"
+_NEURONS = ("if", "signed")
 REGISTERS = 192  # a thread, for potentials, accumulators and spike words; the rest is for addresses and operands
 KERNELS = ("kernels/spiking_conv/kernel.py", "kernels/spiking_conv/launch.py")
 
@@ -318,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", "--arch-networks", type=some_of(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--neuron", type=some_of(NEURONS), default=list(NEURONS))
+    parser.add_argument("--neuron", type=some_of(_NEURONS), default=list(_NEURONS))
     parser.add_argument("--timesteps", type=int, default=32)
     parser.add_argument("--candidates", type=int, default=24, help="tiles to try for a layer")
     parser.add_argument("--jobs", type=int, default=min(12, os.cpu_count() or 1), help="processes that compile and check")

@@ -41,10 +41,10 @@ class Convolution:
     def add_to(self, v: Tensor, x: Tensor) -> Tensor:
         """Returns v + conv(x, weight), float [B, Cout, H, W], in v's memory where it can.
 
-        x [B, Cin, H, W] is uint8 (counts), int8 (spikes -1, 0, 1) or float; v must be contiguous in channels_last.
+        x [B, Cin, H, W] is uint8 (counts), int8 (spikes, from -1 up) or float; v must be contiguous in channels_last.
         """
         if self.vnni and x.dtype in (torch.uint8, torch.int8):
-            # oneDNN wants unsigned inputs: -1, 0, 1 go in as 0, 1, 2 with zero point 1.
+            # oneDNN wants unsigned inputs: -1, 0, 1 and so on go in as 0, 1, 2 with zero point 1.
             zero = 0 if x.dtype == torch.uint8 else 1
             x = x if zero == 0 else (x + 1).view(torch.uint8)
             return self._onednn(v, x.contiguous(memory_format=torch.channels_last), zero)

@@ -2,7 +2,8 @@
 
 Nothing here is called directly: `launch.py` lays the tensors out, chooses tiles and starts them. Conventions:
 
-* Packed spikes are uint8 [S, P, B, H, W, C]: bit t % 8 of plane t // 8 is timestep t; S = 2 with a second set for the -1s.
+* Packed spikes are uint8 [S, P, B, H, W, C]: bit t % 8 of plane t // 8 is timestep t; S = 2 with a second set for the -1s. Graded
+  spikes of BITS bits lie side by side, 8 / BITS timesteps a byte.
 * Weights are int8 [Cout, K], K running over (row, column, input channel), zero-padded to whole tiles; per-channel values too.
 * The membrane potential is the accumulator of the matrix product (`v = dot(spikes, weights, v)`), so it lives in registers for
   all timesteps, and currents, membranes and single spikes never reach memory. `G` timesteps share one load of weights: their
@@ -18,10 +19,10 @@ import triton.language as tl
 
 
 @triton.jit
-def _spikes_at(x, below, shift, SIGNED: tl.constexpr, PLAIN: tl.constexpr):
-    """Spikes of one timestep, int8 in the shape of the packed bytes x (and `below`, the -1s)."""
+def _spikes_at(x, below, shift, BITS: tl.constexpr, SIGNED: tl.constexpr, PLAIN: tl.constexpr):
+    """Spikes that begin at bit `shift`, int8 in the shape of the packed bytes x (and `below`, the -1s)."""
     if PLAIN:
-        spikes = ((x >> shift) & 1).to(tl.int8)
+        spikes = ((x >> shift) & (2**BITS - 1)).to(tl.int8)
         if SIGNED:
             spikes -= ((below >> shift) & 1).to(tl.int8)
         return spikes
@@ -32,6 +33,16 @@ def _spikes_at(x, below, shift, SIGNED: tl.constexpr, PLAIN: tl.constexpr):
             shr.u32 $0, $1, $3; and.b32 $0, $0, 0x01010101;
             shr.u32 m, $2, $3; and.b32 m, m, 0x01010101; mul.lo.u32 m, m, 255; or.b32 $0, $0, m; }""",
             "=&r,r,r,r,r,r,r", [x, below, shift], dtype=tl.int8, is_pure=True, pack=4,
+        )  # fmt: skip
+    if BITS == 2:
+        return tl.inline_asm_elementwise(
+            "shr.u32 $0, $1, $2; and.b32 $0, $0, 0x03030303;",
+            "=&r,r,r,r,r,r", [x, shift], dtype=tl.int8, is_pure=True, pack=4,
+        )  # fmt: skip
+    if BITS == 4:
+        return tl.inline_asm_elementwise(
+            "shr.u32 $0, $1, $2; and.b32 $0, $0, 0x0f0f0f0f;",
+            "=&r,r,r,r,r,r", [x, shift], dtype=tl.int8, is_pure=True, pack=4,
         )  # fmt: skip
     return tl.inline_asm_elementwise(
         "shr.u32 $0, $1, $2; and.b32 $0, $0, 0x01010101;",
@@ -71,9 +82,9 @@ def _tile(
 def _add_currents(
     accs, x_ptr, below_ptr, w_ptr, at, y0, x0, live, cols, shift,
     H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, KS: tl.constexpr, KB: tl.constexpr,
-    BK: tl.constexpr, G: tl.constexpr, SIGNED: tl.constexpr, PLAIN: tl.constexpr,
+    BK: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, SIGNED: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
-    """Adds the convolution's currents of timesteps shift .. shift + G - 1 of one plane to the G accumulators."""
+    """Adds the convolution's currents of G timesteps of one plane, from bit `shift` on, to the G accumulators."""
     ks = tl.arange(0, BK)
     row = cols.to(tl.int64) * (KB * BK)
     for k in range(KB):
@@ -84,14 +95,23 @@ def _add_currents(
         w = tl.load(w_ptr + k * BK + row[None, :] + ks[:, None])
         sums = ()
         for g in tl.static_range(G):
-            sums = sums + (tl.dot(_spikes_at(x, below, shift + g, SIGNED, PLAIN), w, accs[g], out_dtype=tl.int32),)
+            spikes = _spikes_at(x, below, shift + g * BITS, BITS, SIGNED, PLAIN)
+            sums = sums + (tl.dot(spikes, w, accs[g], out_dtype=tl.int32),)
         accs = sums
     return accs
 
 
 @triton.jit
-def _fire(v, word, emitted, threshold, on, bit, SIGNED: tl.constexpr):
-    """Threshold, soft reset and the spike's bit; nothing fires where `on` is false."""
+def _fire(v, word, emitted, threshold, on, bit, BITS: tl.constexpr, SIGNED: tl.constexpr):
+    """Threshold, soft reset and the spike's bits; nothing fires where `on` is false."""
+    if BITS > 1:
+        # The quotient's bits from the highest on, which end at 2**BITS - 1 by themselves: no division.
+        for i in tl.static_range(BITS):
+            weight = threshold << (BITS - 1 - i)
+            up = (v >= weight) & on
+            v -= tl.where(up, weight, 0)
+            word |= tl.where(up, 256 << (bit + BITS - 1 - i), 0)
+        return v, word, emitted
     up = (v >= threshold) & on
     change = tl.where(up, threshold, 0)
     word |= tl.where(up, 256 << bit, 0)
@@ -126,7 +146,7 @@ def spiking_conv(
     N: tl.constexpr, NP: tl.constexpr, KS: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, KB: tl.constexpr,
     SHORTCUT: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, SC: tl.constexpr, SSTRIDE: tl.constexpr,
     SPAD: tl.constexpr, SKB: tl.constexpr, XSIGNED: tl.constexpr, SSIGNED: tl.constexpr, SIGNED: tl.constexpr,
-    FIRST: tl.constexpr, SAVE: tl.constexpr, COUNT: tl.constexpr,
+    BITS: tl.constexpr, FIRST: tl.constexpr, SAVE: tl.constexpr, COUNT: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, G: tl.constexpr, PLAIN: tl.constexpr,
 ):  # fmt: skip
     """A layer over T timesteps that begin at timestep t0 of the run; one program is BM output pixels x BN channels.
@@ -143,7 +163,7 @@ def spiking_conv(
     oh = rows // OW % OH
     ow = rows % OW
     images = (pixels // (OH * OW)).to(tl.int64)
-    planes = (T + 7) // 8
+    planes = (T * BITS + 7) // 8
     y0 = oh * STRIDE - PAD
     x0 = ow * STRIDE - PAD
     x_at = image * (H * W * C) + (y0 * W + x0) * C
@@ -179,35 +199,35 @@ def spiking_conv(
             word |= tl.load(source + at, mask=source_mask, other=0).to(tl.int32)
             if SSIGNED:
                 word |= tl.load(source + planes * source_plane + at, mask=source_mask, other=0).to(tl.int32) << 16
-        for group in range(8 // G):
-            shift = group * G
+        for group in range(8 // BITS // G):
+            shift = group * G * BITS
             accs = (v,)
             for _ in tl.static_range(G - 1):
                 accs = accs + (tl.full((BM, BN), 0, tl.int32),)
             accs = _add_currents(
                 accs, x, x + planes * x_plane, w_ptr, x_at, y0, x0, live, cols, shift,
-                H, W, C, KS, KB, BK, G, XSIGNED, PLAIN,
+                H, W, C, KS, KB, BK, G, BITS, XSIGNED, PLAIN,
             )  # fmt: skip
             if SHORTCUT == 2:
                 accs = _add_currents(
                     accs, source, source + planes * source_plane, projection_ptr, source_at, sy, sx, live, cols, shift,
-                    SH, SW, SC, 1, SKB, BK, G, SSIGNED, PLAIN,
+                    SH, SW, SC, 1, SKB, BK, G, BITS, SSIGNED, PLAIN,
                 )  # fmt: skip
             for g in tl.static_range(G):
                 if g == 0:
                     v = accs[0]
                 else:
                     v += accs[g]
-                t = plane * 8 + shift + g
+                t = plane * (8 // BITS) + group * G + g
                 on = t < T
                 bias = tl.load(bias_ptr + tl.minimum(t0 + t, ROWS - 1) * NP + cols)
                 v += tl.where(on, bias, 0)[None, :]
                 if SHORTCUT == 1:
-                    spikes = (word >> (shift + g)) & 1
+                    spikes = (word >> (shift + g * BITS)) & (2**BITS - 1)
                     if SSIGNED:
                         spikes -= (word >> (shift + g + 16)) & 1
                     v += spikes * gain
-                v, word, emitted = _fire(v, word, emitted, threshold, on, shift + g, SIGNED)
+                v, word, emitted = _fire(v, word, emitted, threshold, on, shift + g * BITS, BITS, SIGNED)
         _emit(
             out_ptr + plane * out_plane, planes * out_plane, count_ptr, out_at, count_at, out_mask, word, SIGNED, COUNT
         )
@@ -221,14 +241,14 @@ def spiking_conv(
 def constant_input(
     current_ptr, bias_ptr, threshold_ptr, v_init_ptr, v_ptr, emitted_ptr, out_ptr, count_ptr, neurons, T, t0,
     ROWS: tl.constexpr, AREA: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, SIGNED: tl.constexpr,
-    FIRST: tl.constexpr, SAVE: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    BITS: tl.constexpr, FIRST: tl.constexpr, SAVE: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The stem: neurons [B, AREA, N] that receive the same current, int32, at each of T timesteps."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = index < neurons
     cols = index % N
     count_at = index % (AREA * N)
-    planes = (T + 7) // 8
+    planes = (T * BITS + 7) // 8
     current = tl.load(current_ptr + index, mask=mask, other=0)
     threshold = tl.load(threshold_ptr + cols)
     if FIRST:
@@ -242,12 +262,12 @@ def constant_input(
             emitted += tl.load(emitted_ptr + index, mask=mask, other=0)
     for plane in range(planes):
         word = tl.full((BLOCK,), 0, tl.int32)
-        for shift in range(8):
-            t = plane * 8 + shift
+        for step in range(8 // BITS):
+            t = plane * (8 // BITS) + step
             on = t < T
             bias = tl.load(bias_ptr + tl.minimum(t0 + t, ROWS - 1) * NP + cols)
             v += tl.where(on, current + bias, 0)
-            v, word, emitted = _fire(v, word, emitted, threshold, on, shift, SIGNED)
+            v, word, emitted = _fire(v, word, emitted, threshold, on, step * BITS, BITS, SIGNED)
         _emit(
             out_ptr + plane * neurons.to(tl.int64), planes * neurons.to(tl.int64), count_ptr, index, count_at, mask, word,
             SIGNED, COUNT,
@@ -305,25 +325,26 @@ def layerwise_conv(
 
 @triton.jit(do_not_specialize=["images", "T"])
 def pooled_counts(
-    x_ptr, out_ptr, images, T, AREA: tl.constexpr, C: tl.constexpr, SIGNED: tl.constexpr, BA: tl.constexpr, BC: tl.constexpr,
+    x_ptr, out_ptr, images, T, AREA: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, SIGNED: tl.constexpr,
+    BA: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Net spikes of each channel summed over its area at each timestep, int32 [T, B, C]; the read-out's input."""
     image = tl.program_id(0).to(tl.int64)
     size = images.to(tl.int64) * (AREA * C)
     cols = tl.program_id(1) * BC + tl.arange(0, BC)
     area = tl.arange(0, BA)
-    planes = (T + 7) // 8
+    planes = (T * BITS + 7) // 8
     mask = (area < AREA)[:, None] & (cols < C)[None, :]
     for plane in range(planes):
         at = x_ptr + plane * size + image * (AREA * C) + area[:, None] * C + cols[None, :]
         x = tl.load(at, mask=mask, other=0).to(tl.int32)
         if SIGNED:
             below = tl.load(at + planes * size, mask=mask, other=0).to(tl.int32)
-        for shift in range(8):
-            net = (x >> shift) & 1
+        for step in range(8 // BITS):
+            net = (x >> (step * BITS)) & (2**BITS - 1)
             if SIGNED:
-                net -= (below >> shift) & 1
-            t = plane * 8 + shift
+                net -= (below >> step) & 1
+            t = plane * (8 // BITS) + step
             # tl.sum is compiled with Triton itself, so a kernel that alone is interpreted cannot call it.
             total = tl.reduce(net, 0, tl.standard._sum_combine)
             tl.store(out_ptr + (t * images + image) * C + cols, total, mask=tl.where(t < T, cols, C) < C)

@@ -108,36 +108,38 @@ class SpikingLayer:
             batch, height, width = x.shape[:3]
         device = layer.weight.device
         shape = (batch, height, width, self.channels)
-        planes = torch.empty((1 + signed, -(-steps // 8), *shape), dtype=torch.uint8, device=device)
+        bits = layer.bits
+        planes = torch.empty((1 + signed, -(-steps * bits // 8), *shape), dtype=torch.uint8, device=device)
         first = membrane.v is None
         v = membrane.v if membrane.v is not None else torch.empty(shape if save else 0, dtype=torch.int32, device=device)
         emitted = membrane.emitted
         if emitted is None:
             emitted = torch.empty(shape if save and signed else 0, dtype=torch.int32, device=device)
         pixels, begin = batch * height * width, membrane.t
-        flags = {"SIGNED": signed, "FIRST": first, "SAVE": save, "COUNT": counts is not None}
+        flags = {"SIGNED": signed, "BITS": bits, "FIRST": first, "SAVE": save, "COUNT": counts is not None}
         tail = (v, emitted, planes, v if counts is None else counts)
         if steps == 0:
-            return PackedSpikes(planes, steps)
+            return PackedSpikes(planes, steps, bits)
         if save:
             membrane.v, membrane.emitted = v, emitted
         membrane.t += steps
         if pixels == 0:
-            return PackedSpikes(planes, steps)
+            return PackedSpikes(planes, steps, bits)
         with _on(device):
             if isinstance(x, Tensor):
                 self._constant(x, tail, height * width, steps, begin, flags)
-                return PackedSpikes(planes, steps)
+                return PackedSpikes(planes, steps, bits)
             tile = self._tile_for(pixels, height, width, layer.neuron)
             made = self._layout(tile)
             kernels(self.interpret).spiking_conv[_grid(pixels, made["NP"], tile)](
                 x.planes, made["weight"], x.planes if source is None else source.planes, made["projection"], made["gain"],
                 made["bias"], made["threshold"], made["v_init"], *tail, pixels, steps, begin,
-                ROWS=len(layer.bias), XSIGNED=x.signed, SSIGNED=source is not None and source.signed, G=tile.group,
-                PLAIN=self.interpret, **flags, **self._geometry(x.planes.shape[3:5], source, height, width, made),
+                ROWS=len(layer.bias), XSIGNED=x.signed, SSIGNED=source is not None and source.signed,
+                G=min(tile.group, 8 // bits), PLAIN=self.interpret, **flags,
+                **self._geometry(x.planes.shape[3:5], source, height, width, made),
                 **self._blocks(tile, made),
             )  # fmt: skip
-        return PackedSpikes(planes, steps)
+        return PackedSpikes(planes, steps, bits)
 
     def count(self, x: Tensor, source: Tensor | None, timesteps: int) -> Tensor:
         """Spike counts uint8 [B, H, W, Cout] of a layerwise run, from the counts of its sources, uint8 [B, H, W, C].
@@ -169,7 +171,7 @@ class SpikingLayer:
         return out
 
     def _constant(
-        self, current: Tensor, tail: tuple[Tensor, ...], area: int, steps: int, begin: int, flags: dict[str, bool]
+        self, current: Tensor, tail: tuple[Tensor, ...], area: int, steps: int, begin: int, flags: dict[str, int]
     ) -> None:
         layer, neurons = self.layer, current.numel()
         block = _STEM_BLOCK if not self.interpret else 1 << min(20, neurons.bit_length())
@@ -252,8 +254,8 @@ def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
     block = min(_power(channels), 64)
     with _on(planes.device):
         kernels(interpret).pooled_counts[(batch, -(-channels // block))](
-            planes, out, batch, packed.timesteps, AREA=height * width, C=channels, SIGNED=packed.signed,
-            BA=_power(height * width), BC=block, **_options(interpret),
+            planes, out, batch, packed.timesteps, AREA=height * width, C=channels, BITS=packed.bits,
+            SIGNED=packed.signed, BA=_power(height * width), BC=block, **_options(interpret),
         )  # fmt: skip
     return out
 

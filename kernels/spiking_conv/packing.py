@@ -1,4 +1,4 @@
-"""Spikes packed over time: one bit a spike, eight timesteps a byte, channels last.
+"""Spikes packed over time: one bit a spike, eight timesteps a byte, channels last; of graded spikes, two or four bits.
 
 T = 32 timesteps of a neuron are four bytes, what one float32 activation of the ANN takes; as float16 they would be 64.
 """
@@ -16,49 +16,53 @@ class PackedSpikes:
     """The spikes of a layer in one window of timesteps.
 
     Attributes:
-        planes: uint8 [S, ceil(T/8), B, H, W, C]; bit t % 8 of plane t // 8 is timestep t, bits past T are zero. planes[0] holds
-            the spikes of +1, planes[1] those of -1; S = 1 where none is negative.
+        planes: uint8 [S, ceil(T bits / 8), B, H, W, C]; bit t % 8 of plane t // 8 is timestep t, bits past T are zero. planes[0]
+            holds the spikes of +1, planes[1] those of -1; S = 1 where none is negative.
         timesteps: T.
+        bits: of a spike; with b of them timestep t has bits b (t % (8 / b)) and up of plane t // (8 / b).
     """
 
     planes: Tensor
     timesteps: int
+    bits: int = 1
 
     @property
     def signed(self) -> bool:
         return len(self.planes) == 2
 
 
-def pack(spikes: Tensor, signed: bool = False) -> PackedSpikes:
-    """Packs int8 spikes [T, B, C, H, W] with values 0 and 1, or -1 to 1 if `signed`. T may be 0.
+def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
+    """Packs int8 spikes [T, B, C, H, W] with values 0 to 2**bits - 1, or -1 to 1 if `signed`. T may be 0.
 
     Raises ValueError for any other value.
     """
-    if spikes.numel() and not (spikes.min() >= (-1 if signed else 0) and spikes.max() <= 1):
-        raise ValueError(f"spikes must be {'-1, 0 or 1' if signed else '0 or 1'}: got {spikes.min()} to {spikes.max()}")
+    low, high = (-1, 1) if signed else (0, 2**bits - 1)
+    if spikes.numel() and not (spikes.min() >= low and spikes.max() <= high):
+        raise ValueError(f"spikes must be {low} to {high}: got {spikes.min()} to {spikes.max()}")
     rows = spikes.permute(0, 1, 3, 4, 2)
-    timesteps, count = len(spikes), -(-len(spikes) // 8)
+    timesteps, each = len(spikes), 8 // bits
+    count = -(-timesteps // each)
     planes = torch.zeros((1 + signed, count, *rows.shape[1:]), dtype=torch.uint8, device=spikes.device)
     for t in range(timesteps):
-        planes[0, t // 8] |= (rows[t] > 0).to(torch.uint8) << (t % 8)
+        planes[0, t // each] |= rows[t].clamp(min=0).to(torch.uint8) << (t % each * bits)
         if signed:
-            planes[1, t // 8] |= (rows[t] < 0).to(torch.uint8) << (t % 8)
-    return PackedSpikes(planes, timesteps)
+            planes[1, t // each] |= (rows[t] < 0).to(torch.uint8) << (t % each)
+    return PackedSpikes(planes, timesteps, bits)
 
 
 def unpack(packed: PackedSpikes) -> Tensor:
     """The spikes as int8 [T, B, C, H, W] (channels last in memory)."""
-    planes = packed.planes
+    planes, each = packed.planes, 8 // packed.bits
     shape = (packed.timesteps, *planes.shape[2:])
     spikes = torch.empty(shape, dtype=torch.int8, device=planes.device)
     for t in range(packed.timesteps):
-        bits = ((planes[:, t // 8] >> (t % 8)) & 1).to(torch.int8)
-        spikes[t] = bits[0] - bits[1] if packed.signed else bits[0]
+        values = ((planes[:, t // each] >> (t % each * packed.bits)) & (2**packed.bits - 1)).to(torch.int8)
+        spikes[t] = values[0] - values[1] if packed.signed else values[0]
     return spikes.permute(0, 1, 4, 2, 3)
 
 
 def count(packed: PackedSpikes) -> Tensor:
-    """Spikes of each neuron over the window, int32 [B, C, H, W]; a -1 counts as one."""
+    """Spikes of each neuron over the window, int32 [B, C, H, W]; a -1 counts as one, a graded one as its bits that are set."""
     planes = packed.planes.flatten(0, 1)
     total = torch.zeros(planes.shape[1:], dtype=torch.int32, device=planes.device)
     for plane in planes:

@@ -5,6 +5,8 @@ One layer, at timestep t (Hu, Tang and Pan, arXiv:1805.01352, with the initial p
     v[t] = v[t-1] + conv(s_in[t]) + bias[min(t, P-1)] + shortcut(s_src[t])      v[-1] = v_init
     `if`:      s[t] = 1 where v[t] >= threshold, else 0
     `signed`:  the same, and s[t] = -1 where v[t] < 0 and the neuron has emitted more +1 than -1
+    `multi-level`: s[t] = clip(floor(v[t] / threshold), 0, 2**bits - 1), a graded spike (H-MT, Zhang et al., AAAI 2026): as many
+               binary spikes in one timestep, of weights 1, 2, 4, ..., as it has bits set
     v[t] -= threshold * s[t]                                                    (soft reset, in the same timestep)
 
 Layerwise, the layer fires after it has received all T inputs; then its spike count is clip(floor((v_init + sum of currents) /
@@ -23,7 +25,7 @@ from torch import Tensor
 
 from .convolution import Convolution
 
-Neuron = Literal["if", "signed"]
+Neuron = Literal["if", "signed", "multi-level"]
 _EXACT_FLOAT32 = 2**24
 _EXACT_FLOAT64 = 2**53
 
@@ -57,7 +59,8 @@ class SpikingConv:
             channels `shortcut_pad` to Cout - `shortcut_pad`.
         projection: [Cout, Csrc, 1, 1] of a projection shortcut.
         max_pool: 3x3 max-pooling with stride 2 on the constant current (exact: ReLU and max commute).
-        input_bound: the largest absolute value of one element of the input (1 for spikes; the stem's image has more).
+        input_bound: the largest absolute value of one element of the input: `most` for spikes; the stem's image has more.
+        bits: of a spike, those of its inputs and its own: 1, or more if `multi-level`.
     """
 
     weight: Tensor
@@ -73,6 +76,7 @@ class SpikingConv:
     shortcut_pad: int = 0
     max_pool: bool = False
     input_bound: int = 1
+    bits: int = 1
     _prepared: dict[tuple[torch.dtype, int], tuple[Convolution, Convolution | None]] = field(
         default_factory=dict, repr=False
     )
@@ -80,6 +84,11 @@ class SpikingConv:
     @property
     def integer(self) -> bool:
         return self.weight.dtype == torch.int8
+
+    @property
+    def most(self) -> int:
+        """The largest spike."""
+        return 2**self.bits - 1
 
     def to(self, device: torch.device | str) -> SpikingConv:
         """The same layer with its parameters on `device`."""
@@ -94,14 +103,15 @@ class SpikingConv:
         """The largest |current| one timestep can bring to any neuron, in integer units."""
         bound = self.weight.double().abs().sum((1, 2, 3)) * self.input_bound + self.bias.double().abs().amax(0)
         if self.gain is not None:
-            bound += self.gain.double().abs()
+            bound += self.gain.double().abs() * self.most
         if self.projection is not None:
-            bound += self.projection.double().abs().sum((1, 2, 3))
+            bound += self.projection.double().abs().sum((1, 2, 3)) * self.most
         return int(bound.max().item())
 
     def potential_bound(self, timesteps: int) -> int:
         """The largest |v| that any neuron can reach in a run of `timesteps`, in integer units."""
-        return timesteps * self.current_bound() + int((self.v_init.double().abs() + self.threshold.double()).max().item())
+        most = self.v_init.double().abs() + self.threshold.double() * self.most
+        return timesteps * self.current_bound() + int(most.max().item())
 
     def dtype(self, timesteps: int) -> torch.dtype:
         """The narrowest float that holds every potential of a run of `timesteps` exactly (float layers: float32)."""
@@ -132,7 +142,7 @@ class SpikingConv:
         self, x: Tensor, shortcut: Tensor | None, membrane: Membrane, window: int | None = None,
         adjust: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
-        """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W] in {0, 1} or {-1, 0, 1}.
+        """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W]: 0 or 1, -1 to 1, or 0 to `most`.
 
         Args:
             x: spikes int8 [T, B, Cin, H, W], or the stem's constant current (float [B, Cout, H, W], with `window` = T).
@@ -144,7 +154,7 @@ class SpikingConv:
         v = membrane.v
         threshold, bias = _column(self.threshold, v.dtype), self.bias.to(v.dtype)
         steps = len(x) if window is None else window
-        main, side = self._convolutions(v.dtype, 1)
+        main, side = self._convolutions(v.dtype, self.most)
         spikes = torch.empty((steps, *v.permute(0, 2, 3, 1).shape), dtype=torch.int8, device=v.device)
         spikes = spikes.permute(0, 1, 4, 2, 3)
         fired, below, owed = (torch.empty_like(v) for _ in range(3))
@@ -155,7 +165,10 @@ class SpikingConv:
             v.add_(bias[min(membrane.t, len(bias) - 1)].view(-1, 1, 1))
             if adjust is not None:
                 v.add_(adjust(membrane.t, v).view(-1, 1, 1))
-            torch.ge(v, threshold, out=fired)
+            if self.bits == 1:
+                torch.ge(v, threshold, out=fired)
+            else:  # exact, as in `fire`
+                torch.div(v, threshold, out=fired).floor_().clamp_(0, self.most)
             if membrane.emitted is not None:
                 torch.lt(v, 0, out=below)
                 torch.gt(membrane.emitted, 0, out=owed)

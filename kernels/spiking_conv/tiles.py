@@ -47,8 +47,8 @@ def choose(architecture: str, kind: str, channels: int, key: str) -> Tile:
 
     Args:
         architecture: `sm_90` and so on; one that is not in the table gets the tiles of `sm_80`, which fit every GPU since.
-        kind: "if", "signed" or "layerwise", and " projection" behind it for a layer with such a shortcut, which needs more
-            registers.
+        kind: "if", "signed", "multi-level" or "layerwise", and " projection" behind it for a layer with such a shortcut, which
+            needs more registers.
         key: as `SpikingLayer.key` writes it.
     """
     tiles = table().get(architecture) or table()["sm_80"]

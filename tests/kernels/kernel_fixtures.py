@@ -48,8 +48,8 @@ class Backend:
         fill = 255 if values.dtype == torch.uint8 else -1
         return _between_guards(values.shape, values.dtype, self.device, fill).copy_(values)
 
-    def pack(self, spikes: Tensor, signed: bool) -> PackedSpikes:
-        return PackedSpikes(self.put(pack(spikes, signed).planes), len(spikes))
+    def pack(self, spikes: Tensor, signed: bool, bits: int = 1) -> PackedSpikes:
+        return PackedSpikes(self.put(pack(spikes, signed, bits).planes), len(spikes), bits)
 
 
 def _between_guards(shape: Sequence[int], dtype: torch.dtype, device: Any, fill: int) -> Tensor:
@@ -116,7 +116,7 @@ SHAPES = (
 
 
 def random_layer(
-    shape: Shape, gen: np.random.Generator, neuron: str = "if", weights: str = "random", rows: int = 3
+    shape: Shape, gen: np.random.Generator, neuron: str = "if", weights: str = "random", rows: int = 3, bits: int = 1
 ) -> SpikingConv:
     """A layer whose neurons fire, and none of them always.
 
@@ -143,16 +143,16 @@ def random_layer(
         synapses(c, shape.inputs, shape.kernel, shape.kernel), draw(-size // 3, size // 3, rows, c), threshold,
         draw(-1, size, c), shape.stride, shape.kernel // 2, neuron, draw(-1, size, c) if identity else None,
         synapses(c, shape.sources, 1, 1) if projection else None, shape.shortcut_stride,
-        (c - shape.sources) // 2 if identity else 0,
+        (c - shape.sources) // 2 if identity else 0, input_bound=2**bits - 1, bits=bits,
     )  # fmt: skip
 
 
 def random_spikes(
     gen: np.random.Generator, timesteps: int, batch: int, channels: int, size: Sequence[int], signed: bool = False,
-    rate: float = 0.3,
+    rate: float = 0.3, bits: int = 1,
 ) -> Tensor:  # fmt: skip
     shape = (timesteps, batch, channels, *size)
-    spikes = (gen.random(shape) < rate).astype(np.int8)
+    spikes = (gen.random(shape) < rate).astype(np.int8) * gen.integers(1, 2**bits, shape, dtype=np.int8)
     return torch.from_numpy(spikes * gen.choice([-1, 1, 1], shape).astype(np.int8) if signed else spikes)
 
 
@@ -172,11 +172,11 @@ def random_inputs(
     signed: bool = False, rate: float = 0.3,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Spikes for the layer and for its shortcut."""
-    x = random_spikes(gen, timesteps, batch, shape.inputs, size, signed, rate)
+    x = random_spikes(gen, timesteps, batch, shape.inputs, size, signed, rate, layer.bits)
     if not shape.sources:
         return x, None
     there = source_size(shape, layer, size, gen)
-    return x, random_spikes(gen, timesteps, batch, shape.sources, there, signed, rate)
+    return x, random_spikes(gen, timesteps, batch, shape.sources, there, signed, rate, layer.bits)
 
 
 def reference(layer: SpikingConv, x: Tensor, source: Tensor | None = None) -> tuple[Tensor, Membrane]:
@@ -191,7 +191,7 @@ def agree(
     begin, signed = 0, layer.neuron == "signed"
     for window in windows:
         part = wanted[begin : begin + window.timesteps]
-        assert torch.equal(window.planes.cpu(), pack(part, signed).planes), f"spikes from timestep {begin}"
+        assert torch.equal(window.planes.cpu(), pack(part, signed, layer.bits).planes), f"spikes from timestep {begin}"
         begin += window.timesteps
     assert begin == len(wanted) == found.t
     assert found.v is not None and torch.equal(found.v.cpu(), membrane.v.permute(0, 2, 3, 1).int())
@@ -215,9 +215,10 @@ def check(
         fused = backend.layer(layer, tile)
         for steps in windows if windows is not None else [len(x)]:
             part = slice(begin, begin + steps)
-            side = None if source is None else backend.pack(source[part], signed)
-            spikes.append(fused.run(backend.pack(x[part], signed), side, found, counts=counts))
+            side = None if source is None else backend.pack(source[part], signed, layer.bits)
+            spikes.append(fused.run(backend.pack(x[part], signed, layer.bits), side, found, counts=counts))
             begin += steps
         agree(layer, membrane, found, wanted, spikes)
-    assert torch.equal(counts.cpu() - 7, wanted.abs().sum((0, 1)).permute(1, 2, 0).int())
+    fired = wanted.abs() if layer.bits == 1 else sum((wanted >> bit) & 1 for bit in range(layer.bits))
+    assert torch.equal(counts.cpu() - 7, fired.sum((0, 1)).permute(1, 2, 0).int())
     return wanted

@@ -28,7 +28,7 @@ def missing() -> str:
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "compiles")
 
-KINDS = [kind + side for kind in ("if", "signed", "layerwise") for side in ("", " projection")]
+KINDS = [kind + side for kind in ("if", "signed", "multi-level", "layerwise") for side in ("", " projection")]
 
 
 def shipped(architecture: str, kind: str) -> list[tuple]:

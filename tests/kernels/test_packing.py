@@ -77,7 +77,7 @@ def test_bytes_by_hand():
 
 @pytest.mark.parametrize(
     ("value", "signed", "match"),
-    [(2, False, "0 or 1: got 0 to 2"), (-1, False, "0 or 1: got -1 to 0"), (2, True, "-1, 0 or 1"), (-2, True, "got -2")],
+    [(2, False, "0 to 1: got 0 to 2"), (-1, False, "0 to 1: got -1 to 0"), (2, True, "-1 to 1"), (-2, True, "got -2")],
 )
 def test_other_values_are_refused(value, signed, match):
     spikes = torch.zeros(3, 1, 2, 2, 2, dtype=torch.int8)

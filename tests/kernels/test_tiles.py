@@ -12,7 +12,7 @@ from tests.kernels.kernel_fixtures import SHAPES, output_size, random_inputs, ra
 from zoo.kernels.spiking_conv import PackedMembrane, SpikingLayer, launch, pack, tiles
 from zoo.kernels.spiking_conv.tiles import BUCKETS, Tile, choose, table
 
-KINDS = [kind + side for kind in ("if", "signed", "layerwise") for side in ("", " projection")]
+KINDS = [kind + side for kind in ("if", "signed", "layerwise", "multi-level") for side in ("", " projection")]
 
 
 def every_tile() -> dict[str, dict]:
@@ -49,7 +49,7 @@ def test_every_key_of_a_layer_is_one():
         for key in entries["layers"]:
             kernel, inputs, channels, shortcut, kind = aot.parse_key(key)
             assert kernel in (1, 3) and inputs and channels, (architecture, key)
-            assert shortcut in ("none", "identity", "projection") and kind in ("if", "signed", "layerwise")
+            assert shortcut in ("none", "identity", "projection") and kind in ("if", "signed", "multi-level", "layerwise")
 
 
 def make(pixels: int) -> dict[str, int]:
@@ -99,7 +99,7 @@ def test_every_layer_has_a_tile(architecture, kind):
         assert isinstance(choose(architecture, kind, channels, "unknown"), Tile)
 
 
-@pytest.mark.parametrize("neuron", ["if", "signed"])
+@pytest.mark.parametrize("neuron", ["if", "signed", "multi-level"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_key_says_what_the_layer_is(shape, neuron):
     key = SpikingLayer(random_layer(shape, np.random.default_rng(0), neuron)).key(7, 9)
@@ -114,15 +114,15 @@ def test_what_a_layer_asks_the_table(shape, side, monkeypatch):
     monkeypatch.setattr(launch, "choose", lambda *question: asked.append(question) or Tile(16, 16, 32, 1, 4, 1))
     gen = np.random.default_rng(0)
     with aot.recorded():
-        for neuron in ("if", "signed"):
-            layer = random_layer(shape, gen, neuron)
-            spikes = [x if x is None else pack(x) for x in random_inputs(shape, layer, gen, 3, 1, (4, 6))]
+        for neuron in ("if", "signed", "multi-level"):
+            layer = random_layer(shape, gen, neuron, bits=4 if neuron == "multi-level" else 1)
+            spikes = [x if x is None else pack(x, bits=layer.bits) for x in random_inputs(shape, layer, gen, 3, 1, (4, 6))]
             SpikingLayer(layer).run(*spikes, PackedMembrane())
         counts = [None if x is None else x.planes[0, 0] for x in spikes]
         SpikingLayer(layer).count(*counts, 3)
     size = output_size(layer, (4, 6))
     assert [question[:3] for question in asked] == [
-        ("sm_90", kind + side, shape.channels) for kind in ("if", "signed", "layerwise")
+        ("sm_90", kind + side, shape.channels) for kind in ("if", "signed", "multi-level", "layerwise")
     ]
     assert asked[0][3] == SpikingLayer(random_layer(shape, gen)).key(*size)
 
