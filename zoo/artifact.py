@@ -94,7 +94,8 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
             tensors[f"{spec.name}.v_init"], spec.stride, spec.padding, config.neuron,
             get["shortcut.gain"], get["shortcut.weight"],
             spec.shortcut.stride if spec.shortcut else 1, spec.shortcut.pad if spec.shortcut else 0, spec.max_pool,
-            input_bound=int(tensors["image.table"].double().abs().max()) if spec.source == IMAGE else 1,
+            input_bound=int(tensors["image.table"].double().abs().max()) if spec.source == IMAGE else 2**config.spike_bits - 1,
+            bits=config.spike_bits,
         )  # fmt: skip
     head = Head(tensors["fc.weight"], tensors["fc.scale"], tensors["fc.bias"])
     return SpikingResNet(

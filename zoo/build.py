@@ -30,22 +30,25 @@ class Recipe:
     """Everything about a conversion but the images.
 
     Attributes:
-        theta: threshold [C] of each layer, in ANN units.
+        theta: what a neuron that spikes its most at every timestep stands for, [C] of each layer, in ANN units: its threshold, or
+            the sum of its 2**bits - 1 levels.
         compensation: hu2018's factor on all weights.
         mean, std: per colour channel, for pixels in 0 to 1.
         calibration: None leaves the biases as they are.
+        bits: of a spike.
         tuned: parameters to build from instead of the ANN's own (`zoo.tune`); the ANN stays what layers are compared with.
     """
 
     checkpoint: Checkpoint
     theta: Mapping[str, Tensor]
-    neuron: Literal["if", "signed"]
+    neuron: Literal["if", "signed", "multi-level"]
     schedule: Schedule
     numerics: Literal["int8", "float32"]
     mean: Sequence[float]
     std: Sequence[float]
     calibration: calibrate.Settings | None
     compensation: float = 1.0
+    bits: int = 1
     tuned: Mapping[str, Tensor] | None = None
 
     @property
@@ -56,7 +59,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """How well one layer came through.
+    """How well one layer came through; a graded spike counts as as many as it has bits set.
 
     error: |decoded output - ANN activation|^2 / |ANN activation|^2 on the calibration images; 0 is perfect, 1 as bad as silence.
     firing_rate: spikes per neuron and timestep.
@@ -122,11 +125,11 @@ def build(
             layer = _sweep_causal(recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps)
             train = live.spikes[spec.name]
             decoded = train.total(timesteps).float()
-            fired = sum(train[t].count_nonzero().item() for t in range(timesteps))
+            fired = train.fired(timesteps)
         else:
             layer = _sweep_layerwise(recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps)
             decoded = live.counts[spec.name][timesteps].float()
-            fired = decoded.sum().item()
+            fired = int(decoded.sum().item())
         layers[spec.name], scales[spec.name] = layer, scale
         amplitudes[spec.name] = layer.threshold * scale
         decoded *= amplitudes[spec.name].view(-1, 1, 1) / timesteps
@@ -164,7 +167,8 @@ def _layer(
 ) -> tuple[SpikingConv, Tensor]:
     """The layer with the ANN's bias, and its scale, which puts the largest weight of a channel at 127."""
     params, integer = recipe.params, recipe.numerics == "int8"
-    theta = recipe.theta[spec.name]
+    most = 2**recipe.bits - 1
+    theta = recipe.theta[spec.name] / most
     weight = params[f"{spec.name}.weight"] * recipe.compensation
     if spec.source != IMAGE:
         weight = weight * amplitudes[spec.source].view(1, -1, 1, 1)
@@ -198,7 +202,7 @@ def _layer(
         weight, units(bias), threshold, units(theta / 2), spec.stride, spec.padding, recipe.neuron,
         None if gain is None else units(gain), projection,
         spec.shortcut.stride if spec.shortcut else 1, spec.shortcut.pad if spec.shortcut else 0, spec.max_pool,
-        input_bound=int(table.abs().max()) if spec.source == IMAGE else 1,
+        input_bound=int(table.abs().max()) if spec.source == IMAGE else most, bits=recipe.bits,
     )  # fmt: skip
     return layer, scale
 
@@ -209,7 +213,7 @@ def _rounded(
 ) -> tuple[Tensor, Tensor | None, Tensor]:  # fmt: skip
     """Weights and projection as int8, and what rounding wants added to the bias, in units of `scale`.
 
-    The inputs they are rounded on are the firing rates that the ANN's activations ask for (the stem's: the image).
+    The inputs they are rounded on are the spikes a timestep that the ANN's activations ask for (the stem's: the image).
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -217,7 +221,7 @@ def _rounded(
         activation = live.activations[source]
         if source == IMAGE:
             return activation * _IMAGE_SCALE
-        return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(1)
+        return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(2**recipe.bits - 1)
 
     flat = weight.flatten(1)
     inputs = patches(rates(spec.source), spec.kernel, spec.stride, spec.padding, generator)

@@ -41,14 +41,14 @@ class Settings:
 
 
 class SpikeTrain:
-    """The spikes of a layer so far, timestep by timestep, in one bit each (two where they may be -1).
+    """The spikes of a layer so far, timestep by timestep, in as few bits as they need (two where they may be -1).
 
     As int8, those of a layer of ResNet-50's first stage on 64 images of 224 pixels would be 1.6 GB, and several layers are kept.
     """
 
     def __init__(self, layer: SpikingConv) -> None:
-        self.lowest, self.width = (-1, 2) if layer.neuron == "signed" else (0, 1)
-        self.steps = 0
+        self.lowest, self.width = (-1, 2) if layer.neuron == "signed" else (0, layer.bits)
+        self.bits, self.steps = layer.bits, 0
         self._bytes: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -68,6 +68,10 @@ class SpikeTrain:
         """The spikes of timestep t, int8 [B, C, H, W]."""
         place, shift = divmod(t * self.width, 8)
         return ((self._bytes[place] >> shift) & (2**self.width - 1)).to(torch.int8) + self.lowest
+
+    def fired(self, steps: int) -> int:
+        """Spikes of all neurons in the first `steps` timesteps; a -1 counts as one, a graded one as its bits that are set."""
+        return sum(int(((self[t] >> bit) & 1).sum().item()) for t in range(steps) for bit in range(self.bits))
 
     def total(self, steps: int) -> Tensor:
         """Net spikes of each neuron in the first `steps` timesteps, int32 [B, C, H, W]."""
@@ -116,7 +120,7 @@ def _match(
     """The layer with a bias for each of the first `rows` timesteps, which are run and added to `spikes`."""
     theta = layer.threshold.float()
     sampled = _sample(wanted, settings)
-    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(1).mean(1)
+    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.most).mean(1)
     fired = torch.zeros_like(rate)
     shifts: list[Tensor] = []
     for t in range(settings.rows):
@@ -125,7 +129,7 @@ def _match(
 
         def adjust(t: int, v: Tensor, missing: Tensor = missing) -> Tensor:
             owing = None if membrane.emitted is None else _by_channel(membrane.emitted, sampled) > 0
-            shift = _shift(_by_channel(v, sampled) / theta[:, None], missing, owing) * theta
+            shift = _shift(_by_channel(v, sampled) / theta[:, None], missing, owing, layer.most) * theta
             shifts.append(shift.round() if layer.integer else shift)
             return shifts[-1].to(v.dtype)
 
@@ -169,14 +173,16 @@ def _by_channel(values: Tensor, sampled: Tensor) -> Tensor:
     return values.permute(0, 2, 3, 1).flatten(0, 2)[sampled].float().T.contiguous()
 
 
-def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None) -> Tensor:
+def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, most: int) -> Tensor:
     """The smallest shift [C], in thresholds, whose mean spikes are nearest to `missing` [C].
 
     potential [C, n] in thresholds; owing [C, n] marks the neurons that would take a spike back under zero (`signed`).
     """
     count = potential.shape[1]
     grid = _GRID.expand(len(potential), -1)
-    fires = count - torch.searchsorted(potential.sort(1).values, (1 - grid).contiguous())
+    ranked = potential.sort(1).values
+    # A graded spike of k is k thresholds passed.
+    fires = sum((count - torch.searchsorted(ranked, (k - grid).contiguous()) for k in range(1, most + 1)), torch.zeros(()))
     if owing is not None:
         below = potential.masked_fill(~owing, torch.inf).sort(1).values
         fires = fires - torch.searchsorted(below, (-grid).contiguous())

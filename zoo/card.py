@@ -22,6 +22,7 @@ _MAX_BYTES = 8_000_000
 _NEURONS = {
     ("if", "causal"): "an integrate-and-fire neuron with soft reset, whose spikes are 0 or 1",
     ("signed", "causal"): "an integrate-and-fire neuron with soft reset that can take a spike back, whose spikes are -1, 0 or 1",
+    ("multi-level", "causal"): "an integrate-and-fire neuron with soft reset and graded spikes, 0 to 2^bits - 1",
     ("if", "layerwise"): "an integrate-and-fire neuron that fires, 0 or 1, after it has received all its input",
 }
 

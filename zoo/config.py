@@ -112,7 +112,8 @@ class Config(_Strict):
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig
     numerics: Literal["int8", "float32"]
-    neuron: Literal["if", "signed"]
+    neuron: Literal["if", "signed", "multi-level"]
+    spike_bits: Literal[1, 2, 4] = 1
     schedule: Literal["causal", "layerwise"]
     timesteps: Annotated[int, Field(ge=1, le=4096)]
     readout_delay: dict[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=0, le=4096)]]
@@ -127,6 +128,14 @@ class Config(_Strict):
     def _names_match(self) -> Config:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _graded_spikes(self) -> Config:
+        if (self.neuron == "multi-level") != (self.spike_bits > 1):
+            raise ValueError(f"{self.neuron} neurons do not have spikes of {self.spike_bits} bits")
+        if self.spike_bits > 1 and self.schedule != "causal":
+            raise ValueError("multi-level neurons are causal")
         return self
 
     @model_validator(mode="after")

@@ -61,6 +61,9 @@ DEFAULTS: dict[str, dict[str, Value]] = {
     },
 }  # fmt: skip
 
+_BITS = (2, 4)  # of a graded spike; a byte holds a whole number of them
+_GRADED_STEPS = 4  # timesteps that thresholds of graded spikes are chosen for
+
 # Numbers among the parameters are 1 or more, but for these.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "percentile": (1e-6, 1.0), "tune": (0, 10**6), "tune_rate": (1e-9, 1.0), "rate": (1e-9, 10.0),
@@ -105,7 +108,7 @@ class Conversion:
 
 def convert(
     checkpoint: Checkpoint, images: ImageSet | None, *, method: Literal["hu2018", "calibrated", "data-free"] = "calibrated",
-    neuron: Literal["if", "signed"] = "if", schedule: Literal["causal", "layerwise"] = "causal",
+    neuron: Literal["if", "signed", "multi-level"] = "if", schedule: Literal["causal", "layerwise"] = "causal",
     numerics: Literal["int8", "float32"] = "int8", timesteps: int = 32, samples: int | None = None, seed: int = 0,
     mean: Sequence[float] | None = None, std: Sequence[float] | None = None, input_size: int | None = None,
     resize: int | None = None, interpolation: Literal["bilinear", "bicubic"] | None = None, license: str | None = None,
@@ -132,6 +135,8 @@ def convert(
     Raises:
         UsageError: an unknown method or parameter, no images, images of the wrong kind, timesteps < 1, a combination that does
             not exist (`signed` and `layerwise`), or data-free and a checkpoint without BatchNorm statistics.
+
+    A multi-level neuron takes one parameter more, `bits` (2 or 4, default 4), of its graded spikes.
     """
     settings = _settings(method, neuron, schedule, numerics, timesteps, parameters)
     arguments.check_calibration(method, images is not None)
@@ -172,6 +177,7 @@ def convert(
     recipe = Recipe(
         checkpoint, theta, neuron, schedule, numerics, mean, std,
         calibrate.Settings(rows=int(settings["rows"]), seed=seed) if settings.get("bias") == "matched" else None,
+        bits=int(settings.get("bits", 1)),
     )  # fmt: skip
     if settings.get("tune"):
         recipe = _tuned(recipe, images, prep, timesteps, settings, seed, report)
@@ -188,7 +194,7 @@ def convert(
         "preprocess": PreprocessConfig(
             input_size=prep.input_size, resize=prep.resize, interpolation=prep.interpolation, mean=list(mean), std=list(std)
         ),
-        "numerics": numerics, "neuron": neuron, "schedule": schedule, "timesteps": timesteps,
+        "numerics": numerics, "neuron": neuron, "spike_bits": recipe.bits, "schedule": schedule, "timesteps": timesteps,
         "readout_delay": built.network.delay,
         "bias_rows": max(len(layer.bias) for layer in built.network.layers.values()),
         "method": MethodConfig(name=method, parameters=settings),
@@ -207,20 +213,20 @@ def _settings(
     method: str, neuron: str, schedule: str, numerics: str, timesteps: int, parameters: Mapping[str, Value] | None
 ) -> dict[str, Value]:
     for what, value, known in (
-        ("method", method, tuple(DEFAULTS)), ("neuron", neuron, ("if", "signed")),
+        ("method", method, tuple(DEFAULTS)), ("neuron", neuron, ("if", "signed", "multi-level")),
         ("schedule", schedule, ("causal", "layerwise")), ("numerics", numerics, ("int8", "float32")),
     ):  # fmt: skip
         if value not in known:
             raise UsageError(f"{what} {value!r} is unknown: use {' or '.join(known)}")
     if not 1 <= timesteps <= 4096:
         raise UsageError(f"timesteps must be 1 to 4096, not {timesteps}: choose how many the network is meant for, 32 say")
-    if neuron == "signed" and schedule == "layerwise":
-        raise UsageError("a layerwise neuron fires after all its input and takes nothing back: use --neuron if")
+    if neuron != "if" and schedule == "layerwise":
+        raise UsageError(f"a layerwise neuron fires once, after all its input, and is never {neuron}: use --neuron if")
     settings = dict(DEFAULTS[method])
-    if method != "hu2018":
-        # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
-        # (python -m benchmarks.thresholds).
-        settings["levels"] = timesteps if schedule == "layerwise" else 16
+    if neuron == "multi-level":
+        if method == "hu2018":
+            raise UsageError("hu2018 is a method for binary spikes: use --method calibrated with --neuron multi-level")
+        settings["bits"] = _BITS[-1]
     for name, setting in (parameters or {}).items():
         if name not in settings:
             raise UsageError(f"{method} has no parameter {name!r}: it has {', '.join(settings)}")
@@ -232,9 +238,15 @@ def _settings(
         if number and not lowest <= float(setting) <= highest:
             raise UsageError(f"{name} must be {lowest} to {highest}, not {setting}: it is {settings[name]!r} by default")
         settings[name] = setting
-    for name, known in (("bias", ("matched", "ann")), ("delay", ("search", "none"))):
-        if settings.get(name, known[0]) not in known:
-            raise UsageError(f"{name} {settings[name]!r} is unknown: use {' or '.join(known)}")
+    choices: dict[str, tuple[Value, ...]] = {"bias": ("matched", "ann"), "delay": ("search", "none"), "bits": _BITS}
+    for name, allowed in choices.items():
+        if settings.get(name, allowed[0]) not in allowed:
+            raise UsageError(f"{name} {settings[name]!r} is unknown: use {' or '.join(map(str, allowed))}")
+    if method != "hu2018" and "levels" not in (parameters or {}):
+        # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
+        # (python -m benchmarks.thresholds). Graded spikes have 2**bits - 1 levels a timestep.
+        graded = _GRADED_STEPS * (2 ** int(settings["bits"]) - 1) if neuron == "multi-level" else 16
+        settings["levels"] = timesteps if schedule == "layerwise" else graded
     return settings
 
 

@@ -4,12 +4,12 @@ Definitions (NeuroBench 2.3, arXiv:2304.04640): an effective synaptic operation 
 input; with a binary or ternary input it is an accumulate (AC), otherwise a multiply-accumulate (MAC). Bias, pooling and
 normalisation are not counted. Here, per image: every layer behind the stem counts ACs; the stem sees a constant image, is
 computed once, and counts MACs once; the classifier reads accumulated counts once and counts MACs. An identity shortcut is a
-synapse too: one AC a spike.
+synapse too: one AC a spike. A graded spike is as many binary ones, of weights 1, 2, 4, ..., as it has bits set, and as many ACs.
 
 Energy is modelled, not measured: Horowitz, ISSCC 2014, 45 nm: float32 multiply 3.7 pJ, add 0.9 pJ; int8 multiply 0.2 pJ,
 int32 add 0.1 pJ; a multiply by b bits costs b/8 of it. Moving data is not counted, which favours the spiking network
 (arXiv:2409.08290). The fair rival of T timesteps of binary spikes is an ANN with int8 weights and activations of ceil(log2(T
-+ 1)) bits.
++ 1)) bits; of spikes of b bits, ceil(log2(T (2**b - 1) + 1)).
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ def dense_macs(network: SpikingResNet, height: int, width: int) -> float:
     return total + network.head.weight.numel()
 
 
-def modelled_energy(acs: float, macs: float, ann_macs: float, timesteps: int) -> dict[str, float]:
+def modelled_energy(acs: float, macs: float, ann_macs: float, timesteps: int, spike_bits: int = 1) -> dict[str, float]:
     """Energy per image in nanojoule, modelled at 45 nm.
 
     `snn_float`, `ann_float`: the field's usual model, 0.9 pJ an AC and 4.6 pJ a MAC. `snn_int8`, `ann_quantised`: int8
-    weights; the ANN's activations have ceil(log2(T + 1)) bits, which is as precise as T timesteps.
+    weights; the ANN's activations have ceil(log2(T (2**spike_bits - 1) + 1)) bits, which is as precise as T timesteps.
     """
-    bits = max(1, math.ceil(math.log2(timesteps + 1)))
+    bits = max(1, math.ceil(math.log2(timesteps * (2**spike_bits - 1) + 1)))
     return {
         "snn_float": (acs * FLOAT_AC + macs * FLOAT_MAC) / 1e3,
         "ann_float": ann_macs * FLOAT_MAC / 1e3,

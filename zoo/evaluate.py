@@ -63,7 +63,8 @@ class Row(_Model):
     """One number of timesteps.
 
     top1 in percent with its 95 % Wilson interval; top5, where there are more than five classes; firing_rate in spikes per neuron
-    and timestep; operations per image; energy_nj per image, modelled at 45 nm (`zoo.energy`).
+    and timestep, a graded spike as many as it has bits set; operations per image; energy_nj per image, modelled at 45 nm
+    (`zoo.energy`).
     """
 
     timesteps: int
@@ -99,7 +100,8 @@ class Evaluation(_Model):
     """Everything one evaluation measured, and the config of what was measured; `eval.json` is its dump, and makes a card alone.
 
     images_per_second is the time for the longest run alone (causal), memory the process's peak (on a GPU, the GPU's); of several
-    processes the slowest's and the largest. seconds are those since it was last taken up.
+    processes the slowest's and the largest. seconds are those since it was last taken up. activation_sparsity is the share of
+    bits, of all spikes, that are not set.
     """
 
     name: str
@@ -207,7 +209,7 @@ def evaluate(
                 top5=_top5(config, counted.hits, count),
                 firing_rate=sum(counted.spikes.values()) / (sum(neurons.values()) * count * mark),
                 effective_acs=operations.acs, effective_macs=operations.macs,
-                energy_nj=modelled_energy(operations.acs, operations.macs, ann_macs, mark),
+                energy_nj=modelled_energy(operations.acs, operations.macs, ann_macs, mark, config.spike_bits),
             )
         )  # fmt: skip
     layers = [
@@ -227,7 +229,7 @@ def evaluate(
             top1=100 * tally.ann.top1 / count, top5=_top5(config, tally.ann, count), source=config.source.name
         ),
         rows=rows, layers=layers, classes=_class_rows(config, images, tally, wanted[-1], with_ann=source is not None),
-        activation_sparsity=1 - rows[-1].firing_rate, footprint_bytes=footprint(network),
+        activation_sparsity=1 - rows[-1].firing_rate / config.spike_bits, footprint_bytes=footprint(network),
         artifact_bytes=sum((Path(folder) / name).stat().st_size for name in (artifact.CONFIG, artifact.WEIGHTS)),
         images_per_second={run_to: count / spent for run_to, spent in tally.seconds.items()},
         peak_memory_bytes=tally.memory, seconds=time.perf_counter() - started, device=device, backend=network.backend,

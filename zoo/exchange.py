@@ -139,7 +139,7 @@ def _shortcut(spec: Layer, layer: SpikingConv, source: int) -> Tensor:
 
 def _check(config: Config, network: SpikingResNet) -> None:
     reasons = {
-        "signed neurons: its neurons spike 0 or 1": config.neuron != "if",
+        f"{config.neuron} neurons: its neurons spike 0 or 1": config.neuron != "if",
         "the layerwise schedule: its neurons fire while they receive": config.schedule != "causal",
         "max-pooling": any(spec.max_pool for spec in network.net.layers),
         "float32 networks, as this export relies on integers": config.numerics != "int8",

@@ -42,7 +42,7 @@ class Run:
     Attributes:
         logits: float64 [T, B, classes]; row t - 1 is the read-out after t timesteps (layerwise: one row, after all of them).
         spikes: spikes per neuron, summed over the batch, for each layer and each timestep asked for: int64 [C, H, W] in
-            `spikes[t][layer]`; a -1 counts as one spike.
+            `spikes[t][layer]`; a -1 counts as one spike, a graded one as its bits that are set.
     """
 
     logits: Tensor
@@ -80,6 +80,8 @@ class SpikingResNet:
         image_table: int16 (or float) [C, 256]: what a uint8 pixel of colour channel C becomes.
         delay: timesteps the read-out skips: `delay[t]` for a run read after t timesteps, from the largest key <= t.
 
+    `spike_bits` are those of each spike: 1, or more where they are graded.
+
     `backend` is torch until `with_backend` says otherwise; no backend changes a spike.
     """
 
@@ -112,6 +114,10 @@ class SpikingResNet:
     def integer(self) -> bool:
         """Whether it computes in integers (int8 weights), as every network of the zoo does."""
         return all(layer.integer for layer in self.layers.values())
+
+    @property
+    def spike_bits(self) -> int:
+        return self.layers[self.net.layers[0].name].bits
 
     def with_backend(self, backend: Backend) -> SpikingResNet:
         """The same network on another backend: `auto`, `triton`, `torch` or `interpret` (`zoo.packed`).
@@ -234,7 +240,7 @@ class SpikingResNet:
             else:
                 spikes = layer.run(out[spec.source], out[spec.shortcut.source] if spec.shortcut else None, membrane)
             if totals is not None:
-                totals[spec.name].add_(_count_over_time_and_batch(spikes))
+                totals[spec.name].add_(_count_over_time_and_batch(spikes, layer.bits))
             if watch is not None:
                 watch(spec.name, spikes)
             out[spec.name] = spikes
@@ -296,11 +302,14 @@ def windows(timesteps: int, window: int, marks: Sequence[int]) -> Iterable[tuple
         begin = end
 
 
-def _count_over_time_and_batch(spikes: Tensor) -> Tensor:
-    """Spikes per neuron, int64 [C, H, W], of int8 spikes [T, B, C, H, W]; a -1 counts as one."""
+def _count_over_time_and_batch(spikes: Tensor, bits: int) -> Tensor:
+    """Spikes per neuron, int64 [C, H, W], of int8 spikes [T, B, C, H, W]; a -1 counts as one, a graded one as its bits set."""
     rows = spikes.permute(0, 1, 3, 4, 2)
     height, width, channels = rows.shape[2:]
-    total = sum_rows(rows.reshape(-1, height * width * channels).bitwise_and(1))
+    flat = rows.reshape(-1, height * width * channels)
+    total = sum_rows(flat.bitwise_and(1))
+    for bit in range(1, bits):
+        total += sum_rows((flat >> bit).bitwise_and_(1))
     return total.view(height, width, channels).permute(2, 0, 1)
 
 

@@ -71,7 +71,8 @@ def _energy(console: Console, found: Evaluation) -> None:
         )  # fmt: skip
     print_lines(console, ["synaptic operations and energy of one image; energy modelled at 45 nm, not measured"])
     console.print(table)
-    print_lines(console, ["quantised ANN: int8 weights, activations of log2(T + 1) bits; moving data is not counted", ""])
+    levels = "T" if found.config.spike_bits == 1 else f"{2**found.config.spike_bits - 1} T"
+    print_lines(console, [f"quantised ANN: int8 weights, activations of log2({levels} + 1) bits; moving data is not counted", ""])
 
 
 def _firing_rates(console: Console, found: Evaluation) -> None:
@@ -118,7 +119,7 @@ def facts(console: Console, entry: Entry) -> None:
         "Network": {
             "architecture": f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes",
             "input": f"{size}{resize}; mean {_list(made.mean)}, std {_list(made.std)}",
-            "neuron": f"{config.neuron}, {config.schedule}",
+            "neuron": f"{config.neuron}, {config.schedule}" + (f", {config.spike_bits} bits" if config.spike_bits > 1 else ""),
             "numerics": config.numerics,
             "timesteps": config.timesteps,
         },

@@ -75,6 +75,8 @@ class NaiveNeurons:
     def step(self, current: np.ndarray | int) -> np.ndarray:
         self.v = self.v + current
         spike = (self.v >= self.threshold).astype(np.int64)
+        if self.layer.neuron == "multi-level":
+            spike = np.clip(self.v // self.threshold, 0, self.layer.most)
         if self.layer.neuron == "signed":
             spike[(self.v < 0) & (self.sum > 0)] = -1
         self.v -= spike * self.threshold
@@ -149,8 +151,8 @@ def tiny_topology(form: str) -> Topology:
 
 
 def random_network(net: Topology, *, neuron: str = "if", schedule: str = "causal", seed: int = 0) -> SpikingResNet:
-    """An integer network whose layers all fire, and none of them always."""
-    gen = torch.Generator().manual_seed(seed)
+    """An integer network whose layers all fire, and none of them always; a multi-level one has spikes of 4 bits."""
+    gen, bits = torch.Generator().manual_seed(seed), 4 if neuron == "multi-level" else 1
 
     def draw(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.randint(low, high + 1, shape, generator=gen).to(dtype)
@@ -169,7 +171,7 @@ def random_network(net: Topology, *, neuron: str = "if", schedule: str = "causal
             draw(-127, 127, c, spec.in_channels, spec.kernel, spec.kernel, dtype=torch.int8),
             draw(-size // 8, size // 3, 1 if stem else 3, c), threshold, threshold // 2, spec.stride, spec.padding,
             neuron, gain, projection, spec.shortcut.stride if spec.shortcut else 1,
-            spec.shortcut.pad if spec.shortcut else 0, spec.max_pool, input_bound=512 if stem else 1,
+            spec.shortcut.pad if spec.shortcut else 0, spec.max_pool, input_bound=512 if stem else 2**bits - 1, bits=bits,
         )  # fmt: skip
     head = Head(
         draw(-127, 127, net.num_classes, net.features, dtype=torch.int8),

@@ -14,7 +14,9 @@ from zoo import convert as conversion
 from zoo.build import image_table
 from zoo.convert import convert
 from zoo.data import Preprocess
+from zoo.energy import dense_macs, modelled_energy
 from zoo.errors import UsageError
+from zoo.evaluate import evaluate
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.network import look_up
 from zoo.resnet import ann_forward
@@ -38,6 +40,37 @@ def test_every_combination_saves_and_verifies(converted, tmp_path, method, neuro
     assert [check.ok for check in artifact.verify(tmp_path / "a", deep=True)] == [True] * 3
     assert all(np.isfinite(layer.error) and 0 <= layer.firing_rate <= 1 for layer in made.layers)
     assert len(made.layers) == 19 and made.summary()["agreement"] == made.agreement
+
+
+@pytest.mark.parametrize("numerics", ["int8", "float32"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_graded_spikes(converted, digits_test, digits_file, tmp_path, bits, numerics):
+    """Levels carry what timesteps would: T = 1 of 4 bits is nearer to the ANN than T = 4 of one bit."""
+    some = digits_test.take(200, 1)
+
+    def right(name, timesteps, **how):
+        made = converted(numerics=numerics, timesteps=4, **how)
+        made.save(tmp_path / name)
+        assert [check.ok for check in artifact.verify(tmp_path / name, deep=True)] == [True] * 3
+        return evaluate(tmp_path / name, some, [timesteps], ann=digits_file)
+
+    graded = right("graded", 1 if bits == 4 else 2, neuron="multi-level", parameters={"rows": 4, "bits": bits})
+    binary = right("binary", 4, parameters={"rows": 4})
+    assert graded.config.spike_bits == bits and graded.rows[-1].top1 > binary.rows[-1].top1 + 2
+    assert graded.rows[-1].top1 > graded.ann.top1 - 2
+    config, tensors = artifact.read(tmp_path / "graded")
+    network = artifact.network_of(config, tensors)
+    seen = []
+    network.run(some.batch(slice(20), PREP), 2, watch=lambda name, spikes: seen.append(spikes))
+    assert {int(s.max()) for s in seen} == {2**bits - 1} and min(int(s.min()) for s in seen) == 0
+    # Every bit that is set is an operation, and the rival is as precise as T times the levels.
+    run = network.run(some.batch(slice(20), PREP), 2, snapshots=[2])
+    last = network.net.layers[-1].name
+    assert run.spikes[2][last].sum() == sum(((seen[-1] >> bit) & 1).sum() for bit in range(bits))
+    levels = graded.rows[-1].timesteps * (2**bits - 1)
+    assert graded.rows[-1].energy_nj["ann_quantised"] == pytest.approx(
+        modelled_energy(0, 0, dense_macs(network, 8, 8), levels)["ann_quantised"]
+    )
 
 
 def test_converted_twice_gives_the_same_bytes(digits_ann, digits, tmp_path):
@@ -191,16 +224,17 @@ def test_patches_are_the_inputs_of_a_convolution():
     assert torch.allclose(found.sort(0).values, wanted.sort(0).values, atol=1e-5)
 
 
-@pytest.mark.parametrize("neuron", ["if", "signed"])
+@pytest.mark.parametrize("neuron", ["if", "signed", "multi-level"])
 def test_calibrated_channels_fire_as_often_as_wanted(neuron):
+    bits = 4 if neuron == "multi-level" else 1
     generator = torch.Generator().manual_seed(0)
     weight = torch.randint(-60, 60, (4, 3, 3, 3), generator=generator).to(torch.int8)
     threshold = torch.tensor([300, 500, 200, 400], dtype=torch.int32)
     bias = torch.full((1, 4), -150, dtype=torch.int32)
-    layer = SpikingConv(weight, bias, threshold, threshold // 2, padding=1, neuron=neuron)
+    layer = SpikingConv(weight, bias, threshold, threshold // 2, padding=1, neuron=neuron, bits=bits)
     spikes = (torch.rand(12, 40, 3, 10, 10, generator=generator) < 0.3).to(torch.int8)
     wanted = torch.rand(40, 4, 10, 10, generator=generator) * threshold.view(-1, 1, 1) * 0.6
-    train = calibrate.SpikeTrain(SpikingConv(weight, bias, threshold, threshold))
+    train = calibrate.SpikeTrain(replace(layer, neuron="if" if bits == 1 else neuron))
     for now in spikes:
         train.append(now)
     found, kept = calibrate.causal(layer, train, None, wanted, 12, calibrate.Settings(rows=12, sample=10**6))

@@ -118,7 +118,10 @@ def test_one_bias_row() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"neuron": "signed"}, "signed"), ({"schedule": "layerwise"}, "layerwise"), ({"numerics": "float32"}, "float32")],
+    [
+        ({"neuron": "signed"}, "signed"), ({"neuron": "multi-level"}, "multi-level"),
+        ({"schedule": "layerwise"}, "layerwise"), ({"numerics": "float32"}, "float32"),
+    ],
 )
 def test_what_NIR_cannot_say(changes: dict[str, str], word: str) -> None:
     config, tensors = artifact.read(registry.resolve(NAME))

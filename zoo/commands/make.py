@@ -43,7 +43,10 @@ def convert(
         Literal["calibrated", "hu2018", "data-free"],
         typer.Option(help="How it is converted; data-free: on images made from its BatchNorm statistics."),
     ] = "calibrated",
-    neuron: Annotated[Literal["if", "signed"], typer.Option(help="signed may take spikes back.")] = "if",
+    neuron: Annotated[
+        Literal["if", "signed", "multi-level"],
+        typer.Option(help="signed may take spikes back; multi-level has graded spikes of 4 bits, for T = 1 to 8."),
+    ] = "if",
     schedule: Annotated[
         Literal["causal", "layerwise"], typer.Option(help="layerwise: a layer starts when the one before is done.")
     ] = "causal",
