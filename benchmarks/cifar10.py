@@ -46,6 +46,8 @@ class Case:
 
     @property
     def parameters(self) -> dict[str, float]:
+        if self.neuron == "multi-level":
+            return {"rows": 8}
         if not self.tuned:
             return {}
         steps, rate = TUNING[self.arch]
@@ -64,6 +66,7 @@ def cases() -> list[Case]:
     """The order in which they are worth having."""
     part = ("resnet32", "resnet44")
     rows = [Case("resnet20", "calibrated", neuron) for neuron in ("if", "signed")]
+    rows += [Case(arch, "calibrated", "multi-level", made_for=4, timesteps=(1, 2, 4, 8)) for arch in CHECKPOINTS]
     rows += [Case("resnet56", "calibrated"), Case("resnet56", "calibrated", "signed", timesteps=STEPS[:4])]
     for made_for in (8, 16, 32):
         rows += [
@@ -119,7 +122,8 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
 def render() -> str:
     """The tables as Markdown, from the result files."""
     lines = []
-    header = "| network (ANN) | method | spikes | weights | images | " + " | ".join(f"T={t}" for t in (*STEPS, 128, 350)) + " |"
+    columns = (1, 2, *STEPS, 128, 350)
+    header = "| network (ANN) | method | spikes | weights | images | " + " | ".join(f"T={t}" for t in columns) + " |"
     lines += [header, "|" + "---|" * (header.count("|") - 1)]
     merged: dict[tuple[str, ...], dict[int, float]] = {}
     for path in sorted(RESULTS.glob("*.json")):
@@ -133,7 +137,7 @@ def render() -> str:
         )  # fmt: skip
         merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in result["rows"]})
     for key, row in sorted(merged.items()):
-        cells = [f"{row[t]:.2f}" if t in row else "" for t in (*STEPS, 128, 350)]
+        cells = [f"{row[t]:.2f}" if t in row else "" for t in columns]
         lines.append("| " + " | ".join([*key, *cells]) + " |")
     return "\n".join(lines)
 
