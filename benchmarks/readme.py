@@ -40,7 +40,8 @@ def family() -> str:
         stage, epochs = result["config"]["source"]["training"], []
         levels = stage["settings"]["levels"]
         while stage is not None:
-            epochs.insert(0, str(stage["epochs"]))
+            other = stage.get("arch") not in (None, result["arch"])
+            epochs.insert(0, f"{stage['epochs']} as {stage['arch']}" if other else str(stage["epochs"]))
             stage = stage["start"]
         top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
         cells = [result["arch"], f"{levels} levels, learnt thresholds" if levels else "ReLU", " + ".join(epochs)]

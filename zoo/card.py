@@ -161,11 +161,11 @@ def trainings(last: TrainingConfig | None) -> list[TrainingConfig]:
 
 def _train_command(config: Config, training: TrainingConfig, begins: str | None, out: str) -> str:
     s = training.settings
-    words = ["zoo", "train", config.arch, "--dataset", training.dataset, "--epochs", str(training.epochs)]
+    words = ["zoo", "train", training.arch or config.arch, "--dataset", training.dataset, "--epochs", str(training.epochs)]
     words += ["--batch-size", str(s["batch_size"]), "--rate", str(s["peak_rate"]), "--levels", str(s["levels"])]
     words += ["--seed", str(s["seed"]), "--precision", str(s["precision"])]
     if begins:
-        words += ["--start", f"{begins}/{config.arch}.safetensors"]
+        words += ["--start", f"{begins}/{(training.start and training.start.arch) or config.arch}.safetensors"]
     return shlex.join([*words, "--out", out])
 
 
@@ -174,7 +174,8 @@ def _own_parameters(config: Config) -> dict[str, Any]:
     from zoo.convert import DEFAULTS
 
     defaults = DEFAULTS[config.method.name]
-    given = {n: v for n, v in config.method.parameters.items() if n in defaults and defaults[n] != v and n != "images"}
+    differing = {n: v for n, v in config.method.parameters.items() if n in defaults and defaults[n] != v and n != "images"}
+    given = differing | ({"bits": config.spike_bits} if config.spike_bits > 1 else {})
     if given.get("thresholds") == "learnt":
         del given["thresholds"]
     return given

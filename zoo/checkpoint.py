@@ -116,7 +116,7 @@ def training_of(path: Path, sha256: str) -> TrainingConfig | None:
         log = json.loads(path.with_name("log.json").read_bytes())
         if log["sha256"] == sha256:
             return TrainingConfig(
-                dataset=log["dataset"] or log["train"], images=log["train_images"], epochs=log["epochs"],
+                arch=log["arch"], dataset=log["dataset"] or log["train"], images=log["train_images"], epochs=log["epochs"],
                 seconds=log["seconds"], top1=log["top1"], settings=log["plan"], mean=log["mean"], std=log["std"],
                 input_size=log["input_size"], start=log["start"],
             )  # fmt: skip

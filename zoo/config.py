@@ -38,12 +38,14 @@ class PreprocessConfig(_Strict):
 
 
 class TrainingConfig(_Strict):
-    """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from, if it did.
+    """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from, if it did; that may be one of a
+    shallower network (`arch`; None is the artifact's own).
 
     mean, std and input_size say how images became its input; seconds is the time the steps took, top1 the ANN's accuracy in
     percent on the test split, measured once at the end.
     """
 
+    arch: Text | None = None
     dataset: Text
     images: Annotated[int, Field(ge=1)]
     epochs: Annotated[int, Field(ge=1)]

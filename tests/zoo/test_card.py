@@ -173,5 +173,9 @@ def test_a_training_that_began_from_another_gives_both_commands(folder):
     assert "--start" not in commands[0] and commands[0].endswith("--out stage1")
     assert commands[1].endswith("--start stage1/resnet20.safetensors --out stage2")
     assert commands[2].endswith("--start stage2/resnet20.safetensors --out .")
+    first |= {"arch": "resnet32"}
+    grown = card.render(Evaluation.model_validate(found))
+    assert "zoo train resnet32 --dataset" in grown and "--start stage1/resnet32.safetensors --out stage2" in grown
+    assert "That one began from a resnet32 trained with ReLU" in grown
     assert "It began from a network trained with 4 levels for 9 epochs" in text
     assert "That one began from a network trained with ReLU for 7 epochs" in text

@@ -268,6 +268,7 @@ def test_the_log_travels_with_the_checkpoint_into_the_artifact(digits, tmp_path)
     second = run("b", levels=4, start=first)
     facts = read_checkpoint(second, "resnet20").training
     assert (facts.dataset, facts.images, facts.epochs, facts.settings["levels"]) == ("digits", 1437, 1, 4)
+    assert facts.arch == "resnet20"
     assert (facts.start.settings["levels"], facts.start.start) == (0, None)
     assert (facts.mean, facts.std, facts.input_size) == (list(MEAN), list(STD), 8)
     made = convert(read_checkpoint(second, "resnet20"), digits, method="hu2018", samples=20, parameters={"steps": 1})
