@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from torch import Tensor
 from zoo.config import TrainingConfig
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.resnet import Moments, StrideIn, Topology, fold_batchnorm, recorded_moments, topology
+from zoo.store import cache_folder
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "model_ema")
 _MAX_WRAPPERS = 8
@@ -121,12 +121,6 @@ def training_of(path: Path, sha256: str) -> TrainingConfig | None:
                 input_size=log["input_size"], start=log["start"],
             )  # fmt: skip
     return None
-
-
-def cache_folder() -> Path:
-    """Where the zoo keeps what it can make or fetch again: $ZOO_HOME, or spiking-zoo in the user's cache folder."""
-    home = os.environ.get("ZOO_HOME")
-    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spiking-zoo"
 
 
 def _remember_source(sha256: str, path: Path) -> None:

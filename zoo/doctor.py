@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from zoo import __version__, hub, store
+from zoo import __version__, hub, recipes, store
 from zoo.errors import ZooError
 
 _PACKAGES = ("torch", "triton", "safetensors", "huggingface-hub", "numpy", "pydantic", "pyarrow", "matplotlib")
@@ -65,13 +65,11 @@ def _hub(endpoint: str | None, offline: bool) -> dict[str, Any]:
 def _cache() -> dict[str, Any]:
     from huggingface_hub import constants
 
-    from zoo.checkpoint import cache_folder
-
     folder = Path(constants.HF_HUB_CACHE)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     found = list(store.snapshots())
     return {
         "folder": str(folder), "models": sum(one.whole for one in found), "unfinished": sum(not one.whole for one in found),
         "bytes": sum(one.size for one in found), "free": shutil.disk_usage(there).free, "writable": os.access(there, os.W_OK),
-        "notes": str(cache_folder()),
+        "made": sum(1 for _ in recipes.everything()), "notes": str(store.cache_folder()),
     }  # fmt: skip

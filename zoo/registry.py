@@ -9,21 +9,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
-from zoo import hub, store
+from zoo import hub, recipes, store
 from zoo.config import Config, Sha256, parse_config
-from zoo.errors import IntegrityError, NetworkError, NotFoundError, ZooError
+from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 
 if TYPE_CHECKING:
     from zoo.artifact import Check
 
 _SHIPPED = Path(__file__).parent / "models"
+Origin = Literal["shipped", "cached", "made", "folder"]
 
 
 class Named(BaseModel):
@@ -64,7 +65,7 @@ class Entry:
     config: Config
     size: int
     evaluation: dict[str, Any] | None
-    origin: Literal["shipped", "cached", "folder"] = "folder"
+    origin: Origin = "folder"
     commit: str | None = None
 
 
@@ -86,8 +87,12 @@ def entry(folder: Path, name: str | None = None) -> Entry:
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{measured} is not valid JSON ({str(error)[:80]}): fetch the artifact again") from error
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    pulled = store.name_of(folder) != folder.resolve().name
-    origin: Literal["shipped", "cached", "folder"] = "cached" if pulled else "shipped" if folder.parent == _SHIPPED else "folder"
+    pulled = store.is_cached(folder)
+    origin: Origin = "folder"
+    if folder.parent == _SHIPPED:
+        origin = "shipped"
+    elif pulled or store.is_made(folder):
+        origin = "cached" if pulled else "made"
     return Entry(name or store.name_of(folder), folder, config, size, evaluation, origin, folder.name if pulled else None)
 
 
@@ -101,10 +106,16 @@ def shipped() -> list[Entry]:
 
 
 def at_hand() -> list[Entry]:
-    """The artifacts that need no network: those inside the package, then the whole ones in the cache."""
+    """The artifacts that need no network: those inside the package, the whole ones in the cache, and those that were made."""
     names = {(named.repo, named.revision): name for name, named in index().items() if named.repo}
     pulled = [one for one in store.snapshots() if one.whole]
-    return shipped() + [entry(one.folder, names.get((one.repo, one.commit))) for one in pulled]
+    made = [one.folder for one in recipes.everything() if one.state == "current"]
+    return shipped() + [entry(one.folder, names.get((one.repo, one.commit))) for one in pulled] + [entry(one) for one in made]
+
+
+def to_make() -> list[recipes.Recipe]:
+    """The recipes that were not followed yet: `zoo pull` does."""
+    return [recipe for name, recipe in recipes.RECIPES.items() if recipes.current(name) is None]
 
 
 def resolve(
@@ -112,11 +123,12 @@ def resolve(
 ) -> Path:
     """The artifact folder of what a user names; the first of these that it is:
 
-    a folder; a model that ships; a pinned name or an `org/name[@revision]` in the hub client's cache; the same on the hub, from
-    where it is pulled. `org/name` of the cache is the newest that was pulled; `zoo pull` looks for a newer one.
+    a folder; a model that ships; one that a recipe made; a pinned name or an `org/name[@revision]` in the hub client's cache; the
+    same on the hub, from where it is pulled. `org/name` of the cache is the newest that was pulled; `zoo pull` looks for a newer
+    one, and it alone makes what a recipe makes.
 
     Raises:
-        NotFoundError: it is none of these; lists near names.
+        NotFoundError: it is none of these, and lists near names; or a recipe was not followed yet.
         NetworkError, AuthError, IntegrityError: as `zoo.store.pull`.
     """
     text, path = str(name_or_path), Path(name_or_path)
@@ -129,6 +141,11 @@ def resolve(
     if text in _folders():
         return _SHIPPED / text
     named = index().get(text)
+    if named is None and text in recipes.RECIPES:
+        made = recipes.current(text)
+        if made is None:
+            raise NotFoundError(f"{text} is not here yet: {recipes.how_to(text)}")
+        return made
     wanted = (str(named.repo), named.revision) if named else store.parse(text) if isinstance(name_or_path, str) else None
     folder = store.cached(*wanted) if wanted else None
     if folder is not None:
@@ -146,18 +163,27 @@ def resolve(
 
 def near(text: str) -> str:
     """The names of the zoo that are nearest to a text, as words of a message."""
-    names = sorted({*index(), *_folders()})
+    names = sorted({*index(), *_folders(), *recipes.RECIPES})
     found = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or names
     return f"known: {', '.join(found) or 'none is shipped'}"
 
 
-def pull(text: str, *, endpoint: str | None = None, offline: bool = False, force: bool = False,
-         progress: hub.Progress | None = None) -> store.Pulled:  # fmt: skip
+def pull(text: str, *, calib: Path | None = None, samples: int | None = None, endpoint: str | None = None,
+         offline: bool = False, force: bool = False, progress: hub.Progress | None = None,
+         talk: Callable[[str], None] = lambda _: None) -> store.Pulled:  # fmt: skip
     """Makes a named model or an `org/name[@revision]` ready for use without a network, every file checked.
 
-    Raises NotFoundError for a name that does not exist, IntegrityError, and what `zoo.store.pull` raises.
+    `calib`, `samples` and `talk` are of `zoo.recipes.pull` alone.
+
+    Raises NotFoundError for a name that does not exist, IntegrityError, and what `zoo.store.pull` and `zoo.recipes.pull` raise.
     """
     named = index().get(text)
+    if named is None and text in recipes.RECIPES:
+        return recipes.pull(
+            text, calib=calib, samples=samples, endpoint=endpoint, offline=offline, force=force, progress=progress, talk=talk
+        )
+    if calib is not None or samples is not None:
+        raise UsageError(f"{text} is not converted here: --calib and --samples are for {', '.join(recipes.RECIPES)}")
     if named is not None and text in _folders():
         problem = check(_SHIPPED / text)
         if problem is not None:
@@ -199,7 +225,7 @@ def verify(folder: Path, *, deep: bool = False) -> list[Check]:
     if folder.parent == _SHIPPED:
         problem = check(folder)
         first = [artifact.Check("index", problem is None, problem or "every file has the sha256 of the index")]
-    elif store.name_of(folder) != folder.resolve().name:
+    elif store.is_cached(folder):
         problem = store.problem_of(folder)
         first = [artifact.Check("cache", problem is None, problem or "every file has the hash of the hub")]
     return first + artifact.verify(folder, deep=deep)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from zoo.build import LayerReport
     from zoo.evaluate import Evaluation
+    from zoo.recipes import Recipe
     from zoo.registry import Entry
 
 _BAR = 20
@@ -93,8 +94,8 @@ def best_row(measured: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return max(rows, key=lambda row: row.get("timesteps", 0))
 
 
-def models(console: Console, entries: Sequence[Entry]) -> None:
-    """One line for each artifact."""
+def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe] = ()) -> None:
+    """One line for each artifact, and one for each recipe that was not followed yet."""
     table = new_table("NAME", "ARCH", "METHOD", "NEURON", "NUMERICS", "FROM", "SHA256", "T", "TOP-1", "SIZE", left=7)
     for entry in entries:
         config, row = entry.config, best_row(entry.evaluation)
@@ -104,7 +105,13 @@ def models(console: Console, entries: Sequence[Entry]) -> None:
             entry.name, config.arch, config.method.name, config.neuron, config.numerics, entry.origin,
             config.weights_sha256[:12], steps, top1, human_bytes(entry.size),
         )  # fmt: skip
+    for recipe in recipes:
+        table.add_row(
+            recipe.name, recipe.arch, "data-free", recipe.neuron, "int8", "recipe", "-", str(recipe.timesteps), "-", "-"
+        )
     console.print(table)
+    if recipes:
+        print_lines(console, ["", f"recipe: zoo pull {recipes[0].name} fetches a public ANN and converts it here, in minutes"])
 
 
 def facts(console: Console, entry: Entry) -> None:

@@ -88,12 +88,15 @@ class _Timm(BaseModel):
 
 def read_source(
     text: str | Path, arch: str | None = None, *, shortcut: Literal["A", "B"] | None = None, stride_in: StrideIn = "3x3",
-    progress: Progress | None = None,
+    sha256: str | None = None, endpoint: str | None = None, offline: bool = False, progress: Progress | None = None,
 ) -> Checkpoint:  # fmt: skip
     """Reads the pretrained ANN that `text` names, in any of the forms above.
 
     Args:
         arch: needed for a file alone; the other forms say it.
+        sha256: what the weights of a hub must have, beside the hash the hub stores them under.
+        endpoint: another hub than HF_ENDPOINT, of `org/name` alone.
+        offline: what is in a cache alone.
         progress: called with a file's name, bytes done and bytes in all.
 
     Raises:
@@ -101,7 +104,7 @@ def read_source(
         IntegrityError: a file is not what it should be.
         UsageError: the architecture is missing, contradicts the source, or is not one the zoo has.
     """
-    source = find(text, progress=progress)
+    source = find(text, sha256=sha256, endpoint=endpoint, offline=offline, progress=progress)
     if source.arch is None and arch is None:
         raise UsageError(f"{source.name} does not say its architecture: pass --arch, one of {', '.join(ARCHITECTURES)}")
     if None not in (source.arch, arch) and source.arch != arch:
@@ -115,11 +118,14 @@ def read_source(
     return replace(found, name=source.name, origin=origin)
 
 
-def find(text: str | Path, *, progress: Progress | None = None) -> Source:
+def find(
+    text: str | Path, *, sha256: str | None = None, endpoint: str | None = None, offline: bool = False,
+    progress: Progress | None = None,
+) -> Source:  # fmt: skip
     """The file of a source, fetched if need be, and what its origin says; errors as of `read_source`."""
     text, path = str(text), Path(text)
     if text.startswith("torchvision:"):
-        return _torchvision(text, progress)
+        return _torchvision(text, offline, progress)
     with contextlib.suppress(OSError, ValueError):  # a name too long for a file, or with a null byte in it
         if path.is_file():
             return Source(path, path.name)
@@ -127,7 +133,7 @@ def find(text: str | Path, *, progress: Progress | None = None) -> Source:
             return _folder(path)
     repo, at, revision = text.partition("@")
     if hub.is_repo(repo) and not text.endswith(_SUFFIXES) and bool(at) == bool(revision):
-        return _repository(repo, revision or "main", progress)
+        return _repository(repo, revision or "main", sha256, endpoint=endpoint, offline=offline, progress=progress)
     raise NotFoundError(f"{text} does not exist: give {FORMS}")
 
 
@@ -141,21 +147,23 @@ def _folder(path: Path) -> Source:
     return Source(weights, name, arch, classes, origin)
 
 
-def _repository(repo: str, revision: str, progress: Progress | None) -> Source:
-    data = _file_of(repo, _CONFIG, revision, _MAX_CONFIG, progress)
+def _repository(repo: str, revision: str, sha256: str | None, *, endpoint: str | None, offline: bool,
+                progress: Progress | None) -> Source:  # fmt: skip
+    where: dict[str, Any] = {"endpoint": endpoint, "offline": offline, "progress": progress}
+    data = _file_of(repo, _CONFIG, revision=revision, limit=_MAX_CONFIG, **where)
     # The client keeps a file under its commit, so that both files are of the same one.
     commit = data.parent.name
     arch, classes, origin = _timm(data.read_bytes(), repo)
-    weights = _file_of(repo, _WEIGHTS, commit, _MAX_WEIGHTS, progress)
-    origin = replace(origin, url=f"{hub.base()}/{repo}", revision=commit)
+    weights = _file_of(repo, _WEIGHTS, revision=commit, limit=_MAX_WEIGHTS, sha256=sha256, **where)
+    origin = replace(origin, url=f"{hub.base(endpoint)}/{repo}", revision=commit)
     return Source(weights, repo, arch, classes, origin)
 
 
-def _file_of(repo: str, file: str, revision: str, limit: int, progress: Progress | None) -> Path:
+def _file_of(repo: str, file: str, **how: Any) -> Path:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return hub.fetch_file(repo, file, revision=revision, limit=limit, progress=progress)
+        return hub.fetch_file(repo, file, **how)
     except NotFoundError as error:
         if isinstance(error.__cause__, EntryNotFoundError):
             raise NotFoundError(f"{repo} has no {file}, so it is not in timm's layout: give {FORMS}") from error
@@ -207,7 +215,7 @@ def _odd(config: _Timm) -> str | None:
     return None
 
 
-def _torchvision(text: str, progress: Progress | None) -> Source:
+def _torchvision(text: str, offline: bool, progress: Progress | None) -> Source:
     name = text.partition(":")[2].removesuffix(".v1")
     file = TORCHVISION.get(name)
     if file is None:
@@ -217,11 +225,11 @@ def _torchvision(text: str, progress: Progress | None) -> Source:
         # torchvision resizes to 256, the second weights to 232: 224 / 0.875 and 224 / 0.965.
         crop=0.965 if name.endswith(".v2") else 0.875, **_IMAGENET,
     )  # fmt: skip
-    path = _download(TORCHVISION_URL, file, progress)
+    path = _download(TORCHVISION_URL, file, offline, progress)
     return Source(path, f"torchvision:{name}", name.removesuffix(".v2"), 1000, origin)
 
 
-def _download(base: str, name: str, progress: Progress | None) -> Path:
+def _download(base: str, name: str, offline: bool, progress: Progress | None) -> Path:
     """A file of pytorch.org whose name holds the beginning of its sha256: from torch.hub's cache, else fetched into it."""
     import torch
 
@@ -230,7 +238,7 @@ def _download(base: str, name: str, progress: Progress | None) -> Path:
     assert match is not None
     if path.is_file() and _sha256(path).startswith(match[1]):
         return path
-    if hub.is_offline():
+    if hub.is_offline(offline):
         raise NetworkError(f"{path} is not there or damaged, and the zoo is offline: fetch it once with a connection")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

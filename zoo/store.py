@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo import hub
@@ -30,7 +30,10 @@ _IN_USE = 3600.0  # seconds during which an unfinished file may belong to a pull
 
 @dataclass(frozen=True)
 class Pulled:
-    """An artifact at hand; `files` gives size and sha256, `fetched` says whether a file came from the hub just now."""
+    """An artifact at hand; `files` gives size and sha256, `fetched` says whether a file came from the hub, or was made, just now.
+
+    `made`: what it was converted from and how, where a recipe made it here.
+    """
 
     name: str
     repo: str | None
@@ -38,6 +41,7 @@ class Pulled:
     folder: Path
     files: dict[str, tuple[int, str]]
     fetched: bool
+    made: str | None = None
 
     @property
     def size(self) -> int:
@@ -72,6 +76,17 @@ class Snapshot:
         return max((file.stat().st_mtime for file in (*self.files, *coming)), default=0.0)
 
 
+def cache_folder() -> Path:
+    """Where the zoo keeps what it can make or fetch again: $ZOO_HOME, or spiking-zoo in the user's cache folder."""
+    home = os.environ.get("ZOO_HOME")
+    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "spiking-zoo"
+
+
+def made_folder() -> Path:
+    """Where `zoo.recipes` keeps what it made: a folder for each recipe, in it one for each artifact."""
+    return cache_folder() / "made"
+
+
 def parse(text: str) -> tuple[str, str | None] | None:
     """`org/name` or `org/name@revision` as repository and revision; None when the text is neither.
 
@@ -93,12 +108,21 @@ def cached(repo: str, revision: str | None = None) -> Path | None:
     return Path(found[1]).parent if all(isinstance(path, str) for path in found) else None  # type: ignore[arg-type]
 
 
+def is_cached(folder: Path) -> bool:
+    """Whether a folder is one commit in a hub client's cache."""
+    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a folder was made by a recipe."""
+    return folder.parent.parent == made_folder()
+
+
 def name_of(folder: Path) -> str:
-    """`org/name` of a folder in the cache, else the folder's own name."""
-    storage = folder.parent.parent
-    if folder.parent.name == "snapshots" and storage.name.startswith("models--"):
-        return storage.name.removeprefix("models--").replace("--", "/")
-    return folder.resolve().name
+    """`org/name` of a folder in the cache, the recipe's name of one that was made, else the folder's own name."""
+    if is_cached(folder):
+        return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return folder.parent.name if is_made(folder) else folder.resolve().name
 
 
 def pull(repo: str, revision: str | None = None, *, expected: Mapping[str, str] | None = None, endpoint: str | None = None,
@@ -204,7 +228,7 @@ def copy_out(found: Pulled, folder: Path) -> Pulled:
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise IntegrityError(f"{found.folder / name} changed while it was copied: pull it again")
             write_synced(temporary / name, data)
-    return Pulled(found.name, found.repo, found.commit, folder, found.files, found.fetched)
+    return replace(found, folder=folder)
 
 
 def snapshots() -> Iterator[Snapshot]:

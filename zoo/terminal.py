@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 
 class Terminal:
@@ -70,14 +71,31 @@ class Terminal:
     def progress(
         self, *, json_output: bool, of_bytes: bool = False
     ) -> Iterator[Callable[[str, int, int], None] | None]:
-        """A progress callback that draws bars, or None where bars do not belong; `of_bytes` writes 1234567 as 1.2 MB."""
+        """A progress callback that draws bars, or None where bars do not belong.
+
+        `of_bytes` writes 1234567 as 1.2 MB at stages that are files: they have a suffix, steps of a computation have none.
+        """
         if self.quiet or json_output or not sys.stderr.isatty():
             yield None
             return
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            Task,
+            TaskID,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
-        count = DownloadColumn() if of_bytes else MofNCompleteColumn()
-        parts = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
+        class Count(MofNCompleteColumn):
+            files = DownloadColumn()
+
+            def render(self, task: Task) -> Text:
+                return self.files.render(task) if of_bytes and "." in task.description else super().render(task)
+
+        parts = (TextColumn("{task.description}"), BarColumn(), Count(), TimeElapsedColumn())
         with Progress(*parts, console=self.err, transient=True) as bars:
             tasks: dict[str, TaskID] = {}
 

@@ -25,19 +25,28 @@ def constants_for(url: str, home: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def start(words: list[str], constants: dict[str, Any], output: Path, *, bytes_a_file: int | None = None) -> BaseProcess:
-    """`zoo words` in a child whose stdout and stderr go to `output`; no file of it can be longer than `bytes_a_file`."""
+def start(words: list[str], constants: dict[str, Any], output: Path, *, bytes_a_file: int | None = None,
+          recipes: dict[str, Any] | None = None) -> BaseProcess:  # fmt: skip
+    """`zoo words` in a child whose stdout and stderr go to `output`; no file of it can be longer than `bytes_a_file`.
+
+    `recipes` are known to it instead of the zoo's own.
+    """
     variables = {name: os.environ.get(name) for name in ("HF_TOKEN", "NO_PROXY", "no_proxy", "ZOO_HOME")}
-    child = _CONTEXT.Process(target=_run, args=(words, constants, variables, str(output), bytes_a_file))
+    child = _CONTEXT.Process(target=_run, args=(words, constants, variables, str(output), bytes_a_file, recipes))
     child.start()
     return child
 
 
-def _run(words: list[str], constants: dict[str, Any], variables: dict[str, str | None], output: str, limit: int | None) -> None:
+def _run(words: list[str], constants: dict[str, Any], variables: dict[str, str | None], output: str, limit: int | None,
+         recipes: dict[str, Any] | None) -> None:  # fmt: skip
     from huggingface_hub import constants as settings
 
     import zoo.hub
+    import zoo.recipes
     from zoo.cli import main
+
+    if recipes is not None:
+        zoo.recipes.RECIPES = recipes
 
     for name, value in constants.items():
         setattr(settings, name, value)

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import Zoo, spawn
 from tests.hub.children import left_in
 from tests.minihub import Fault, MiniHub
-from zoo import registry, store
+from zoo import recipes, registry, store
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def test_ls_says_each_commit(two: tuple[str, str], zoo: Zoo, payload: dict[str, 
     assert two[0][:12] in zoo("cache", "ls").out
     listed = json.loads(zoo("list", "--json").out)
     assert [(row["name"], row["origin"]) for row in listed] == [
-        *((entry.name, "shipped") for entry in registry.shipped()), *(("org/net", "cached") for _ in two)
+        *((entry.name, "shipped") for entry in registry.shipped()), *(("org/net", "cached") for _ in two),
+        *((name, "recipe") for name in recipes.RECIPES),
     ]  # fmt: skip
 
 

@@ -19,9 +19,10 @@ def epilog(*examples: str) -> str:
 
 def names(incomplete: str) -> list[str]:
     """The names of the zoo that begin so."""
+    from zoo.recipes import RECIPES
     from zoo.registry import index
 
-    return [name for name in index() if name.startswith(incomplete)]
+    return [name for name in (*index(), *RECIPES) if name.startswith(incomplete)]
 
 
 def find_model(model: str, *, json_output: bool = False) -> Path:

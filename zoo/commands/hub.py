@@ -22,20 +22,30 @@ app.add_typer(cache, name="cache")
 
 @app.command(epilog=epilog(
     "zoo pull s-resnet20-digits", "zoo pull me/s-resnet20@v1", "zoo pull me/s-resnet20 --local-dir ./s-resnet20",
+    "zoo pull s-resnet50", "zoo pull s-resnet50 --calib imagenet/train --samples 64",
 ))  # fmt: skip
 def pull(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A name of `zoo list`, or org/name[@revision].", autocompletion=names)
     ],
     local_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Copy it to this folder too.")] = None,
+    calib: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Of a recipe: training images to calibrate on.  [default: data-free]")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of a recipe: how many images.  [default: the recipe's]")
+    ] = None,
     endpoint: Endpoint = None,
     offline: Offline = False,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again; replace the artifact at --local-dir.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch or make again; replace the artifact at --local-dir.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Fetch a model and check every file of it.
 
     Prints its folder. Only an artifact's own files are fetched, all of one commit; afterwards no command needs a network for it.
+    A recipe of `zoo list` is followed here: a public ANN is fetched, converted, verified and kept, which takes minutes once.
     HF_TOKEN is sent to HF_ENDPOINT alone, never to another --endpoint.
     """
     if local_dir is not None:
@@ -43,17 +53,20 @@ def pull(
     from zoo import registry, store
 
     with terminal.progress(json_output=json_output, of_bytes=True) as progress:
-        found = registry.pull(model, endpoint=endpoint, offline=offline, force=force, progress=progress)
+        found = registry.pull(
+            model, calib=calib, samples=samples, endpoint=endpoint, offline=offline, force=force, progress=progress,
+            talk=terminal.note,
+        )  # fmt: skip
     if local_dir is not None:
         found = store.copy_out(found, local_dir)
     if json_output:
         write_json({
             "name": found.name, "repo": found.repo, "commit": found.commit, "folder": str(found.folder), "size": found.size,
-            "fetched": found.fetched, "files": _files(found.files),
+            "fetched": found.fetched, "made": found.made, "files": _files(found.files),
         })  # fmt: skip
         return
-    came = "ships with the zoo" if found.repo is None else f"commit {found.commit}"
-    came += ", from the cache" if found.repo is not None and not found.fetched else ""
+    came = f"commit {found.commit}" if found.repo else f"made from {found.made}" if found.made else "ships with the zoo"
+    came += ", from the cache" if (found.repo or found.made) and not found.fetched else ""
     terminal.note(f"{found.name}: {came}; {len(found.files)} files, {human_bytes(found.size)}, every sha256 right")
     print_lines(terminal.out, [str(found.folder)])
 
@@ -135,36 +148,54 @@ def list_remote(text: str | None, author: str | None, endpoint: str | None, json
 
 @cache.command("ls", epilog=epilog("zoo cache ls", "zoo cache ls --json"))
 def cache_ls(json_output: Json = False) -> None:
-    """List the models in the cache."""
-    from zoo import store
+    """List the models in the cache, and those that recipes made."""
+    from zoo import recipes, store
 
-    found = list(store.snapshots())
+    found, made = list(store.snapshots()), list(recipes.everything())
     if json_output:
         write_json([
             {"repo": one.repo, "commit": one.commit, "refs": list(one.refs), "size": one.size, "whole": one.whole,
-             "folder": str(one.folder)} for one in found
+             "folder": str(one.folder), "made": False} for one in found
+        ] + [
+            {"repo": one.name, "commit": one.key, "refs": [], "size": one.size, "whole": True, "folder": str(one.folder),
+             "made": True, "state": one.state} for one in made
         ])  # fmt: skip
         return
-    if not found:
+    if not found and not made:
         terminal.note("no model of the zoo is in the cache: zoo pull fetches one")
         return
     table = new_table("NAME", "COMMIT", "PULLED AS", "STATE", "SIZE", left=4)
     for one in found:
         state = "whole" if one.whole else "unfinished"
         table.add_row(printable(one.repo), one.commit[:12], printable(", ".join(one.refs)) or "-", state, human_bytes(one.size))
+    for other in made:
+        digest, _, how = other.key.partition("-")
+        table.add_row(printable(other.name), digest, how, other.state, human_bytes(other.size))
     terminal.out.print(table)
 
 
-@cache.command("rm", epilog=epilog("zoo cache rm me/s-resnet20", "zoo cache rm me/s-resnet20@v1"))
+@cache.command("rm", epilog=epilog("zoo cache rm me/s-resnet20", "zoo cache rm me/s-resnet20@v1", "zoo cache rm s-resnet50"))
 def cache_rm(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="org/name for all of it, or org/name@revision.")],
+    models: Annotated[list[str], typer.Argument(
+        metavar="MODEL...", help="org/name for all of it, or org/name@revision; a recipe's name for what it made.",
+    )],
     json_output: Json = False,
 ) -> None:
-    """Remove models from the cache; they can be pulled again."""
-    from zoo import store
+    """Remove models from the cache; they can be pulled again.
+
+    The checkpoint that a recipe fetched stays in the cache of the hub's client.
+    """
+    from zoo import recipes, store
 
     everything, chosen = list(store.snapshots()), []
+    all_made, made = list(recipes.everything()), []
     for text in models:
+        same = [one for one in all_made if text in (one.name, f"{one.name}@{one.key}")]
+        if not same and text in recipes.RECIPES:
+            raise NotFoundError(f"{text} is not in the cache: zoo cache ls lists what is")
+        if same:
+            made += [one for one in same if one not in made]
+            continue
         wanted = store.parse(text)
         if wanted is None:
             raise UsageError(f"{text} is not org/name or org/name@revision: zoo cache ls lists what there is")
@@ -173,19 +204,21 @@ def cache_rm(
         if not found:
             raise NotFoundError(f"{text} is not in the cache: zoo cache ls lists what is")
         chosen += [one for one in found if one not in chosen]
-    _removed([one.folder for one in chosen], store.remove(chosen), json_output)
+    folders = [one.folder for one in chosen] + [one.folder for one in made]
+    _removed(folders, store.remove(chosen) + recipes.remove(made), json_output)
 
 
 @cache.command("prune", epilog=epilog("zoo cache prune"))
 def cache_prune(json_output: Json = False) -> None:
-    """Remove what interrupted pulls left.
+    """Remove what interrupted pulls left, and what recipes made before they changed.
 
     What is younger than an hour stays, it may belong to a pull that still runs.
     """
-    from zoo import store
+    from zoo import recipes, store
 
     halves, left, freed = store.prune()
-    _removed([*(one.folder for one in halves), *left], freed, json_output)
+    made, more = recipes.prune()
+    _removed([*(one.folder for one in halves), *left, *made], freed + more, json_output)
 
 
 def _removed(paths: list[Path], freed: int, json_output: bool) -> None:
@@ -198,18 +231,20 @@ def _removed(paths: list[Path], freed: int, json_output: bool) -> None:
 @cache.command("verify", epilog=epilog("zoo cache verify", "zoo cache verify --json"))
 def cache_verify(json_output: Json = False) -> None:
     """Hash every model in the cache; exit 5 if a file is bad."""
-    from zoo import store
+    from zoo import hub, recipes, store
 
-    found = [(one, store.problem_of(one.folder)) for one in store.snapshots()]
+    found = [(one.repo, one.commit, store.problem_of(one.folder)) for one in store.snapshots()]
+    found += [(one.name, one.key, store.problem_of(one.folder)) for one in recipes.everything()]
     if json_output:
-        write_json([{"repo": one.repo, "commit": one.commit, "ok": not problem, "problem": problem} for one, problem in found])
+        write_json([{"repo": repo, "commit": commit, "ok": not problem, "problem": problem} for repo, commit, problem in found])
     else:
-        for one, problem in found:
-            line = f"{'FAILED' if problem else 'ok':<8}{one.repo}@{one.commit[:12]}{f': {problem}' if problem else ''}"
+        for repo, commit, problem in found:
+            which = commit[:12] if hub.COMMIT.fullmatch(commit) else commit
+            line = f"{'FAILED' if problem else 'ok':<8}{repo}@{which}{f': {problem}' if problem else ''}"
             print_lines(terminal.out, [line])
-    bad = [one for one, problem in found if problem]
+    bad = [(repo, commit) for repo, commit, problem in found if problem]
     if bad:
-        first = f"{bad[0].repo}@{bad[0].commit}"
+        first = "@".join(bad[0])
         raise IntegrityError(f"{len(bad)} of {len(found)} are bad: zoo cache rm {first}, then pull it again")
 
 
@@ -232,8 +267,9 @@ def doctor(endpoint: Endpoint = None, offline: Offline = False, json_output: Jso
         "hub": f"{hub['endpoint']}: {state}",
         "token": "yes" if hub["token"] else "none for this hub",
         "cache": f"{kept['folder']}: {kept['models']} models, {human_bytes(kept['bytes'])}, {human_bytes(kept['free'])} free",
+        "made here": f"{kept['made']} models, in {kept['notes']}",
     }
-    print_lines(terminal.out, [f"{name:<10}{line}" for name, line in lines.items()])
+    print_lines(terminal.out, [f"{name:<11}{line}" for name, line in lines.items()])
     if hub["answers"] is False:
         terminal.warn("the hub does not answer: models that ship or are in the cache work all the same")
     if not kept["writable"]:

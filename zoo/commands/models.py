@@ -13,6 +13,9 @@ from zoo.commands.hub import list_remote
 from zoo.errors import GateError, NotFoundError, UsageError
 from zoo.terminal import replaced_file, write_json
 
+_FIELDS = ("name", "arch", "classes", "method", "neuron", "schedule", "numerics", "timesteps", "top1", "size", "folder", "origin",
+           "commit", "sha256", "spikes")  # fmt: skip
+
 app = typer.Typer()
 
 
@@ -25,7 +28,7 @@ def list_models(
 ) -> None:
     """List the models that are here (also: zoo ls).
 
-    Those that ship with the zoo, and those in the cache. A model of a hub: zoo search.
+    Those that ship with the zoo, those in the cache, and the recipes, which zoo pull follows. A model of a hub: zoo search.
     """
     if remote:
         list_remote(None, author, endpoint, json_output)
@@ -34,7 +37,7 @@ def list_models(
         raise UsageError("--author and --endpoint are about the hub: add --remote")
     from zoo import registry, report
 
-    entries = registry.at_hand()
+    entries, recipes = registry.at_hand(), registry.to_make()
     if json_output:
         write_json([
             {
@@ -46,9 +49,15 @@ def list_models(
                 "spikes": entry.config.checksum.sha256,
             }
             for entry in entries
+        ] + [
+            dict.fromkeys(_FIELDS) | {
+                "name": recipe.name, "arch": recipe.arch, "method": "data-free", "neuron": recipe.neuron, "schedule": "causal",
+                "numerics": "int8", "origin": "recipe",
+            }
+            for recipe in recipes
         ])  # fmt: skip
-    elif entries:
-        report.models(terminal.out, entries)
+    elif entries or recipes:
+        report.models(terminal.out, entries, recipes)
     else:
         terminal.note("no model comes with this installation: make one with zoo convert")
 
