@@ -76,7 +76,8 @@ def main(given: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         code = _drop_stdout(1)
     except Exception as error:
-        code = _explain(error)
+        # Python 3.11 wraps what is raised while a class is made, Ctrl-C during an import too.
+        code = 130 if isinstance(error.__cause__, KeyboardInterrupt) else _explain(error)
     if code == 130:
         terminal.say("", "interrupted")
     return code if isinstance(code, int) else 0

@@ -228,3 +228,11 @@ def test_a_bug_is_one_line_unless_asked_for(zoo: Zoo, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ZOO_DEBUG", "1")
     with pytest.raises(RuntimeError, match="two"):
         zoo("list")
+
+
+def test_ctrl_c_that_python_wraps(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    monkeypatch.setattr("zoo.registry.shipped", fails)
+    assert zoo("list").failed(130) == "interrupted\n"
