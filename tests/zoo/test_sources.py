@@ -257,6 +257,8 @@ def test_torchvisions_weights_are_fetched_once(
     assert find("torchvision:resnet20.v1").path == found.path and len(site.asked) == 1
     # A damaged copy is fetched again; offline it is not used.
     found.path.write_bytes(b"x")
+    with refuses(NetworkError, "offline"):
+        find("torchvision:resnet20", offline=True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with refuses(NetworkError, "offline"):
         find("torchvision:resnet20")
@@ -293,7 +295,7 @@ def test_no_site_at_all(published: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_both_generations_of_torchvisions_preprocessing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     import math
 
-    monkeypatch.setattr("zoo.sources._download", lambda base, name, progress: Path(name))
+    monkeypatch.setattr("zoo.sources._download", lambda base, name, *_: Path(name))
     resizes = {}
     for name in TORCHVISION:
         found = find(f"torchvision:{name}")
