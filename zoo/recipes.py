@@ -59,7 +59,7 @@ class Recipe:
     source: str
     megabytes: int
     sha256: str | None = None
-    neuron: Literal["if", "signed"] = "if"
+    neuron: Literal["if", "signed", "multi-level"] = "if"
     timesteps: int = 32
     samples: int = 32
     parameters: Mapping[str, float | int | str | bool] = field(default_factory=dict)
@@ -101,6 +101,9 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(f"s-{arch}", arch, source, megabytes, sha256),
         Recipe(f"s-{arch}-signed", arch, source, megabytes, sha256, neuron="signed"),
+        Recipe(
+            f"s-{arch}-multi-level", arch, source, megabytes, sha256, neuron="multi-level", timesteps=4, parameters={"rows": 8}
+        ),
     )
 }
 
