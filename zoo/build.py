@@ -22,7 +22,7 @@ from zoo.rounding import patches, round_to_int8
 
 # A table step is 1/256 of a standard deviation, a quarter of a pixel's step: rounding the image changes nothing one could
 # measure.
-_IMAGE_SCALE = 256
+IMAGE_SCALE = 256
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def image_table(mean: Sequence[float], std: Sequence[float], *, integer: bool = 
     """What each uint8 pixel becomes, [C, 256]: (pixel / 255 - mean) / std, times 256 and rounded to int16, or float32."""
     shift, scale = torch.tensor(mean).double()[:, None], torch.tensor(std).double()[:, None]
     table = (torch.arange(256).double()[None] / 255 - shift) / scale
-    return (table * _IMAGE_SCALE).round().clamp(-32767, 32767).to(torch.int16) if integer else table.float()
+    return (table * IMAGE_SCALE).round().clamp(-32767, 32767).to(torch.int16) if integer else table.float()
 
 
 def _layer(
@@ -173,7 +173,7 @@ def _layer(
     if spec.source != IMAGE:
         weight = weight * amplitudes[spec.source].view(1, -1, 1, 1)
     elif integer:
-        weight = weight / _IMAGE_SCALE
+        weight = weight / IMAGE_SCALE
     gain = projection = None
     if spec.shortcut is not None:
         amplitude = amplitudes[spec.shortcut.source] * recipe.compensation
@@ -220,7 +220,7 @@ def _rounded(
     def rates(source: str) -> Tensor:
         activation = live.activations[source]
         if source == IMAGE:
-            return activation * _IMAGE_SCALE
+            return activation * IMAGE_SCALE
         return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(2**recipe.bits - 1)
 
     flat = weight.flatten(1)

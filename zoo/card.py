@@ -125,11 +125,7 @@ def metadata(found: Evaluation) -> str:
 def commands(found: Evaluation) -> list[str]:
     """The commands that make the artifact again, from the ANN's training on."""
     config = found.config
-    lines, training = [], config.source.training
-    stages = trainings(training)
-    for number, stage in enumerate(stages, start=1):
-        out = "." if stage is training else f"stage{number}"
-        lines.append(_train_command(config, stage, f"stage{number - 1}" if number > 1 else None, out))
+    lines, training = train_commands(config), config.source.training
     revision, made = config.source.revision, config.preprocess
     words = ["zoo", "convert", config.source.name + (f"@{revision}" if revision else ""), "--arch", config.arch]
     words += ["--stride-in", config.stride_in] if config.stride_in != "3x3" else []
@@ -150,6 +146,17 @@ def commands(found: Evaluation) -> list[str]:
     return lines
 
 
+def train_commands(config: Config) -> list[str]:
+    """The commands of the ANN's trainings, from the last one on that began from a model with a name, or from none."""
+    stages = trainings(config.source.training)
+    stages = stages[max((number for number, stage in enumerate(stages) if stage.began), default=0) :]
+    lines = []
+    for number, stage in enumerate(stages, start=1):
+        out = "." if stage is stages[-1] else f"stage{number}"
+        lines.append(_train_command(config, stage, f"stage{number - 1}" if number > 1 else None, out))
+    return lines
+
+
 def trainings(last: TrainingConfig | None) -> list[TrainingConfig]:
     """A training and those it began from, the first one first."""
     found = []
@@ -164,7 +171,9 @@ def _train_command(config: Config, training: TrainingConfig, begins: str | None,
     words = ["zoo", "train", training.arch or config.arch, "--dataset", training.dataset, "--epochs", str(training.epochs)]
     words += ["--batch-size", str(s["batch_size"]), "--rate", str(s["peak_rate"]), "--levels", str(s["levels"])]
     words += ["--seed", str(s["seed"]), "--precision", str(s["precision"])]
-    if begins:
+    if training.began:
+        words += ["--start", training.began]
+    elif begins:
         words += ["--start", f"{begins}/{(training.start and training.start.arch) or config.arch}.safetensors"]
     return shlex.join([*words, "--out", out])
 

@@ -118,7 +118,7 @@ def training_of(path: Path, sha256: str) -> TrainingConfig | None:
             return TrainingConfig(
                 arch=log["arch"], dataset=log["dataset"] or log["train"], images=log["train_images"], epochs=log["epochs"],
                 seconds=log["seconds"], top1=log["top1"], settings=log["plan"], mean=log["mean"], std=log["std"],
-                input_size=log["input_size"], start=log["start"],
+                input_size=log["input_size"], start=log["start"], began=log.get("began"),
             )  # fmt: skip
     return None
 

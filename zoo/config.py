@@ -39,7 +39,7 @@ class PreprocessConfig(_Strict):
 
 class TrainingConfig(_Strict):
     """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from, if it did; that may be one of a
-    shallower network (`arch`; None is the artifact's own).
+    shallower network (`arch`; None is the artifact's own). `began` is the model of the zoo that it began from, if it was one.
 
     mean, std and input_size say how images became its input; seconds is the time the steps took, top1 the ANN's accuracy in
     percent on the test split, measured once at the end.
@@ -56,6 +56,7 @@ class TrainingConfig(_Strict):
     std: list[Annotated[float, Field(gt=0)]]
     input_size: Side
     start: TrainingConfig | None = None
+    began: Text | None = None
 
 
 class SourceConfig(_Strict):

@@ -164,7 +164,7 @@ def resolve(
 def near(text: str) -> str:
     """The names of the zoo that are nearest to a text, as words of a message."""
     names = sorted({*index(), *_folders(), *recipes.RECIPES})
-    found = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or names
+    found = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or _folders()
     return f"known: {', '.join(found) or 'none is shipped'}"
 
 

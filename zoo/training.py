@@ -16,25 +16,29 @@ from typing import Any, Literal
 
 import torch
 
+from zoo import artifact, finetune, registry, store
 from zoo.artifact import write_synced
+from zoo.build import image_table
 from zoo.checkpoint import training_of
 from zoo.convert import IMAGENET_MEAN, IMAGENET_STD
 from zoo.data import ImageSet, Preprocess, open_images
 from zoo.datasets import identify
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
 from zoo.evaluate import versions
+from zoo.network import look_up
 from zoo.resnet import topology
-from zoo.train import Plan, Trainer, save_checkpoint
+from zoo.train import Plan, Trainer, exported, save_checkpoint
 
 # Of the training images of digits, for pixels in 0 to 1.
 DIGITS_MEAN, DIGITS_STD = (0.3055,), (0.3759,)
 _EVERY = 120.0  # seconds between two saves
+_LOOKED_AT = 1000  # training images that BatchNorm is put back with
 Progress = Callable[[str, int, int], None]
 
 
 def train(
     arch: str, dataset: str | Path, out: Path, *, epochs: int = 60, batch_size: int = 128, rate: float = 0.2, levels: int = 0,
-    start: Path | None = None, shortcut: Literal["A", "B"] | None = None, seed: int = 0,
+    start: str | Path | None = None, shortcut: Literal["A", "B"] | None = None, seed: int = 0,
     precision: Literal["auto", "bf16", "float32"] = "auto", device: str = "cpu", resume: bool = False,
     progress: Progress | None = None, talk: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
@@ -42,7 +46,8 @@ def train(
 
     Args:
         levels: of the quantised activation (`zoo.quantise`); 0 trains with ReLU.
-        start: a file of another training to begin from; of a shallower network too.
+        start: what to begin from: a file of another training, an artifact's folder or a name of the zoo; of a shallower network
+            too.
         precision: auto is bf16 on a GPU, and on a CPU that computes in it.
         resume: go on with the training in `out`; with the same arguments it ends where an uninterrupted one would.
         progress: called with a stage, steps done and steps in all; talk: with a line after each epoch.
@@ -60,7 +65,11 @@ def train(
         epochs=epochs, batch_size=batch_size, peak_rate=rate, levels=levels, seed=seed, precision=precision,
         shift=1 if digits else 4, mirror=not digits,
     )  # fmt: skip
-    state, began = _start(start)
+    state, earlier, began = None, None, None
+    if start is not None and Path(start).suffix == ".safetensors":
+        state, earlier = _file(Path(start))
+    elif start is not None:
+        state, earlier, began = _artifact(start, images, mean, std, levels)
     trainer = Trainer(net, images, prep, plan, mean, std, device=device, start=state)
     running = out / "training.safetensors"
     if running.exists() and not resume:
@@ -78,7 +87,7 @@ def train(
             "arch": arch, "file": str(path), "sha256": sha256, "epochs": epochs, "top1": trainer.accuracy(test, prep),
             "test_images": len(test), "train": images.description, "train_images": len(images), "dataset": identify(images),
             "test": test.description, "plan": asdict(plan),
-            "mean": list(mean), "std": list(std), "input_size": side, "start": began,
+            "mean": list(mean), "std": list(std), "input_size": side, "start": earlier, "began": began,
             "seconds": sum(row.seconds for row in trainer.log), "log": [asdict(row) for row in trainer.log],
             "device": device, "versions": versions(device=device),
         }  # fmt: skip
@@ -113,12 +122,10 @@ def _run(trainer: Trainer, running: Path, progress: Progress | None, talk: Calla
         trainer.save(running)
 
 
-def _start(path: Path | None) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any] | None]:
-    """The tensors to begin from, and how they were trained."""
-    if path is None:
-        return None, None
-    if not path.is_file() or path.suffix != ".safetensors":
-        raise NotFoundError(f"{path} is no .safetensors file: give what another zoo train wrote")
+def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """The tensors of another training, and how they came about."""
+    if not path.is_file():
+        raise NotFoundError(f"{path} does not exist: give what another zoo train wrote, or a name of zoo list")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -128,6 +135,27 @@ def _start(path: Path | None) -> tuple[dict[str, torch.Tensor] | None, dict[str,
         raise IntegrityError(f"{path} is not a whole safetensors file ({str(error)[:80]}): train it again") from error
     began = training_of(path, hashlib.sha256(path.read_bytes()).hexdigest())
     return state, None if began is None else began.model_dump(mode="json")
+
+
+def _artifact(
+    name: str | Path, images: ImageSet, mean: Sequence[float], std: Sequence[float], levels: int
+) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None, str]:
+    """The network that an artifact holds, how it was trained, and its name."""
+    folder = registry.resolve(name)
+    config, tensors = artifact.read(folder)
+    made = config.preprocess
+    if [*made.mean, *made.std] != [*mean, *std]:
+        raise UsageError(f"{name} was made for images of another mean or std: begin from a network of the same data set")
+    net = artifact.topology_of(config)
+    pixels = images.take(_LOOKED_AT, 0).batch(slice(None), Preprocess(made.input_size))
+    inputs = look_up(image_table(mean, std, integer=False), pixels)
+    model = finetune.trainable(net, finetune.ann_params(config, tensors), inputs, levels)
+    training = config.source.training
+    stage = None if training is None else training.model_dump(mode="json")
+    part = stage
+    while part is not None:
+        part["arch"], part = part["arch"] or config.arch, part["start"]
+    return exported(model.state_dict(), levels), stage, store.name_of(folder)
 
 
 def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Sequence[float]]:

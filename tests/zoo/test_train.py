@@ -254,7 +254,7 @@ def test_a_folder_is_trained_stopped_and_resumed(tmp_path, monkeypatch):
     assert (tmp_path / "b" / "log.json").exists()
     with refuses(NotFoundError, "nothing to resume"):
         run(tmp_path / "c", resume=True)
-    with refuses(NotFoundError, "no .safetensors file"):
+    with refuses(NotFoundError, "neither a folder"):
         run(tmp_path / "c", start=tmp_path / "none.pth")
 
 

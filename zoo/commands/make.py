@@ -158,7 +158,8 @@ def train(
         int, typer.Option(metavar="L", min=0, max=255, help="Train with L-level activations; 0: plain ReLU.")
     ] = 0,
     start: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Begin from what another training wrote, of a shallower network too.")
+        str | None,
+        typer.Option(metavar="FILE|MODEL", help="Begin from what zoo train wrote, or a converted model, also a shallower one."),
     ] = None,
     shortcut: Annotated[Literal["A", "B"] | None, typer.Option(help="Of the CIFAR form.  [default: A]")] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of weights, order and augmentation.")] = 0,
