@@ -82,7 +82,6 @@ BAD_CONVERSIONS = [
     ("--parameter magic=1", 2, "no parameter 'magic'"),
     ("--neuron signed --schedule layerwise", 2, "--neuron if"),
     ("--neuron multi-level --schedule layerwise", 2, "--neuron if"),
-    ("--neuron multi-level --parameter bits=3", 2, "bits 3 is unknown: use 2 or 4"),
     ("--neuron multi-level --method hu2018", 2, "use --method calibrated"),
     ("--parameter bits=4", 2, "no parameter 'bits'"),
     ("--license ''", 2, "--license takes 1 to 500 characters"),

@@ -154,6 +154,7 @@ def test_labels_do_not_matter(digits_ann, tmp_path):
         ({"parameters": {"colour": 1}}, "no parameter 'colour'"),
         ({"parameters": {"thresholds": "magic"}}, "thresholds 'magic'"),
         ({"parameters": {"bias": "magic"}}, "bias 'magic'"),
+        ({"neuron": "multi-level", "parameters": {"bits": 3}}, "bits 3 is unknown: use 2 or 4"),
     ],
 )
 def test_bad_input_is_one_line(digits_ann, digits, changes, match):

@@ -118,6 +118,26 @@ def test_quantise_by_hand():
     assert torch.equal(quantise(z, torch.tensor([4.0]), 4), Quantise.apply(z, torch.tensor([4.0]).log(), 4).round())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_gradients_of_quantise(dtype, layout):
+    """dq/dz = m, dq/dlog(theta) = q - m z with m = 1 for -1/2 < L z / theta < L + 1/2."""
+    generator = torch.Generator().manual_seed(0)
+    z = (4 * torch.randn(5, 3, 6, 7, generator=generator)).to(dtype).to(memory_format=layout).requires_grad_()
+    log_theta = torch.tensor([1.0, 3.0, 6.0]).log().requires_grad_()
+    upstream = torch.randn(z.shape, generator=generator).to(dtype)  # always contiguous
+    q = Quantise.apply(z, log_theta, 4)
+    assert q.dtype == dtype and q.is_contiguous(memory_format=layout)
+    q.backward(upstream)
+    exact, theta = z.detach().float(), log_theta.detach().exp().view(-1, 1, 1)
+    inside = ((4 * exact / theta > -0.5) & (4 * exact / theta < 4.5)).float()
+    near = {"atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.1, "atol": 1.0}
+    off = (z.grad.float() - upstream.float() * inside).abs() > 1e-6
+    assert off.float().mean() <= (0 if dtype == torch.float32 else 0.02)
+    slope = (upstream.float() * (quantise(exact, theta.flatten(), 4) - inside * exact)).sum((0, 2, 3))
+    assert torch.allclose(log_theta.grad, slope, **near) and slope.abs().min() > 3
+
+
 def test_a_quantised_network_is_read_converted_and_compared_as_it_was_trained(net, digits, tmp_path):
     trainer = new(net, digits, replace(PLAN, epochs=4, levels=8, peak_rate=0.1))
     before = trainer.model.get_submodule("conv1").log_threshold.detach().clone()
