@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-from benchmarks import cifar10, datafree
+from benchmarks import cifar10, datafree, imagenet
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -68,7 +68,7 @@ def filled(text: str) -> str:
     """README.md with every block filled."""
     tables = {
         "models": models, "family": family, "cifar10": cifar10.render, "int8": cifar10.numerics, "datafree": datafree.render,
-        "cpu": cpu,
+        "imagenet": imagenet.render, "cpu": cpu,
     }  # fmt: skip
     for name, table in tables.items():
         block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
