@@ -25,7 +25,8 @@ from torch import Tensor
 from zoo.kernels.spiking_conv import Membrane, SpikingConv
 
 # Shifts tried, in thresholds: two thresholds either way in steps of 1/64.
-_GRID = torch.arange(-128, 129) / 64
+_FINE = 64
+_GRID = torch.arange(-128, 129) / _FINE
 
 
 @dataclass(frozen=True)
@@ -178,15 +179,26 @@ def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, most: int) 
 
     potential [C, n] in thresholds; owing [C, n] marks the neurons that would take a spike back under zero (`signed`).
     """
-    count = potential.shape[1]
-    grid = _GRID.expand(len(potential), -1)
-    ranked = potential.sort(1).values
+    span, count = len(_GRID) // 2, potential.shape[1]
+    # By histogram, as multiplying by a power of two is exact: a sixth of the time of sorting.
+    steps = (potential * _FINE).floor_()
+    grid = torch.arange(-span, span + 1)
+    reached = _at_least(steps, -span, _FINE * most + span)
     # A graded spike of k is k thresholds passed.
-    fires = sum((count - torch.searchsorted(ranked, (k - grid).contiguous()) for k in range(1, most + 1)), torch.zeros(()))
+    fires = sum((reached[:, _FINE * k - grid + span] for k in range(1, most + 1)), torch.zeros((), dtype=torch.int64))
     if owing is not None:
-        below = potential.masked_fill(~owing, torch.inf).sort(1).values
-        fires = fires - torch.searchsorted(below, (-grid).contiguous())
-    return _nearest(grid, fires / count, missing)
+        stay = _at_least(steps.masked_fill_(~owing, torch.inf), -span, span)
+        fires = fires - (count - stay[:, span - grid])
+    return _nearest(_GRID.expand(len(potential), -1), fires / count, missing)
+
+
+def _at_least(values: Tensor, low: int, high: int) -> Tensor:
+    """How many of the whole numbers `values` [C, n] are at least low, low + 1, ..., high: [C, high - low + 1]."""
+    bins = high - low + 2
+    index = values.clamp(low - 1, high).long() - (low - 1)
+    index += torch.arange(len(values))[:, None] * bins
+    counts = torch.bincount(index.flatten(), minlength=len(values) * bins).view(-1, bins)
+    return counts.flip(1).cumsum(1).flip(1)[:, 1:]
 
 
 def _charge_shift(charge: Tensor, timesteps: int, wanted: Tensor) -> Tensor:
