@@ -172,7 +172,7 @@ def test_a_difference_exits_7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(SystemExit) as stopped:
         equality.main(["--random", "resnet20", "--timesteps", "1", "--backend", "interpret", "--out", str(tmp_path / "x.json")])
     report = json.loads((tmp_path / "x.json").read_text())
-    assert stopped.value.code == 7 and not report["equal"] and len(report["runs"]) == 6
+    assert stopped.value.code == 7 and not report["equal"] and len(report["runs"]) == 8
 
 
 def test_random_spikes() -> None:
