@@ -51,6 +51,7 @@ def cases() -> list[Case]:
 
 def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
     """Converts the case if its artifact is not in `work`, measures it and writes its result file."""
+    from zoo.arguments import pick_device
     from zoo.artifact import write_synced
     from zoo.checkpoint import read_checkpoint
     from zoo.convert import convert
@@ -68,8 +69,9 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
         print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     measured = open_images(data / "val", "test").take(case.images, 0)
     result = evaluate(
-        folder, measured, case.timesteps, batch_size=20, ann=source, state=work / f"{case.name}.part", progress=_say
-    )
+        folder, measured, case.timesteps, batch_size=20, ann=source, device=pick_device("auto"),
+        state=work / f"{case.name}.part", progress=_say,
+    )  # fmt: skip
     told = f"--only {case.name} --images {case.images} --timesteps {','.join(map(str, case.timesteps))}"
     result.command = f"python -m benchmarks.imagenet CHECKPOINTS DATA WORK {told}"
     RESULTS.mkdir(parents=True, exist_ok=True)
