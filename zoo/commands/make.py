@@ -146,6 +146,7 @@ def _warn_of_bad(result: Conversion) -> None:
     "zoo train resnet20 --dataset cifar10 --out runs/resnet20 --resume",
     "zoo train resnet20 --dataset cifar-10-python.tar.gz --levels 8 --start runs/resnet20/resnet20.safetensors "
     "--epochs 20 --rate 0.05 --out runs/resnet20-levels",
+    "zoo train resnet32 --dataset cifar10 --levels 8 --start s-resnet20 --out runs/resnet32",
 ))  # fmt: skip
 def train(
     arch: Annotated[str, typer.Argument(metavar="ARCH", help="resnet20, resnet32, resnet18 and so on.")],
