@@ -180,7 +180,7 @@ def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, most: int) 
     potential [C, n] in thresholds; owing [C, n] marks the neurons that would take a spike back under zero (`signed`).
     """
     span, count = len(_GRID) // 2, potential.shape[1]
-    # By histogram, as multiplying by a power of two is exact: a sixth of the time of sorting.
+    # By histogram instead of sorting, which takes longer; multiplying by a power of two is exact.
     steps = (potential * _FINE).floor_()
     grid = torch.arange(-span, span + 1)
     reached = _at_least(steps, -span, _FINE * most + span)
