@@ -30,9 +30,9 @@ Schedule = Literal["causal", "layerwise"]
 # the cache.
 CHUNK = 64
 WINDOW = 8
-# Neurons of a chunk: all 64 images of a ResNet-110 of CIFAR, 7 of a ResNet-50 at 224 pixels, 3 of a ResNet-152. `zoo eval` then
-# takes 2.3 GB and 3.7 GB in all, whatever the number of images (benchmarks/results/memory.json).
-_NEURONS = 2**26
+# Neurons of a chunk's widest layer, so that a step's potentials stay in the cache: 64 images of CIFAR's networks, one of a
+# ResNet-50 at 224 pixels (one Zen 5 core, T = 64: 2.2 s an image, with 4 at a time 3.8 s).
+_WIDEST = 2**20
 
 
 @dataclass
@@ -187,10 +187,10 @@ class SpikingResNet:
         return Run(torch.cat(logits, 1), spikes)
 
     def _chunk(self, height: int, width: int) -> int:
-        """Images that run together by default, so that memory does not grow with their size."""
+        """Images that run together by default: fewer where they are large, for speed and for memory."""
         sizes = self.net.sizes(height, width)
-        neurons = sum(spec.out_channels * math.prod(sizes[spec.name]) for spec in self.net.layers)
-        return max(1, min(CHUNK, _NEURONS // max(neurons, 1)))
+        widest = max(spec.out_channels * math.prod(sizes[spec.name]) for spec in self.net.layers)
+        return max(1, min(CHUNK, _WIDEST // max(widest, 1)))
 
     def _packed_for(self, timesteps: int) -> PackedNetwork | None:
         if self.backend == "torch":

@@ -228,9 +228,9 @@ def test_moving_keeps_every_parameter():
     assert torch.equal(moved.run(images, 9).logits, network.run(images, 9).logits)
 
 
-@pytest.mark.parametrize(("arch", "side", "most"), [("resnet110", 32, 64), ("resnet50", 224, 7), ("resnet152", 224, 3)])
+@pytest.mark.parametrize(("arch", "side", "most"), [("resnet110", 32, 64), ("resnet18", 224, 5), ("resnet50", 224, 1)])
 def test_images_that_run_together(arch, side, most):
-    """By default as many as memory is meant for, and one at least."""
+    """By default as many as the cache is meant for, and one at least."""
     network = tiny("imagenet")
     network.net = topology(arch)
     assert network._chunk(side, side) == most
