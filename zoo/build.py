@@ -89,15 +89,17 @@ class Built:
 
 @dataclass
 class _Live:
-    """What later layers still read: by layer, the ANN's activations and the spikes (layerwise: counts by T)."""
+    """What later layers still read: by layer, the ANN's activations, the spikes (layerwise: counts by T), and firing rates after
+    many timesteps."""
 
     activations: dict[str, Tensor] = field(default_factory=dict)
     spikes: dict[str, calibrate.SpikeTrain] = field(default_factory=dict)
     counts: dict[str, dict[int, Tensor]] = field(default_factory=dict)
+    limits: dict[str, Tensor] = field(default_factory=dict)
 
     def forget(self, names: list[str]) -> None:
         for name in names:
-            for store in (self.activations, self.spikes, self.counts):
+            for store in (self.activations, self.spikes, self.counts, self.limits):
                 store.pop(name, None)
 
 
@@ -243,6 +245,11 @@ def _sweep_causal(
     x = layer.current(image, steps) if spec.source == IMAGE else live.spikes[spec.source]
     shortcut = live.spikes[spec.shortcut.source] if spec.shortcut else None
     layer, live.spikes[spec.name] = calibrate.causal(layer, x, shortcut, wanted, steps, recipe.calibration)
+    if recipe.calibration is not None and recipe.calibration.limit:
+        stem = spec.source == IMAGE
+        rates = layer.current(image, 1) if stem else live.limits[spec.source]
+        side = live.limits[spec.shortcut.source] if spec.shortcut else None
+        layer, live.limits[spec.name] = calibrate.limit(layer, rates, side, wanted, recipe.calibration, constant=stem)
     return layer
 
 

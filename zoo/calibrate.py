@@ -5,9 +5,12 @@ shifted together by the smallest d for which the mean of the spikes so far is ri
 
     mean over images and positions of s[t]  =  (t + 1) E[min(a, theta)] / theta  -  spikes per neuron before t,
 
-with a the ANN's activation. The shift is the bias of that timestep; afterwards the mean of the last `tail` shifts stays. Forward
-temporal bias correction (FTBC, 2024) moves the same biases by gradient steps; a quantile of the potentials gives them at once. It
-takes no labels and no gradient.
+with a the ANN's activation. The shift is the bias of that timestep. Forward temporal bias correction (FTBC, 2024) moves the same
+biases by gradient steps; a quantile of the potentials gives them at once. It takes no labels and no gradient.
+
+The bias of all later timesteps is either the mean of the last `tail` shifts, or the one that is right in the limit of many
+timesteps, where a neuron's firing rate is r = clip(z, 0, theta) / theta of the z that its inputs' limits bring: mean r =
+E[min(a, theta)] / theta again.
 
 Layerwise: one total for each number of timesteps, found the same way on the charge; the biases are rows whose sums are those
 totals, so that one artifact serves every number of timesteps.
@@ -27,15 +30,18 @@ from zoo.kernels.spiking_conv import Membrane, SpikingConv
 # Shifts tried, in thresholds: two thresholds either way in steps of 1/64.
 _FINE = 64
 _GRID = torch.arange(-128, 129) / _FINE
+_LIMIT_SAMPLE = 65_536  # neurons per channel that the bias of the limit is found on
 
 
 @dataclass(frozen=True)
 class Settings:
-    """rows: timesteps with a bias of their own. marks: timesteps a layerwise network gets a total for. sample: neurons per
-    channel (over images and positions, drawn with `seed`) whose potentials are looked at."""
+    """rows: timesteps with a bias of their own. limit: whether the bias of later ones is that of the limit, else the mean of
+    `tail`. marks: timesteps a layerwise network gets a total for. sample: neurons per channel (over images and positions, drawn
+    with `seed`) whose potentials are looked at."""
 
     rows: int = 32
     tail: int = 8
+    limit: bool = False
     marks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     sample: int = 4096
     seed: int = 0
@@ -142,6 +148,30 @@ def _match(
     return replace(layer, bias=bias.to(layer.bias.dtype), _prepared={})
 
 
+def limit(
+    layer: SpikingConv, x: Tensor, shortcut: Tensor | None, wanted: Tensor, settings: Settings, constant: bool = False
+) -> tuple[SpikingConv, Tensor]:
+    """Sets the bias of the timesteps after the calibrated rows to the one that is right in the limit of many timesteps.
+
+    Args:
+        layer: with bias [rows + 1, C]; its row for later timesteps is replaced.
+        x, shortcut: limits of its sources' firing rates, float [B, C, H, W]; with `constant`, x is the stem's current.
+        wanted: the ANN's activation in the layer's own units, [B, C, H, W].
+
+    Returns the layer, and its own limit, spikes per timestep, float [B, C, H, W].
+    """
+    theta = layer.threshold.float()
+    ending = replace(layer, bias=layer.bias[-1:], v_init=torch.zeros_like(layer.v_init), _prepared={})
+    z = ending.charge(x, shortcut, 1, constant).float().div_(theta.view(-1, 1, 1))
+    sampled = _sample(wanted, replace(settings, sample=_LIMIT_SAMPLE))
+    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.most).mean(1)
+    shift = _rate_shift(_by_channel(z, sampled), layer.most, rate) * theta
+    shift = shift.round() if layer.integer else shift
+    bias = torch.cat([layer.bias[:-1], layer.bias[-1:] + shift.to(layer.bias.dtype)])
+    z += (shift / theta).view(-1, 1, 1)
+    return replace(layer, bias=bias, _prepared={}), z.clamp_(0, layer.most)
+
+
 def layerwise(layer: SpikingConv, charges: Mapping[int, Tensor], wanted: Tensor, settings: Settings) -> SpikingConv:
     """Calibrates one layer whose charges [B, C, H, W] after some numbers of timesteps are given, with the ANN's bias in them.
 
@@ -205,6 +235,17 @@ def _charge_shift(charge: Tensor, timesteps: int, wanted: Tensor) -> Tensor:
     """The smallest shift [C], in thresholds, for which the mean count clip(floor(charge), 0, T) is nearest to `wanted` [C]."""
     counts = [(charge + shift).floor_().clamp_(0, timesteps).mean(1) for shift in _GRID]
     return _nearest(_GRID.expand(len(charge), -1), torch.stack(counts, 1), wanted)
+
+
+def _rate_shift(rates: Tensor, most: int, wanted: Tensor) -> Tensor:
+    """The shift [C], in thresholds, with which the mean of clip(rates, 0, most) is `wanted` [C]; rates [C, n]. By bisection."""
+    low = -rates.amax(1)
+    high = most - rates.amin(1)
+    for _ in range(24):
+        middle = (low + high) / 2
+        less = (rates + middle[:, None]).clamp_(0, most).mean(1) < wanted
+        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+    return (low + high) / 2
 
 
 def _nearest(grid: Tensor, found: Tensor, wanted: Tensor) -> Tensor:

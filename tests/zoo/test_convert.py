@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.zoo.spiking_fixtures import files_of, image_set, random_pixels, refuses
+from tests.zoo.spiking_fixtures import files_of, image_set, random_pixels, refuses, tiny_topology
 from zoo import artifact, calibrate, thresholds
 from zoo import convert as conversion
-from zoo.build import image_table
+from zoo.build import Built, image_table
 from zoo.convert import convert
 from zoo.data import Preprocess
 from zoo.energy import dense_macs, modelled_energy
 from zoo.errors import UsageError
 from zoo.evaluate import evaluate
 from zoo.kernels.spiking_conv import SpikingConv
-from zoo.network import look_up
+from zoo.network import Head, SpikingResNet, look_up
 from zoo.resnet import ann_forward
 from zoo.rounding import patches, round_to_int8
 
@@ -328,3 +328,14 @@ def test_hu2018_searches_with_the_anns_predictions_where_labels_are_missing(digi
         convert(digits_ann, replace(images, labels=labels), **options)
         # convert draws them in an order of its own.
         assert [truth.sort().values.tolist() for truth in truths] == [wanted.sort().values.tolist()] * 2
+
+
+@pytest.mark.parametrize("late", range(8))
+def test_the_read_out_skips_what_comes_too_early(late):
+    """Counts that are wrong for the first `late` eighths of 16 timesteps and right afterwards."""
+    right = torch.eye(3)
+    steps = torch.stack([right.roll(1, 1) if t < 2 * late else right for t in range(16)])
+    head = Head(torch.eye(3), torch.full((3,), 4.0), torch.zeros(3))
+    network = SpikingResNet(tiny_topology("cifar"), {}, head, torch.zeros(1, 256))
+    built = Built(network, {}, [], 4 * right, steps.cumsum(0), 1.0)
+    assert conversion._search_delay(built)[16] == 2 * late
