@@ -243,7 +243,8 @@ class SpikingResNet:
                 totals[spec.name].add_(_count_over_time_and_batch(spikes, layer.bits))
             if watch is not None:
                 watch(spec.name, spikes)
-            out[spec.name] = spikes
+            # Without a -1 among them oneDNN takes spikes as they are.
+            out[spec.name] = spikes if layer.neuron == "signed" else spikes.view(torch.uint8)
             for name in [name for name in out if last[name] <= index and name != spec.name]:
                 del out[name]
         return spikes.sum((3, 4), dtype=torch.int64)

@@ -73,7 +73,7 @@ class PackedNetwork:
         self.network, self.interpret = network, interpret
         self.layers = {name: SpikingLayer(layer, interpret=interpret) for name, layer in network.layers.items()}
         self.limit = min(
-            (_INT32 - layer.potential_bound(0)) // max(layer.current_bound(), 1) - 1 for layer in network.layers.values()
+            (_INT32 - layer.potential_bound(0)) // max(layer.current_bound, 1) - 1 for layer in network.layers.values()
         )
         if network.schedule == "layerwise":
             self.limit = min(self.limit, LAYERWISE_LIMIT)

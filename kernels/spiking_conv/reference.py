@@ -16,6 +16,7 @@ float32 while the bound on |v| stays under 2**24 and in float64 beyond, so it is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -99,6 +100,7 @@ class SpikingConv:
         }
         return replace(self, **move, _prepared={})
 
+    @functools.cached_property
     def current_bound(self) -> int:
         """The largest |current| one timestep can bring to any neuron, in integer units."""
         bound = self.weight.double().abs().sum((1, 2, 3)) * self.input_bound + self.bias.double().abs().amax(0)
@@ -111,7 +113,7 @@ class SpikingConv:
     def potential_bound(self, timesteps: int) -> int:
         """The largest |v| that any neuron can reach in a run of `timesteps`, in integer units."""
         most = self.v_init.double().abs() + self.threshold.double() * self.most
-        return timesteps * self.current_bound() + int(most.max().item())
+        return timesteps * self.current_bound + int(most.max().item())
 
     def dtype(self, timesteps: int) -> torch.dtype:
         """The narrowest float that holds every potential of a run of `timesteps` exactly (float layers: float32)."""
@@ -125,7 +127,7 @@ class SpikingConv:
     def current(self, x: Tensor, timesteps: int) -> Tensor:
         """Current without bias that a constant input brings at every timestep, [B, Cout, H, W]; the stem's image. Max-pooled."""
         dtype = torch.float32
-        if self.integer and self.current_bound() >= _EXACT_FLOAT32:
+        if self.integer and self.current_bound >= _EXACT_FLOAT32:
             dtype = torch.float64
         main, _ = self._convolutions(dtype, self.input_bound)
         current = main.add_to(self._zeros(x, dtype), x)
@@ -145,8 +147,9 @@ class SpikingConv:
         """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W]: 0 or 1, -1 to 1, or 0 to `most`.
 
         Args:
-            x: spikes int8 [T, B, Cin, H, W], or the stem's constant current (float [B, Cout, H, W], with `window` = T).
-            shortcut: spikes of the shortcut's source, int8 [T, B, Csrc, H', W'], if the layer has one.
+            x: spikes int8 [T, B, Cin, H, W] (uint8, where none is -1, is faster), or the stem's constant current (float
+                [B, Cout, H, W], with `window` = T).
+            shortcut: spikes of the shortcut's source, int8 or uint8 [T, B, Csrc, H', W'], if the layer has one.
             membrane: carried in and out; updated in place.
             adjust: called with the timestep and the charged potential before the neurons fire; the [Cout] it returns is added to
                 it. Calibration finds the bias of a timestep so.

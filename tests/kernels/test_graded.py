@@ -149,7 +149,7 @@ def test_packing(bits, timesteps, seed):
 
 def test_bounds_count_the_largest_spike():
     layer = one(3, 5, 2, 4, (7,))
-    assert layer.current_bound() == 3 * 15 + 7
+    assert layer.current_bound == 3 * 15 + 7
     assert layer.potential_bound(2) == 2 * 52 + 2 + 5 * 15
-    assert replace(layer, gain=torch.tensor([-2], dtype=torch.int32)).current_bound() == 52 + 2 * 15
-    assert replace(layer, projection=torch.full((1, 1, 1, 1), 4, dtype=torch.int8)).current_bound() == 52 + 4 * 15
+    assert replace(layer, gain=torch.tensor([-2], dtype=torch.int32)).current_bound == 52 + 2 * 15
+    assert replace(layer, projection=torch.full((1, 1, 1, 1), 4, dtype=torch.int8)).current_bound == 52 + 4 * 15

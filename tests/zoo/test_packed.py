@@ -176,7 +176,7 @@ def test_potentials_that_could_pass_int32_are_refused():
     network.layers["layer1.0.conv1"].bias[:, 0] = 2**29
     images = random_pixels(1, 1, 6)
     layer = network.layers["layer1.0.conv1"]
-    limit = (2**31 - layer.potential_bound(0)) // layer.current_bound() - 1
+    limit = (2**31 - layer.potential_bound(0)) // layer.current_bound - 1
     packed = network.with_backend("interpret")
     assert 1 <= limit < 8 and layer.potential_bound(limit) < 2**31
     assert torch.equal(packed.run(images, limit).logits, network.run(images, limit).logits)
