@@ -147,13 +147,22 @@ def commands(found: Evaluation) -> list[str]:
 
 
 def train_commands(config: Config) -> list[str]:
-    """The commands of the ANN's trainings, from the last one on that began from a model with a name, or from none."""
+    """The commands of the ANN's trainings, from the last one on that began from another network of the zoo, or from none.
+
+    One that went on from an earlier version of the same network is shown whole: the name means the new version now.
+    """
+
+    def arch(stage: TrainingConfig | None) -> str:
+        return (stage and stage.arch) or config.arch
+
     stages = trainings(config.source.training)
-    stages = stages[max((number for number, stage in enumerate(stages) if stage.began), default=0) :]
-    lines = []
+    grown = (number for number, stage in enumerate(stages) if stage.began and arch(stage.start) != arch(stage))
+    stages = stages[max(grown, default=0) :]
+    lines, begins = [], stages[0].began if stages else None
     for number, stage in enumerate(stages, start=1):
         out = "." if stage is stages[-1] else f"stage{number}"
-        lines.append(_train_command(config, stage, f"stage{number - 1}" if number > 1 else None, out))
+        lines.append(_train_command(config, stage, begins, out))
+        begins = f"{out}/{arch(stage)}.safetensors"
     return lines
 
 
@@ -171,10 +180,7 @@ def _train_command(config: Config, training: TrainingConfig, begins: str | None,
     words = ["zoo", "train", training.arch or config.arch, "--dataset", training.dataset, "--epochs", str(training.epochs)]
     words += ["--batch-size", str(s["batch_size"]), "--rate", str(s["peak_rate"]), "--levels", str(s["levels"])]
     words += ["--seed", str(s["seed"]), "--precision", str(s["precision"])]
-    if training.began:
-        words += ["--start", training.began]
-    elif begins:
-        words += ["--start", f"{begins}/{(training.start and training.start.arch) or config.arch}.safetensors"]
+    words += ["--start", begins] if begins else []
     return shlex.join([*words, "--out", out])
 
 

@@ -179,3 +179,14 @@ def test_a_training_that_began_from_another_gives_both_commands(folder):
     assert "That one began from a resnet32 trained with ReLU" in grown
     assert "It began from a network trained with 4 levels for 9 epochs" in text
     assert "That one began from a network trained with ReLU for 7 epochs" in text
+
+
+def test_a_training_that_went_on_from_its_own_earlier_version_is_shown_whole():
+    found = measured()
+    training = found["config"]["source"]["training"]
+    first = training | {"epochs": 7, "arch": "resnet20"}
+    found["config"]["source"]["training"] = training | {"epochs": 9, "arch": "resnet20", "began": "s-resnet20", "start": first}
+    text = card.render(Evaluation.model_validate(found))
+    commands = [line for line in text.splitlines() if line.startswith("zoo train")]
+    assert len(commands) == 2 and "--epochs 7 " in commands[0] and "--start" not in commands[0]
+    assert commands[1].endswith("--start stage1/resnet20.safetensors --out .")
