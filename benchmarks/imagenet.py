@@ -16,7 +16,8 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ SAMPLES = {"resnet18": 128, "resnet50": 64}
 
 @dataclass(frozen=True)
 class Case:
-    """One artifact and what is measured on it."""
+    """One artifact and what is measured on it; `parameters` are the conversion's."""
 
     arch: str
     neuron: str = "if"
@@ -35,6 +36,7 @@ class Case:
     made_for: int = 32
     timesteps: tuple[int, ...] = LONG
     images: int = 1000
+    parameters: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -44,9 +46,11 @@ class Case:
 
 def cases() -> list[Case]:
     """Every one, the quick ones first."""
-    found = [Case(arch, "multi-level", made_for=4, timesteps=(1, 2, 4, 8)) for arch in SAMPLES]
+    found = [Case(arch, "multi-level", made_for=4, timesteps=(1, 2, 4, 8), parameters={"rows": 8}) for arch in SAMPLES]
     found += [Case(arch, schedule="layerwise", made_for=t, timesteps=(t,)) for arch in SAMPLES for t in (32, 16, 8)]
-    return found + [Case(arch, neuron) for arch in SAMPLES for neuron in ("if", "signed")]
+    found += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
+    # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than how soon neurons fire.
+    return [*found, Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})]
 
 
 def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
@@ -63,8 +67,7 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
         begun = time.perf_counter()
         convert(
             read_checkpoint(source, case.arch), open_images(data / "train", "train"), neuron=case.neuron, schedule=case.schedule,
-            timesteps=case.made_for, samples=SAMPLES[case.arch], progress=_say,
-            parameters={"rows": 8} if case.neuron == "multi-level" else None,
+            timesteps=case.made_for, samples=SAMPLES[case.arch], parameters=case.parameters, progress=_say,
         ).save(folder)  # type: ignore[arg-type]  # fmt: skip
         print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     measured = open_images(data / "val", "test").take(case.images, 0)
