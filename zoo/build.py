@@ -242,11 +242,11 @@ def _sweep_causal(
 ) -> SpikingConv:
     rows = recipe.calibration.rows if recipe.calibration else 0
     steps = max(rows, timesteps)
-    x = layer.current(image, steps) if spec.source == IMAGE else live.spikes[spec.source]
+    stem = spec.source == IMAGE
+    x = layer.current(image, steps) if stem else live.spikes[spec.source]
     shortcut = live.spikes[spec.shortcut.source] if spec.shortcut else None
     layer, live.spikes[spec.name] = calibrate.causal(layer, x, shortcut, wanted, steps, recipe.calibration)
     if recipe.calibration is not None and recipe.calibration.limit:
-        stem = spec.source == IMAGE
         rates = layer.current(image, 1) if stem else live.limits[spec.source]
         side = live.limits[spec.shortcut.source] if spec.shortcut else None
         layer, live.limits[spec.name] = calibrate.limit(layer, rates, side, wanted, recipe.calibration, constant=stem)
