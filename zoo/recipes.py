@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 # Part of every digest: raise it when the zoo's conversion gives other artifacts than before.
-CONVERSION = 2
+CONVERSION = 3
 _KEY = re.compile(r"[0-9a-f]{12}-(data-free-\d+|calib-\d+-[0-9a-f]{12})", re.ASCII)
 _CURRENT, _LOCK = "current", ".lock"
 

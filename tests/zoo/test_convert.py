@@ -129,6 +129,12 @@ def test_hu2018_compensation_scales_weights_and_shortcuts_alone(digits_ann, digi
             assert torch.allclose(two.layers[name].gain, 1.5 * one.layers[name].gain)
 
 
+def test_the_stems_weights_have_all_the_levels_of_int8(converted):
+    """Pixels are up to 680 units: a stem counting as coarsely as layers on spikes would have weights of four bits."""
+    stem = converted(parameters={"rows": 2}, timesteps=2).network.layers["conv1"]
+    assert (stem.weight.abs().amax((1, 2, 3)) == 127).all()
+
+
 def test_labels_do_not_matter(digits_ann, tmp_path):
     pixels = random_pixels(12, 1, 8)
     options = {"mean": (0.3,), "std": (0.4,), "input_size": 8, "timesteps": 4, "parameters": {"rows": 2}}
