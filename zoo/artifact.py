@@ -3,7 +3,7 @@
 Tensors follow the network's names. Per layer `L` with C output channels and P bias rows (int8 numerics; float32 throughout for
 `numerics = "float32"`):
 
-    L.weight int8 [C, Cin, k, k]      L.bias int32 [P, C]         L.threshold int32 [C]       L.v_init int32 [C]
+    L.weight int8 [C, Cin, k, k]      L.bias int16 or int32 [P, C]      L.threshold int32 [C]      L.v_init int32 [C]
     L.scale float32 [C]  one integer unit in ANN units; a spike of channel c is worth threshold[c] * scale[c]
     L.shortcut.gain int32 [C] (identity)  or  L.shortcut.weight int8 [C, Csrc, 1, 1] (projection)
 
@@ -161,7 +161,7 @@ def write(folder: str | Path, tensors: Mapping[str, Tensor], describe: Callable[
     folder = Path(folder)
     if folder.exists() and not force:
         raise UsageError(f"{folder} exists already: choose another --out, or pass --force to replace it")
-    payload = save(dict(tensors), metadata={"format": "pt"})
+    payload = save({name: _narrow(name, tensor) for name, tensor in tensors.items()}, metadata={"format": "pt"})
     pending = ChecksumConfig(input="shake256-noise", images=1, timesteps=1, sha256="0" * 64)
     sha256 = hashlib.sha256(payload).hexdigest()
     _, height, width = describe(sha256, pending).preprocess.input_size
@@ -175,6 +175,14 @@ def write(folder: str | Path, tensors: Mapping[str, Tensor], describe: Callable[
         for name, data in files.items():
             write_synced(temporary / name, data)
     return config
+
+
+def _narrow(name: str, tensor: Tensor) -> Tensor:
+    """A layer's bias as int16 where that holds it: 33 rows are a fifth of a ResNet-56 of CIFAR-10 as int32."""
+    if not name.endswith(".bias") or tensor.dtype != torch.int32:
+        return tensor
+    low, high = tensor.aminmax()
+    return tensor.to(torch.int16) if low >= -(2**15) and high < 2**15 else tensor
 
 
 @contextmanager
@@ -273,6 +281,8 @@ def _checked_tensors(
         raise IntegrityError(f"{where} has missing or unexpected tensors ({', '.join(odd[:4])}): fetch it again")
     for name, (dtype, shape) in expected.items():
         tensor = tensors[name]
+        if name.endswith(".bias") and (tensor.dtype, dtype) == (torch.int16, torch.int32):
+            tensors[name] = tensor = tensor.to(dtype)
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise IntegrityError(
                 f"{where}: {name} is {tensor.dtype} {list(tensor.shape)}, expected {dtype} {list(shape)}: fetch it again"

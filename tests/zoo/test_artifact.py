@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -65,6 +66,21 @@ def test_deep_catches_what_hashes_cannot(saved):
     assert [check.ok for check in artifact.verify(saved, deep=True)] == [True, True, False]
 
 
+def test_biases_take_two_bytes_where_they_fit(converted, tmp_path):
+    made = copy.deepcopy(converted(parameters={"rows": 4}))
+    edge, past = (made.network.layers[f"layer1.{block}.conv1"].bias for block in (0, 1))
+    edge[2, 0], edge[0, 1], past[2, 0] = 2**15 - 1, -(2**15), 2**15
+    made.save(tmp_path / "a")
+    stored = load_file(tmp_path / "a" / "model.safetensors")
+    dtypes = {name: tensor.dtype for name, tensor in stored.items() if name.startswith("layer") and name.endswith(".bias")}
+    assert dtypes.pop("layer1.1.conv1.bias") == torch.int32
+    assert set(dtypes.values()) == {torch.int16} and len(dtypes) == 17
+    _, tensors = artifact.read(tmp_path / "a")
+    for name, layer in made.network.layers.items():
+        assert tensors[f"{name}.bias"].dtype == torch.int32 and torch.equal(tensors[f"{name}.bias"], layer.bias)
+    assert all(check.ok for check in artifact.verify(tmp_path / "a", deep=True))
+
+
 def damage(name: str, value: object):
     def change(tensors):
         tensors[name] = tensors[name].clone()
@@ -81,11 +97,13 @@ def damage(name: str, value: object):
         (damage("layer1.0.conv1.scale", float("nan")), "NaN"),
         (damage("fc.bias", float("inf")), "NaN or infinite"),
         (damage("layer1.0.conv1.weight", -128), "-128"),
-        (damage("layer1.0.conv1.bias", 2**31 - 1), "past"),
+        (damage("layer1.0.conv1.v_init", 2**31 - 1), "past"),
         (lambda t: t.pop("fc.bias"), "missing or unexpected"),
         (lambda t: t.update(extra=torch.zeros(2)), "missing or unexpected"),
         (lambda t: t.update({"fc.bias": t["fc.bias"].double()}), "fc.bias is torch.float64"),
         (lambda t: t.update({"conv1.v_init": t["conv1.v_init"][:-1].clone()}), r"conv1.v_init is torch.int32 \[15\]"),
+        (lambda t: t.update({"conv1.v_init": t["conv1.v_init"].short()}), r"conv1.v_init is torch.int16"),
+        (lambda t: t.update({"conv1.bias": t["conv1.bias"].char()}), r"conv1.bias is torch.int8"),
     ],
 )
 def test_tensors_that_break_the_format(saved, change, match):
