@@ -23,7 +23,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo import store
 from zoo.config import parse_config
@@ -95,11 +95,14 @@ _CHECKPOINTS: tuple[tuple[str, str, int, str | None], ...] = (
     ("resnet152", "timm/resnet152.tv_in1k@2a9b5c2460893a2ab13d8625db2383f3094d704f", 241,
      "15897077afdf4d6334dc0c3f8e6fb483afb3faa9298c139f3c6eb29bca6ae5b2"),
 )  # fmt: skip
+# Binary neurons of the bottleneck networks need 64 timesteps and more, at which what thresholds clip weighs more than how soon
+# neurons fire.
+_LONG: dict[str, Any] = {"timesteps": 64, "parameters": {"levels": 32, "rows": 64}}
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for arch, source, megabytes, sha256 in _CHECKPOINTS
     for recipe in (
-        Recipe(f"s-{arch}", arch, source, megabytes, sha256),
+        Recipe(f"s-{arch}", arch, source, megabytes, sha256, **(_LONG if arch not in ("resnet18", "resnet34") else {})),
         Recipe(f"s-{arch}-signed", arch, source, megabytes, sha256, neuron="signed"),
         Recipe(
             f"s-{arch}-multi-level", arch, source, megabytes, sha256, neuron="multi-level", timesteps=4, parameters={"rows": 8}

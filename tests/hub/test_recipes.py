@@ -358,6 +358,9 @@ def test_the_zoos_own_recipes() -> None:
     assert len({recipe.digest for recipe in recipes.RECIPES.values()}) == len(recipes.RECIPES)
     for name, recipe in recipes.RECIPES.items():
         repo, _, revision = recipe.source.partition("@")
+        assert all(recipe.parameters.keys() <= convert.DEFAULTS[method].keys() for method in ("calibrated", "data-free"))
+        binary, shallow = recipe.neuron == "if", recipe.arch in ("resnet18", "resnet34")
+        assert recipe.timesteps == (4 if recipe.neuron == "multi-level" else 64 if binary and not shallow else 32)
         assert (name, recipe.arch) == (recipe.name, name.split("-")[1])
         if recipe.sha256 is None:  # pinned by the digits in the file's name
             assert repo == f"torchvision:{recipe.arch}" and recipe.arch in sources.TORCHVISION
