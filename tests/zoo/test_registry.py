@@ -58,3 +58,11 @@ def test_data_of_a_model_is_what_it_was_calibrated_on(saved):
     del text["calibration"]["dataset"]
     (saved / "config.json").write_text(json.dumps(text))
     assert registry.default_data(registry.entry(saved).config) is None
+
+
+def test_what_ships_is_small():
+    """CIFAR's networks up to ResNet-56 are under a megabyte, int8 weights and a bias per timestep."""
+    shipped = registry.shipped()
+    assert len(shipped) >= 7
+    for entry in shipped:
+        assert (entry.folder / "model.safetensors").stat().st_size < 1_000_000, entry.name
