@@ -332,9 +332,12 @@ def test_what_is_interrupted_leaves_nothing_that_could_be_used(
         child.join(30)
         assert child.exitcode in (0, 130 if how == signal.SIGINT else -9), output.read_text()
         stopped += child.exitcode != 0
-        assert all(store.problem_of(one.folder) is None for one in recipes.everything()), share
+        whole = list(recipes.everything())
+        assert all(store.problem_of(one.folder) is None for one in whole), share
         if child.exitcode == 130:
-            assert kept(made_home) == set() and "interrupted" in output.read_text()
+            # What was whole before Ctrl-C came stays, also where the name does not mean it yet.
+            assert kept(made_home) - {"current"} == {one.key for one in whole} and "interrupted" in output.read_text()
+            assert share > 0.5 or not whole
     assert stopped
     (made_home / ".left").mkdir()
     assert zoo("pull", NAME, "--force").code == zoo("verify", NAME, "--deep").code == 0
