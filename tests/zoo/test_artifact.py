@@ -81,9 +81,9 @@ def test_biases_take_two_bytes_where_they_fit(converted, tmp_path):
     assert all(check.ok for check in artifact.verify(tmp_path / "a", deep=True))
 
 
-def damage(name: str, value: object):
+def damage(name: str, value: object, dtype: torch.dtype | None = None):
     def change(tensors):
-        tensors[name] = tensors[name].clone()
+        tensors[name] = tensors[name].to(dtype or tensors[name].dtype, copy=True)
         tensors[name].view(-1)[0] = value
 
     return change
@@ -98,6 +98,7 @@ def damage(name: str, value: object):
         (damage("fc.bias", float("inf")), "NaN or infinite"),
         (damage("layer1.0.conv1.weight", -128), "-128"),
         (damage("layer1.0.conv1.v_init", 2**31 - 1), "past"),
+        (damage("layer1.0.conv1.bias", 2**31 - 1, torch.int32), "past"),
         (lambda t: t.pop("fc.bias"), "missing or unexpected"),
         (lambda t: t.update(extra=torch.zeros(2)), "missing or unexpected"),
         (lambda t: t.update({"fc.bias": t["fc.bias"].double()}), "fc.bias is torch.float64"),
