@@ -46,13 +46,15 @@ class Case:
     @property
     def name(self) -> str:
         made = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
-        return f"{self.arch}-{self.neuron}-{self.schedule}{made}"
+        stem = f"-stem{self.parameters['stem']}" if "stem" in self.parameters else ""
+        return f"{self.arch}-{self.neuron}-{self.schedule}{made}{stem}"
 
 
 def cases() -> list[Case]:
     """Every one, the quick ones first."""
     found = [Case(arch, "multi-level", made_for=4, timesteps=(1, 2, 4, 8), parameters={"rows": 8}) for arch in ARCHS]
     found += [Case(arch, schedule="layerwise", made_for=t, timesteps=(t,)) for arch in ARCHS for t in (32, 16, 8)]
+    found += [Case("resnet50", schedule="layerwise", made_for=t, timesteps=(t,), parameters={"stem": 4}) for t in (32, 16, 8)]
     found += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
     # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than how soon neurons fire.
     return [*found, Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})]
@@ -106,6 +108,8 @@ def render() -> str:
     for path in sorted(RESULTS.glob("*.json")):
         found = json.loads(path.read_text())
         spikes = f"`{found['neuron']}` {found['schedule']}"
+        if (stem := found["config"].get("stem", 1)) > 1:
+            spikes += f", {stem} neurons a stem channel"
         key = (found["arch"], spikes, str(found["data"]["images"]), f"{found['ann']['top1']:.1f}")
         merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in found["rows"]})
     for key, row in sorted(merged.items()):

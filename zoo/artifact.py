@@ -108,7 +108,7 @@ def topology_of(config: Config) -> Topology:
     try:
         net = topology(
             config.arch, num_classes=config.num_classes, in_channels=config.preprocess.input_size[0],
-            shortcut=config.shortcut, stride_in=config.stride_in,
+            shortcut=config.shortcut, stride_in=config.stride_in, stem=config.stem,
         )  # fmt: skip
     except UsageError as error:
         raise IntegrityError(f"config.json: {error}") from error

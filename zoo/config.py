@@ -111,6 +111,7 @@ class Config(_Strict):
     arch: Text
     shortcut: Literal["A", "B"]
     stride_in: Literal["3x3", "1x1"] = "3x3"
+    stem: Annotated[int, Field(ge=1, le=8)] = 1
     num_classes: Annotated[int, Field(ge=1, le=100_000)]
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig

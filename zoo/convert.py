@@ -12,7 +12,8 @@ Methods:
         the timesteps the read-out skips. `tail` says which bias timesteps have that come after the `rows` calibrated ones: limit,
         the one that is right after many timesteps (ResNet-56 of CIFAR-10, T = 128: logits are off by 0.32 in the mean square), or
         mean, that of the last rows (0.48). With `tune` steps, a layerwise network's weights, biases and thresholds are distilled
-        from the ANN instead (`zoo.tune`), for one number of timesteps.
+        from the ANN instead (`zoo.tune`), for one number of timesteps. With `stem` neurons for each channel of a layerwise stem it
+        has so many times the levels (`zoo.stem`).
     data-free: calibrated, on images made from the checkpoint's BatchNorm statistics (`zoo.synthetic`) in `steps` steps.
 
 The order matters: whatever rounding, clipping and firing too early did to a layer's mean is in its input when the next is
@@ -42,6 +43,8 @@ from zoo.data import ImageSet, Preprocess
 from zoo.datasets import identify
 from zoo.errors import UsageError
 from zoo.network import SpikingResNet, look_up
+from zoo.resnet import with_stem
+from zoo.stem import split_stem
 from zoo.synthetic import make_images
 from zoo.tune import distil
 
@@ -56,10 +59,12 @@ DEFAULTS: dict[str, dict[str, Value]] = {
     "calibrated": {
         "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 256,
         "bias": "matched", "rows": 32, "tail": "limit", "delay": "search", "tune": 0, "tune_images": 20_000, "tune_rate": 4e-4,
+        "stem": 1,
     },
     "data-free": {
         "thresholds": "mmse", "levels": 16, "percentile": 0.999, "iterations": 1000, "images": 128,
         "bias": "matched", "rows": 32, "tail": "limit", "delay": "search", "steps": 50, "rate": 0.1,
+        "stem": 1,
     },
 }  # fmt: skip
 
@@ -72,6 +77,7 @@ _GRADED_STEPS = 4  # timesteps that thresholds of graded spikes are chosen for
 # Numbers among the parameters are 1 or more, but for these.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "percentile": (1e-6, 1.0), "tune": (0, 10**6), "tune_rate": (1e-9, 1.0), "rate": (1e-9, 10.0),
+    "stem": (1, 8),
 }  # fmt: skip
 
 
@@ -188,6 +194,8 @@ def convert(
     )  # fmt: skip
     if settings.get("tune"):
         recipe = _tuned(recipe, images, prep, timesteps, settings, seed, report)
+    if (copies := int(settings.get("stem", 1))) > 1:
+        recipe = _split(recipe, copies, timesteps)
     if method == "hu2018":
         recipe = _search_compensation(recipe, pixels, torch.from_numpy(named.labels), timesteps, settings, report)
     built = build(recipe, pixels, timesteps, lambda done, total: report("converting", done, total))
@@ -196,7 +204,7 @@ def convert(
     agreement = _agreement(built, timesteps)
     facts = {
         "format": "spiking-zoo", "format_version": 1, "arch": net.arch, "shortcut": net.shortcut,
-        "stride_in": net.stride_in, "num_classes": net.num_classes,
+        "stride_in": net.stride_in, "stem": recipe.checkpoint.net.stem, "num_classes": net.num_classes,
         "class_names": _class_names(checkpoint, named),
         "preprocess": PreprocessConfig(
             input_size=prep.input_size, resize=prep.resize, interpolation=prep.interpolation, mean=list(mean), std=list(std)
@@ -230,6 +238,8 @@ def _settings(
     if neuron != "if" and schedule == "layerwise":
         raise UsageError(f"a layerwise neuron fires once, after all its input, and is never {neuron}: use --neuron if")
     settings = dict(DEFAULTS[method])
+    if (parameters or {}).get("stem", 1) != 1 and schedule != "layerwise":
+        raise UsageError("stem is for --schedule layerwise, whose neurons have T + 1 values: leave it out")
     if neuron == "multi-level":
         if method == "hu2018":
             raise UsageError("hu2018 is a method for binary spikes: use --method calibrated with --neuron multi-level")
@@ -373,6 +383,19 @@ def _tuned(
     thresholds = {f"{name}.threshold": value for name, value in theta.items()}
     params = {**tuned.params, **thresholds, "levels": torch.tensor([float(levels)])}
     return replace(recipe, checkpoint=replace(tuned, params=params), theta=theta)
+
+
+def _split(recipe: Recipe, copies: int, timesteps: int) -> Recipe:
+    """The recipe with `copies` neurons for each channel of the stem, which has so many times as many levels then (`zoo.stem`)."""
+    ann = recipe.checkpoint
+    stem = ann.net.layers[0].name
+    theta = recipe.theta[stem]
+    net = with_stem(ann.net, copies)
+    params = split_stem(ann.net, ann.params, theta, copies, timesteps)
+    tuned = None if recipe.tuned is None else split_stem(ann.net, recipe.tuned, theta, copies, timesteps)
+    return replace(
+        recipe, checkpoint=replace(ann, net=net, params=params), theta={**recipe.theta, stem: theta.repeat(copies)}, tuned=tuned
+    )
 
 
 def _search_compensation(

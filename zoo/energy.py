@@ -78,14 +78,19 @@ def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int) -> int:
 
 
 def dense_macs(network: SpikingResNet, height: int, width: int) -> float:
-    """Multiply-accumulates of the ANN for one image: every weight at every position, zero or not."""
-    sizes, total = network.net.sizes(height, width), 0.0
+    """Multiply-accumulates of the ANN for one image: every weight at every position, zero or not.
+
+    The ANN has one of what the spiking network has `stem` of.
+    """
+    sizes, total, stem = network.net.sizes(height, width), 0.0, network.net.layers[0].name
     for spec in network.net.layers:
         rows, columns = ((n + 2 * spec.padding - spec.kernel) // spec.stride + 1 for n in sizes[spec.source])
-        total += rows * columns * network.layers[spec.name].weight.numel()
+        copies = network.net.stem if stem in (spec.name, spec.source) else 1
+        total += rows * columns * network.layers[spec.name].weight.numel() / copies
         projection = network.layers[spec.name].projection
-        if projection is not None:
-            total += math.prod(sizes[spec.name]) * projection.numel()
+        if projection is not None and spec.shortcut is not None:
+            copies = network.net.stem if spec.shortcut.source == stem else 1
+            total += math.prod(sizes[spec.name]) * projection.numel() / copies
     return total + network.head.weight.numel()
 
 

@@ -124,7 +124,8 @@ def facts(console: Console, entry: Entry) -> None:
     drawn = "" if config.method.name == "data-free" else f"{used.images} images drawn with seed {used.seed} from "
     groups: dict[str, dict[str, object]] = {
         "Network": {
-            "architecture": f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes",
+            "architecture": f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes"
+            + (f", {config.stem} neurons for each channel of the stem" if config.stem > 1 else ""),
             "input": f"{size}{resize}; mean {_list(made.mean)}, std {_list(made.std)}",
             "neuron": f"{config.neuron}, {config.schedule}" + (f", {config.spike_bits} bits" if config.spike_bits > 1 else ""),
             "numerics": config.numerics,

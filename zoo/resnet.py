@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -75,7 +75,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Topology:
-    """A residual network: its layers in running order, then global average pooling and the classifier `fc`."""
+    """A residual network: its layers in running order, then global average pooling and the classifier `fc`.
+
+    stem: neurons for each channel of the stem (`with_stem`).
+    """
 
     arch: str
     shortcut: Literal["A", "B"]
@@ -83,6 +86,7 @@ class Topology:
     num_classes: int
     layers: tuple[Layer, ...]
     stride_in: StrideIn = "3x3"
+    stem: int = 1
 
     @property
     def features(self) -> int:
@@ -113,13 +117,13 @@ class Topology:
 
 def topology(
     arch: str, *, num_classes: int = 10, in_channels: int = 3, shortcut: Literal["A", "B"] | None = None,
-    stride_in: StrideIn = "3x3",
+    stride_in: StrideIn = "3x3", stem: int = 1,
 ) -> Topology:  # fmt: skip
-    """The description of `arch` (one of ARCHITECTURES).
+    """The description of `arch` (one of ARCHITECTURES), with `stem` neurons for each channel of its stem.
 
     `shortcut` is "A" (the default) or "B" for the CIFAR form; the ImageNet form always projects. `stride_in` says which
     convolution of a bottleneck has the stride; weights do not tell.
-    Raises UsageError for an unknown name, or for a shortcut or stride the form does not have.
+    Raises UsageError for an unknown name, or for a shortcut, stride or stem the form does not have.
     """
     if stride_in == "1x1" and _IMAGENET_BLOCKS.get(arch, ("basic",))[0] != "bottleneck":
         raise UsageError(f"{arch} has no bottlenecks, whose stride could be in a 1x1 convolution: leave --stride-in out")
@@ -132,7 +136,7 @@ def topology(
             for block in range(_CIFAR_BLOCKS[arch]):
                 stride = 2 if stage > 1 and block == 0 else 1
                 builder.basic(f"layer{stage}.{block}", channels, stride, project=shortcut == "B")
-        return Topology(arch, shortcut or "A", in_channels, num_classes, tuple(builder.layers))
+        return with_stem(Topology(arch, shortcut or "A", in_channels, num_classes, tuple(builder.layers)), stem)
     if arch in _IMAGENET_BLOCKS:
         if shortcut not in (None, "B"):
             raise UsageError(f"{arch} has projection shortcuts: leave --shortcut out or pass B")
@@ -144,8 +148,25 @@ def topology(
                 stride = 2 if stage > 1 and block == 0 else 1
                 add = builder.basic if kind == "basic" else builder.bottleneck
                 add(f"layer{stage}.{block}", 32 * 2**stage, stride, project=True)
-        return Topology(arch, "B", in_channels, num_classes, tuple(builder.layers), stride_in)
+        return with_stem(Topology(arch, "B", in_channels, num_classes, tuple(builder.layers), stride_in), stem)
     raise UsageError(f"architecture {arch!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
+
+
+def with_stem(net: Topology, copies: int) -> Topology:
+    """The network with `copies` neurons for each channel of its stem (`zoo.stem`), copy after copy.
+
+    Raises UsageError where a shortcut adds the stem's output to a sum as it is: it has no weights that could share it out.
+    """
+    if copies == 1:
+        return net
+    first = net.layers[0]
+    if any(layer.shortcut and (layer.shortcut.kind, layer.shortcut.source) == ("identity", first.name) for layer in net.layers):
+        raise UsageError(
+            f"{net.arch} adds its stem's output to a sum as it is, so stem={copies} is not possible: resnet50 and deeper take it"
+        )
+    width = copies * first.out_channels
+    rest = [replace(layer, in_channels=width) if layer.source == first.name else layer for layer in net.layers[1:]]
+    return replace(net, layers=(replace(first, out_channels=width), *rest), stem=copies)
 
 
 class _Builder:

@@ -146,6 +146,8 @@ def _artifact(
     made = config.preprocess
     if [*made.mean, *made.std] != [*mean, *std]:
         raise UsageError(f"{name} was made for images of another mean or std: begin from a network of the same data set")
+    if config.stem > 1:
+        raise UsageError(f"{name} has {config.stem} neurons for each channel of its stem: begin from one converted with stem=1")
     net = artifact.topology_of(config)
     pixels = images.take(_LOOKED_AT, 0).batch(slice(None), Preprocess(made.input_size))
     inputs = look_up(image_table(mean, std, integer=False), pixels)
