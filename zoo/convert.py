@@ -12,8 +12,8 @@ Methods:
         the timesteps the read-out skips. `tail` says which bias timesteps have that come after the `rows` calibrated ones: limit,
         the one that is right after many timesteps (ResNet-56 of CIFAR-10, T = 128: logits are off by 0.32 in the mean square), or
         mean, that of the last rows (0.48). With `tune` steps, a layerwise network's weights, biases and thresholds are distilled
-        from the ANN instead (`zoo.tune`), for one number of timesteps. With `stem` neurons for each channel of a layerwise stem it
-        has so many times the levels (`zoo.stem`).
+        from the ANN instead (`zoo.tune`), for one number of timesteps. With `stem` neurons for each of its channels a layerwise
+        stem has so many times the levels (`zoo.stem`).
     data-free: calibrated, on images made from the checkpoint's BatchNorm statistics (`zoo.synthetic`) in `steps` steps.
 
 The order matters: whatever rounding, clipping and firing too early did to a layer's mean is in its input when the next is
@@ -43,7 +43,7 @@ from zoo.data import ImageSet, Preprocess
 from zoo.datasets import identify
 from zoo.errors import UsageError
 from zoo.network import SpikingResNet, look_up
-from zoo.resnet import with_stem
+from zoo.resnet import Topology, with_stem
 from zoo.stem import split_stem
 from zoo.synthetic import make_images
 from zoo.tune import distil
@@ -145,13 +145,15 @@ def convert(
 
     Raises:
         UsageError: an unknown method or parameter, no images, images of the wrong kind, timesteps < 1, a combination that does
-            not exist (`signed` and `layerwise`), or data-free and a checkpoint without BatchNorm statistics.
+            not exist (`signed` and `layerwise`, `stem` and a network that cannot have it), or data-free and a checkpoint without
+            BatchNorm statistics.
 
     A multi-level neuron takes one parameter more, `bits` (2 or 4, default 4), of its graded spikes.
     """
     settings = _settings(method, neuron, schedule, numerics, timesteps, parameters)
     arguments.check_calibration(method, images is not None)
     net = checkpoint.net
+    wide = with_stem(net, int(settings.get("stem", 1)))
     if method != "hu2018" and "levels" in checkpoint.params and "thresholds" not in (parameters or {}):
         settings["thresholds"] = "learnt"
     if (training := checkpoint.training) is not None:
@@ -194,8 +196,8 @@ def convert(
     )  # fmt: skip
     if settings.get("tune"):
         recipe = _tuned(recipe, images, prep, timesteps, settings, seed, report)
-    if (copies := int(settings.get("stem", 1))) > 1:
-        recipe = _split(recipe, copies, timesteps)
+    if wide.stem > 1:
+        recipe = _split(recipe, wide, timesteps)
     if method == "hu2018":
         recipe = _search_compensation(recipe, pixels, torch.from_numpy(named.labels), timesteps, settings, report)
     built = build(recipe, pixels, timesteps, lambda done, total: report("converting", done, total))
@@ -204,7 +206,7 @@ def convert(
     agreement = _agreement(built, timesteps)
     facts = {
         "format": "spiking-zoo", "format_version": 1, "arch": net.arch, "shortcut": net.shortcut,
-        "stride_in": net.stride_in, "stem": recipe.checkpoint.net.stem, "num_classes": net.num_classes,
+        "stride_in": net.stride_in, "stem": wide.stem, "num_classes": net.num_classes,
         "class_names": _class_names(checkpoint, named),
         "preprocess": PreprocessConfig(
             input_size=prep.input_size, resize=prep.resize, interpolation=prep.interpolation, mean=list(mean), std=list(std)
@@ -385,17 +387,14 @@ def _tuned(
     return replace(recipe, checkpoint=replace(tuned, params=params), theta=theta)
 
 
-def _split(recipe: Recipe, copies: int, timesteps: int) -> Recipe:
-    """The recipe with `copies` neurons for each channel of the stem, which has so many times as many levels then (`zoo.stem`)."""
-    ann = recipe.checkpoint
-    stem = ann.net.layers[0].name
+def _split(recipe: Recipe, wide: Topology, timesteps: int) -> Recipe:
+    """The recipe for the same network with several neurons for each channel of its stem (`zoo.stem`)."""
+    ann, stem = recipe.checkpoint, wide.layers[0].name
     theta = recipe.theta[stem]
-    net = with_stem(ann.net, copies)
-    params = split_stem(ann.net, ann.params, theta, copies, timesteps)
-    tuned = None if recipe.tuned is None else split_stem(ann.net, recipe.tuned, theta, copies, timesteps)
-    return replace(
-        recipe, checkpoint=replace(ann, net=net, params=params), theta={**recipe.theta, stem: theta.repeat(copies)}, tuned=tuned
-    )
+    params = split_stem(ann.net, ann.params, theta, wide.stem, timesteps)
+    tuned = None if recipe.tuned is None else split_stem(ann.net, recipe.tuned, theta, wide.stem, timesteps)
+    checkpoint = replace(ann, net=wide, params=params)
+    return replace(recipe, checkpoint=checkpoint, theta={**recipe.theta, stem: theta.repeat(wide.stem)}, tuned=tuned)
 
 
 def _search_compensation(

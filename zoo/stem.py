@@ -2,8 +2,9 @@
 
 After T timesteps a layerwise neuron has one of T + 1 values. What the stem rounds away every other layer lacks, and its rounding
 does most harm: ResNet-50, T = 32, 1,000 images of ImageNet: ANN 81.6 %, spiking 79.9, with four neurons a channel 81.2
-(benchmarks/results/imagenet). n neurons with the same input z, whose potentials begin (2 i + 1) / (2 n) of a threshold theta above zero, i = 0 ... n - 1,
-instead of one at 1/2, have between them the n T + 1 values of a neuron with n times the timesteps, because (Hermite's identity)
+(benchmarks/results/imagenet). n neurons with the same input z, whose potentials begin (2 i + 1) / (2 n) of a threshold theta
+above zero, i = 0 ... n - 1, instead of one at 1/2, have between them the n T + 1 values of a neuron with n times the timesteps,
+because (Hermite's identity)
 
     sum_i floor(T z / theta + (2 i + 1) / (2 n)) = floor(n T z / theta + 1/2).
 

@@ -146,6 +146,10 @@ def test_what_has_no_such_stem(images, saved):
         convert(ann(), images, parameters={"stem": 9}, **GIVEN)
     with refuses(UsageError, "hu2018 has no parameter 'stem'"):
         convert(ann(), images, method="hu2018", parameters={"stem": 2}, **GIVEN)
+    said: list[str] = []
+    with refuses(UsageError, "tiny adds its stem's output"):  # before anything is computed
+        convert(ann("cifar"), images, parameters={"stem": 2}, **GIVEN, progress=lambda stage, done, total: said.append(stage))
+    assert not said
     for arch in ("resnet20", "resnet18", "resnet34"):
         with refuses(UsageError, f"{arch} adds its stem's output to a sum as it is"):
             topology(arch, stem=2)
