@@ -191,7 +191,7 @@ def _layer(
             scale = torch.maximum(scale, projection.abs().amax((1, 2, 3)))
         # A nearly dead channel would count in units so fine that potentials leave float32 (ResNet-20, hu2018: 7 times slower);
         # no weight on spikes matters that is under 1/16384 of the threshold. The stem's are on pixels of up to 680: at 1/16384
-        # those of a ResNet-50 are 1 to 10, and a ResNet-18's logits err by 1.4 times the mean square (layerwise, T = 32).
+        # they would have few of the 127 levels.
         finest = 2**18 if spec.source == IMAGE else 2**14
         scale = torch.maximum(scale / 127, theta / finest).clamp_min(1e-12)
 

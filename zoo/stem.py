@@ -29,8 +29,12 @@ def split_stem(
     ReLU.
 
     Args:
-        theta: threshold [C] of the stem, in ANN units.
+        params: float, as `zoo.resnet.ann_forward` takes them; what does not touch the stem is passed on, not copied.
+        theta: threshold [C] of the stem, float, in ANN units.
         timesteps: that the network will run.
+
+    The stem's C channels become copies C, copy after copy: weight [copies C, Cin, k, k], bias [copies C]; its readers' weights
+    [Cout, copies C, k, k].
     """
     stem = net.layers[0].name
     wide = dict(params)
