@@ -8,6 +8,8 @@ CHECKPOINTS holds resnet18.safetensors and resnet50.safetensors with torchvision
 uber-research/permute-quantize-finetune, decoded (published: 66.74 and 72.18 % of all 50,000 validation images). Their licence is
 non-commercial: WORK receives the artifacts, which are no part of the project. DATA has `val` and `train`, each a folder of
 folders named by wnid; `--images` of val, drawn with seed 0, are measured, 128 of train (ResNet-50, causal: 64) calibrate.
+Data-free they are 32 images made from BatchNorm's statistics, as in the recipes of `zoo pull`; those of these checkpoints were
+folded away, so they are recorded anew on all images of train.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.checkpoint import Checkpoint
+    from zoo.data import ImageSet
+    from zoo.resnet import Moments
 
 RESULTS = Path(__file__).parent / "results" / "imagenet"
 LONG = (8, 16, 32, 64, 128)
@@ -33,6 +40,7 @@ class Case:
     arch: str
     neuron: str = "if"
     schedule: str = "causal"
+    method: str = "calibrated"
     made_for: int = 32
     timesteps: tuple[int, ...] = LONG
     images: int = 1000
@@ -40,14 +48,17 @@ class Case:
 
     @property
     def samples(self) -> int:
-        """Training images that calibrate it; spikes of every timestep of more than 64 are too many of a causal ResNet-50."""
+        """Images that calibrate it; spikes of every timestep of more than 64 are too many of a causal ResNet-50."""
+        if self.method == "data-free":
+            return 32
         return 64 if self.arch == "resnet50" and self.schedule == "causal" else 128
 
     @property
     def name(self) -> str:
         made = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
         stem = f"-stem{self.parameters['stem']}" if "stem" in self.parameters else ""
-        return f"{self.arch}-{self.neuron}-{self.schedule}{made}{stem}"
+        method = f"-{self.method}" if self.method != "calibrated" else ""
+        return f"{self.arch}{method}-{self.neuron}-{self.schedule}{made}{stem}"
 
 
 def cases() -> list[Case]:
@@ -57,11 +68,17 @@ def cases() -> list[Case]:
     found += [Case("resnet50", schedule="layerwise", made_for=t, timesteps=(t,), parameters={"stem": 4}) for t in (32, 16, 8)]
     found += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
     # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than how soon neurons fire.
-    return [*found, Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})]
+    deep = Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})
+    free = [Case("resnet18", method="data-free"), replace(deep, method="data-free")]
+    return [*found, deep, *(replace(case, timesteps=LONG[:4]) for case in free)]
 
 
 def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
-    """Converts the case if its artifact is not in `work`, measures it and writes its result file."""
+    """Converts the case if its artifact is not in `work`, measures it and writes its result file.
+
+    Under torchrun the artifact has to be there already, and the first process writes.
+    """
+    from zoo import parallel
     from zoo.arguments import pick_device
     from zoo.artifact import write_synced
     from zoo.checkpoint import read_checkpoint
@@ -72,8 +89,11 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
     source, folder = checkpoints / f"{case.arch}.safetensors", work / case.name
     if not folder.exists():
         begun = time.perf_counter()
+        checkpoint, images = read_checkpoint(source, case.arch), open_images(data / "train", "train")
+        if case.method == "data-free":
+            checkpoint, images = replace(checkpoint, moments=_moments(checkpoint, images)), None
         convert(
-            read_checkpoint(source, case.arch), open_images(data / "train", "train"), neuron=case.neuron, schedule=case.schedule,
+            checkpoint, images, method=case.method, neuron=case.neuron, schedule=case.schedule,
             timesteps=case.made_for, samples=case.samples, parameters=case.parameters, progress=_say,
         ).save(folder)  # type: ignore[arg-type]  # fmt: skip
         print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -82,11 +102,42 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
         folder, measured, case.timesteps, batch_size=20, ann=source, device=pick_device("auto"),
         state=work / f"{case.name}.part", progress=_say,
     )  # fmt: skip
+    if not parallel.current().first:
+        return
     told = f"--only {case.name} --images {case.images} --timesteps {','.join(map(str, case.timesteps))}"
     result.command = f"python -m benchmarks.imagenet CHECKPOINTS DATA WORK {told}"
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_synced(RESULTS / f"{case.name}.json", (_without_paths(result.model_dump(mode="json"))).encode())
     print(case.name, {row.timesteps: round(row.top1, 2) for row in result.rows}, flush=True)
+
+
+def _moments(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Moments]:
+    """What a BatchNorm after each convolution would record of these images."""
+    import torch
+
+    from zoo.build import image_table
+    from zoo.convert import IMAGENET_MEAN, IMAGENET_STD
+    from zoo.data import Preprocess
+    from zoo.network import look_up
+    from zoo.resnet import Moments, ann_forward
+
+    sums: dict[str, torch.Tensor] = {}
+    seen: dict[str, int] = {}
+
+    def add(name: str, z: torch.Tensor) -> None:
+        flat = z.transpose(0, 1).flatten(1).double()
+        sums[name] = sums.get(name, 0) + torch.stack([flat.sum(1), flat.square().sum(1)])
+        seen[name] = seen.get(name, 0) + flat.shape[1]
+
+    table = image_table(IMAGENET_MEAN, IMAGENET_STD, integer=False)
+    with torch.inference_mode():
+        for batch, _ in images.batches(Preprocess((3, 224, 224), 256), 10):
+            ann_forward(checkpoint.net, checkpoint.params, look_up(table, batch), watch=add)
+    found = {}
+    for name, both in sums.items():
+        mean, square = both / seen[name]
+        found[name] = Moments(mean.float(), (square - mean.square()).clamp(min=0).sqrt().float())
+    return found
 
 
 def _without_paths(found: dict[str, Any]) -> str:
@@ -110,6 +161,8 @@ def render() -> str:
         spikes = f"`{found['neuron']}` {found['schedule']}"
         if (stem := found["config"].get("stem", 1)) > 1:
             spikes += f", {stem} neurons a stem channel"
+        if found["method"] == "data-free":
+            spikes += ", data-free"
         key = (found["arch"], spikes, str(found["data"]["images"]), f"{found['ann']['top1']:.1f}")
         merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in found["rows"]})
     for key, row in sorted(merged.items()):
