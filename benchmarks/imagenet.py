@@ -8,7 +8,7 @@ CHECKPOINTS holds resnet18.safetensors and resnet50.safetensors with torchvision
 uber-research/permute-quantize-finetune, decoded (published: 66.74 and 72.18 % of all 50,000 validation images). Their licence is
 non-commercial: WORK receives the artifacts, which are no part of the project. DATA has `val` and `train`, each a folder of
 folders named by wnid; `--images` of val, drawn with seed 0, are measured, 128 of train (ResNet-50, causal and binary: 64)
-calibrate. Data-free they are 32 images made from BatchNorm's statistics, as in the recipes of `zoo pull`; those of these
+calibrate. Data-free they are images made from BatchNorm's statistics, as in the recipes of `zoo pull`; those of these
 checkpoints were folded away, so they are recorded anew on all images of train.
 """
 
@@ -22,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from zoo.recipes import RECIPES
 
 if TYPE_CHECKING:
     from zoo.checkpoint import Checkpoint
@@ -44,13 +46,13 @@ class Case:
     made_for: int = 32
     timesteps: tuple[int, ...] = LONG
     images: int = 1000
-    parameters: Mapping[str, int] = field(default_factory=dict)
+    parameters: Mapping[str, float | int | str | bool] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
         """Images that calibrate it; spikes of 32 timesteps and more of more than 64 are too many of a causal ResNet-50."""
         if self.method == "data-free":
-            return 32
+            return RECIPES[f"s-{self.arch}"].samples
         return 64 if self.arch == "resnet50" and self.schedule == "causal" and self.neuron != "multi-level" else 128
 
     @property
@@ -71,10 +73,13 @@ def cases() -> list[Case]:
     found += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
     # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than how soon neurons fire.
     deep = Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})
-    free = [replace(case, timesteps=LONG[:4]) for case in (Case("resnet18"), deep)]
-    # Not the 30 levels: on images made for it 60 are better (144 training images, as above).
-    free += [replace(graded, arch=arch) for arch in ARCHS]
-    return [*found, deep, *(replace(case, method="data-free") for case in free)]
+    # As `zoo pull` converts: also ResNet-50's graded spikes have thresholds for the usual 60 levels, not for 30.
+    free = [
+        Case(like.arch, like.neuron, method="data-free", made_for=like.timesteps, timesteps=steps, parameters=like.parameters)
+        for kind, steps in (("", LONG[:4]), ("-multi-level", graded.timesteps))
+        for like in (RECIPES[f"s-{arch}{kind}"] for arch in ARCHS)
+    ]
+    return [*found, deep, *free]
 
 
 def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
