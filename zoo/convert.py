@@ -242,10 +242,16 @@ def _settings(
     settings = dict(DEFAULTS[method])
     if (parameters or {}).get("stem", 1) != 1 and schedule != "layerwise":
         raise UsageError("stem is for --schedule layerwise, whose neurons have T + 1 values: leave it out")
+    if schedule == "layerwise" and method != "hu2018":
+        # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
+        # (python -m benchmarks.thresholds).
+        settings["levels"] = timesteps
     if neuron == "multi-level":
         if method == "hu2018":
             raise UsageError("hu2018 is a method for binary spikes: use --method calibrated with --neuron multi-level")
-        settings["bits"] = _BITS[-1]
+        settings["bits"], asked = _BITS[-1], (parameters or {}).get("bits")
+        # Graded spikes have 2**bits - 1 levels a timestep.
+        settings["levels"] = _GRADED_STEPS * (2 ** int(asked if asked in _BITS else _BITS[-1]) - 1)
     for name, setting in (parameters or {}).items():
         if name not in settings:
             raise UsageError(f"{method} has no parameter {name!r}: it has {', '.join(settings)}")
@@ -263,11 +269,6 @@ def _settings(
     for name, allowed in choices.items():
         if settings.get(name, allowed[0]) not in allowed:
             raise UsageError(f"{name} {settings[name]!r} is unknown: use {' or '.join(map(str, allowed))}")
-    if method != "hu2018" and "levels" not in (parameters or {}):
-        # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
-        # (python -m benchmarks.thresholds). Graded spikes have 2**bits - 1 levels a timestep.
-        graded = _GRADED_STEPS * (2 ** int(settings["bits"]) - 1) if neuron == "multi-level" else 16
-        settings["levels"] = timesteps if schedule == "layerwise" else graded
     return settings
 
 

@@ -56,6 +56,7 @@ def test_graded_spikes(converted, digits_test, digits_file, tmp_path, bits, nume
 
     graded = right("graded", 1 if bits == 4 else 2, neuron="multi-level", parameters={"rows": 4, "bits": bits})
     binary = right("binary", 4, parameters={"rows": 4})
+    assert graded.config.method.parameters["levels"] == 4 * (2**bits - 1)
     assert graded.config.spike_bits == bits and graded.rows[-1].top1 > binary.rows[-1].top1 + 2
     assert graded.rows[-1].top1 > graded.ann.top1 - 2
     config, tensors = artifact.read(tmp_path / "graded")
@@ -161,6 +162,10 @@ def test_labels_do_not_matter(digits_ann, tmp_path):
         ({"parameters": {"thresholds": "magic"}}, "thresholds 'magic'"),
         ({"parameters": {"bias": "magic"}}, "bias 'magic'"),
         ({"neuron": "multi-level", "parameters": {"bits": 3}}, "bits 3 is unknown: use 2 or 4"),
+        ({"parameters": {"levels": 0}}, "not 0: it is 16 by default"),
+        ({"schedule": "layerwise", "parameters": {"levels": 0}}, "not 0: it is 2 by default"),
+        ({"neuron": "multi-level", "parameters": {"levels": 0}}, "not 0: it is 60 by default"),
+        ({"neuron": "multi-level", "parameters": {"bits": 2, "levels": "many"}}, "not 'many': it is 12 by default"),
     ],
 )
 def test_bad_input_is_one_line(digits_ann, digits, changes, match):
