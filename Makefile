@@ -25,6 +25,7 @@ test: $(VENV)/.dev  ## every test; in two processes; PYTEST_ARGS="-k layout" for
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 wheel: $(VENV)/.dev  ## build dist/*.whl
@@ -46,7 +47,7 @@ smoke: wheel  ## install the wheel in a clean environment outside the checkout a
 	zoo site --out gallery
 
 cards: $(VENV)/.run  ## write the index of the shipped models, and model_cards/ from their evaluations
-	$(BIN)/python -m zoo.registry
+	$(BIN)/python -m zoo.models.registry
 	for folder in zoo/models/*/; do name=$$(basename $$folder); $(BIN)/zoo card $$name --output model_cards/$$name.md; done
 
 check: lint test wheel smoke  ## lint, test, wheel and smoke: what CI runs
@@ -57,7 +58,7 @@ hub-clients: $(VENV)/.dev  ## the hub tests with each client of the hub in HUB_C
 		$(BIN)/python -m pip install -qq --target "$$there/$$version" huggingface-hub==$$version; \
 		export PYTHONPATH="$$there/$$version"; \
 		$(BIN)/python -c 'import huggingface_hub as hub; print("huggingface-hub", hub.__version__, hub.__file__)'; \
-		$(BIN)/python -m pytest tests/hub -q; \
+		$(BIN)/python -m pytest tests/zoo/hub -q; \
 	done
 
 clean:  ## remove .venv, dist and every cache

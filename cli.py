@@ -15,21 +15,38 @@ from typing import Annotated
 
 import typer
 
-from zoo.commands import hub, make, measure, models, share
+from zoo.commands import (
+    cache,
+    card,
+    convert,
+    doctor,
+    evaluate,
+    export,
+    hub,
+    models,
+    share,
+    site,
+    train,
+    verify,
+)
 from zoo.commands.common import terminal
 from zoo.errors import ZooError
 
 _ANYWHERE = ("-q", "--quiet", "--no-color")
 
 app = typer.Typer(
-    name="zoo", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="zoo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="A zoo of spiking ResNets: convert a trained network, measure it, verify it, share it.",
     epilog="Example:\n\n\b\n  zoo list\n  zoo eval s-resnet20-digits --timesteps 1,2,4,8\n\n"
     "-q and --no-color may stand anywhere. Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 network, "
     "5 integrity, 6 access, 7 a bound was missed, 130 Ctrl-C.",
-)  # fmt: skip
-for group in (models, measure, make, hub, share):
+)
+for group in (models, card, site, evaluate, verify, convert, train, hub, doctor, share, export):
     app.add_typer(group.app)
+app.add_typer(cache.app, name="cache")
 
 
 def _version(wanted: bool) -> None:
@@ -46,9 +63,15 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and no progress on stderr.")] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colour (as the variable NO_COLOR).")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("-q", "--quiet", help="No notes and no progress on stderr.")
+    ] = False,
+    no_color: Annotated[
+        bool, typer.Option("--no-color", help="No colour (as the variable NO_COLOR).")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     """Declares what `main` has read already: these may stand anywhere on the command line."""
 
@@ -62,7 +85,9 @@ def main(given: Sequence[str] | None = None) -> int:
     terminal.command = shlex.join(["zoo", *words])
     terminal.quiet, terminal.no_color = bool({"-q", "--quiet"} & set(moved)), "--no-color" in moved
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode shows ?, it does not end the run
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a terminal without Unicode shows ?, it does not end the run
     try:
         with warnings.catch_warnings():
             if os.environ.get("ZOO_DEBUG") != "1":
@@ -104,11 +129,19 @@ def _explain(error: Exception) -> int:
         return 2
     if os.environ.get("ZOO_DEBUG") == "1":
         raise error
-    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error):
+    if (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or "can't allocate memory" in str(error)
+    ):
         terminal.say("error", "out of memory: lower --batch-size, --samples or --timesteps", "red")
     elif isinstance(error, OSError):
         terminal.say("error", f"{error.filename or 'stdout'}: {error.strerror or error}", "red")
         _drop_stdout(1)
     else:
-        terminal.say("bug", f"{type(error).__name__}: {error}: please report it with what ZOO_DEBUG=1 shows", "red")
+        terminal.say(
+            "bug",
+            f"{type(error).__name__}: {error}: please report it with what ZOO_DEBUG=1 shows",
+            "red",
+        )
     return 1

@@ -26,7 +26,7 @@ import torch
 
 from zoo.kernels.spiking_conv import PackedMembrane, PackedSpikes, SpikingConv, SpikingLayer, launch
 from zoo.kernels.spiking_conv.tiles import BUCKETS, Tile, choose, table
-from zoo.resnet import topology
+from zoo.networks.topology import topology
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # Names of the int8 tensor-core instruction in the machine code.
@@ -67,7 +67,9 @@ def cases(kind: str, bucket: int) -> list[Case]:
     """The layers a default tile serves: both kernel sizes and every shortcut, at the bucket's number of channels."""
     wide = bucket if bucket < BUCKETS[-1] else 256
     kind, _, projection = kind.partition(" ")
-    narrow = [Case(kind, wide // 4, wide, 1, projection or "identity")] if bucket >= 64 else []  # bottlenecks
+    narrow = (
+        [Case(kind, wide // 4, wide, 1, projection or "identity")] if bucket >= 64 else []
+    )  # bottlenecks
     if projection:
         return [Case(kind, wide, wide, 3, "projection"), *narrow]
     return [Case(kind, wide, wide, 3, "none"), Case(kind, wide, wide, 3, "identity"), *narrow]
@@ -82,12 +84,18 @@ def layer_of(case: Case) -> SpikingConv:
 
     ones = torch.ones(case.channels, dtype=torch.int32)
     return SpikingConv(
-        draw(case.channels, case.inputs, case.kernel, case.kernel), 0 * ones[None].repeat(32, 1), 100 * ones, 50 * ones,
-        padding=case.kernel // 2, neuron=case.kind if case.kind in ("signed", "multi-level") else "if",  # type: ignore[arg-type]
+        draw(case.channels, case.inputs, case.kernel, case.kernel),
+        0 * ones[None].repeat(32, 1),
+        100 * ones,
+        50 * ones,
+        padding=case.kernel // 2,
+        neuron=case.kind if case.kind in ("signed", "multi-level") else "if",  # type: ignore[arg-type]
         bits=_bits(case),
         gain=100 * ones if case.shortcut == "identity" else None,
-        projection=draw(case.channels, case.inputs, 1, 1) if case.shortcut == "projection" else None,
-    )  # fmt: skip
+        projection=draw(case.channels, case.inputs, 1, 1)
+        if case.shortcut == "projection"
+        else None,
+    )
 
 
 def _bits(case: Case) -> int:
@@ -105,7 +113,9 @@ class _Recorder:
 
         class Launch:
             def __getitem__(self, grid: Any) -> Any:
-                return lambda *args, **constants: recorder.calls.__setitem__(kernel, (args, constants))
+                return lambda *args, **constants: recorder.calls.__setitem__(
+                    kernel, (args, constants)
+                )
 
         return Launch()
 
@@ -125,10 +135,15 @@ def launch_of(case: Case, tile: Tile) -> tuple[str, tuple[Any, ...], dict[str, A
     channels = case.channels if case.shortcut == "identity" else case.inputs
     with recorded() as recorder:
         if case.kind == "layerwise":
-            x, source = (torch.zeros((2, side, side, c), dtype=torch.uint8) for c in (case.inputs, channels))
+            x, source = (
+                torch.zeros((2, side, side, c), dtype=torch.uint8) for c in (case.inputs, channels)
+            )
             layer.count(x, None if case.shortcut == "none" else source, 32)
         else:
-            x, source = (torch.zeros((sets, 4, 2, side, side, c), dtype=torch.uint8) for c in (case.inputs, channels))
+            x, source = (
+                torch.zeros((sets, 4, 2, side, side, c), dtype=torch.uint8)
+                for c in (case.inputs, channels)
+            )
             bits = _bits(case)
             spikes = PackedSpikes(source, 32 // bits, bits)
             side_input = None if case.shortcut == "none" else spikes
@@ -145,21 +160,39 @@ def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
 
     kernel, args, constants = launch_of(case, tile)
     function = getattr(launch.kernels(False), kernel)
-    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
+    options = {
+        name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")
+    }
     types = {torch.uint8: "*u8", torch.int8: "*i8", torch.int32: "*i32"}
     names = function.arg_names
-    signature = {n: types[a.dtype] if isinstance(a, torch.Tensor) else "i32" for n, a in zip(names, args, strict=False)}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(args) if isinstance(a, torch.Tensor)}
+    signature = {
+        n: types[a.dtype] if isinstance(a, torch.Tensor) else "i32"
+        for n, a in zip(names, args, strict=False)
+    }
+    aligned = {
+        (i,): [["tt.divisibility", 16]] for i, a in enumerate(args) if isinstance(a, torch.Tensor)
+    }
     source = ASTSource(
-        fn=function, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants, attrs=aligned
+        fn=function,
+        signature={**signature, **dict.fromkeys(constants, "constexpr")},
+        constexprs=constants,
+        attrs=aligned,
     )
-    built = triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options)
+    built = triton.compile(
+        source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options
+    )
     usage, code = _inspect(built.asm["cubin"])
     registers, stack = (int(found) for found in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())  # type: ignore[union-attr]
     return Compiled(
-        architecture, case.name, asdict(tile), registers, stack, built.metadata.shared,
-        len(re.findall(rf"\b{TENSOR_CORE[architecture]}", code)), modelled_roof(case, tile),
-    )  # fmt: skip
+        architecture,
+        case.name,
+        asdict(tile),
+        registers,
+        stack,
+        built.metadata.shared,
+        len(re.findall(rf"\b{TENSOR_CORE[architecture]}", code)),
+        modelled_roof(case, tile),
+    )
 
 
 def _inspect(cubin: bytes) -> tuple[str, str]:
@@ -170,7 +203,9 @@ def _inspect(cubin: bytes) -> tuple[str, str]:
         file.write(cubin)
         file.flush()
         return tuple(  # type: ignore[return-value]
-            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            subprocess.run(
+                [tool, option, file.name], capture_output=True, text=True, check=True
+            ).stdout
             for option in ("-res-usage", "-sass")
         )
 
@@ -190,7 +225,9 @@ def modelled_roof(case: Case, tile: Tile) -> float:
     tensor = steps * tile.pixels * max(tile.channels, 16) * k / 4096
     sets = 2 if case.kind == "signed" else 1
     traffic = groups * k * (sets * tile.pixels + tile.channels) / 24
-    unpack = 0 if case.kind == "layerwise" else steps * tile.pixels * k / 4 * (2 if sets == 1 else 6)
+    unpack = (
+        0 if case.kind == "layerwise" else steps * tile.pixels * k / 4 * (2 if sets == 1 else 6)
+    )
     neurons = steps * tile.pixels * channels * (10 if sets == 1 else 18)
     return useful / max(tensor, traffic, (unpack + neurons) / 128)
 
@@ -203,7 +240,9 @@ def modelled_network(arch: str, architecture: str) -> float:
     for spec in net.layers[1:]:
         kind = spec.shortcut.kind if spec.shortcut else "none"
         case = Case("if", spec.in_channels, spec.out_channels, spec.kernel, kind)
-        tile = choose(architecture, "if projection" if kind == "projection" else "if", spec.out_channels, "")
+        tile = choose(
+            architecture, "if projection" if kind == "projection" else "if", spec.out_channels, ""
+        )
         height, width = sizes[spec.name]
         work = height * width * spec.out_channels * spec.kernel**2 * spec.in_channels
         total += work
@@ -234,7 +273,9 @@ def parse_key(key: str) -> tuple[int, int, int, str, str]:
 
 def main() -> None:
     """Command line; exit code 7 when a tile spills or does not use the tensor cores."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", choices=ARCHITECTURES, action="append")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -248,11 +289,16 @@ def main() -> None:
                 print(
                     f"{architecture:7}{found.case:42}{size:34}{found.registers:4} registers {found.spill_bytes:4} B spilt "
                     f"{found.shared_bytes / 1024:6.1f} KiB shared {found.tensor_core:3} {TENSOR_CORE[architecture]} "
-                    f"{100 * found.roof:5.1f} % of the int8 roof (modelled)", flush=True,
-                )  # fmt: skip
-        if architecture == "sm_90" and not args.json:  # the model's peak and bandwidth are an H200's
+                    f"{100 * found.roof:5.1f} % of the int8 roof (modelled)",
+                    flush=True,
+                )
+        if (
+            architecture == "sm_90" and not args.json
+        ):  # the model's peak and bandwidth are an H200's
             for arch in ("resnet50", "resnet18", "resnet20", "resnet56"):
-                print(f"{architecture:7}{arch}: {100 * modelled_network(arch, architecture):.1f} % of the int8 roof (modelled)")
+                print(
+                    f"{architecture:7}{arch}: {100 * modelled_network(arch, architecture):.1f} % of the int8 roof (modelled)"
+                )
     if args.json:
         print(json.dumps([asdict(found) for found in made], indent=1))
     if any(found.spill_bytes or not found.tensor_core for found in made):

@@ -6,7 +6,7 @@
 
 CHECKPOINTS holds akamaster's resnet20-12fca82f.th, 32, 44 and 56, DATA is CIFAR-10 in any form that `zoo eval --data` takes,
 WORK receives the artifacts (they derive from the checkpoints and are not part of the project). Results: one JSON file a row,
-the dump of `zoo.evaluate.Evaluation`, under benchmarks/results/cifar10.
+the dump of `zoo.artifact.results.Evaluation`, under benchmarks/results/cifar10.
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "cifar10"
 CHECKPOINTS = {
-    "resnet20": "resnet20-12fca82f.th", "resnet56": "resnet56-4bfd9763.th", "resnet32": "resnet32-d509ac18.th",
+    "resnet20": "resnet20-12fca82f.th",
+    "resnet56": "resnet56-4bfd9763.th",
+    "resnet32": "resnet32-d509ac18.th",
     "resnet44": "resnet44-014dd654.th",
-}  # fmt: skip
+}
 STEPS = (4, 8, 16, 32, 64)
-# Steps and rate of `zoo.tune` at T = 8, on all training images; a quarter of the steps at T = 16, an eighth at T = 32. Deeper
+# Steps and rate of `zoo.conversion.distil` at T = 8, on all training images; a quarter of the steps at T = 16, an eighth at T = 32. Deeper
 # networks want a lower rate.
-TUNING = {"resnet20": (4000, 4e-4), "resnet32": (4000, 2e-4), "resnet44": (4000, 1.5e-4), "resnet56": (5000, 1e-4)}
+TUNING = {
+    "resnet20": (4000, 4e-4),
+    "resnet32": (4000, 2e-4),
+    "resnet44": (4000, 1.5e-4),
+    "resnet56": (5000, 1e-4),
+}
 
 
 @dataclass(frozen=True)
@@ -66,49 +73,78 @@ def cases() -> list[Case]:
     """The order in which they are worth having."""
     part = ("resnet32", "resnet44")
     rows = [Case("resnet20", "calibrated", neuron) for neuron in ("if", "signed")]
-    rows += [Case(arch, "calibrated", "multi-level", made_for=4, timesteps=(1, 2, 4, 8)) for arch in CHECKPOINTS]
-    rows += [Case("resnet56", "calibrated"), Case("resnet56", "calibrated", "signed", timesteps=STEPS[:4])]
+    rows += [
+        Case(arch, "calibrated", "multi-level", made_for=4, timesteps=(1, 2, 4, 8))
+        for arch in CHECKPOINTS
+    ]
+    rows += [
+        Case("resnet56", "calibrated"),
+        Case("resnet56", "calibrated", "signed", timesteps=STEPS[:4]),
+    ]
     for made_for in (8, 16, 32):
         rows += [
             Case(arch, "calibrated", schedule="layerwise", made_for=made_for, timesteps=(made_for,))
             for arch in CHECKPOINTS
         ]
     rows += [
-        Case(arch, "calibrated", schedule="layerwise", made_for=made_for, timesteps=(made_for,), tuned=True)
-        for made_for in (8, 16, 32) for arch in CHECKPOINTS
-    ]  # fmt: skip
+        Case(
+            arch,
+            "calibrated",
+            schedule="layerwise",
+            made_for=made_for,
+            timesteps=(made_for,),
+            tuned=True,
+        )
+        for made_for in (8, 16, 32)
+        for arch in CHECKPOINTS
+    ]
     rows += [Case("resnet20", "calibrated", neuron, tuned=True) for neuron in ("signed", "if")]
-    rows += [Case(arch, "calibrated", neuron, images=2000) for arch in part for neuron in ("if", "signed")]
+    rows += [
+        Case(arch, "calibrated", neuron, images=2000)
+        for arch in part
+        for neuron in ("if", "signed")
+    ]
     for arch in CHECKPOINTS:
         long = (*STEPS, 128, 350) if arch in ("resnet20", "resnet44") else STEPS
         rows.append(Case(arch, "hu2018", timesteps=long, images=2000))
         rows.append(Case(arch, "hu2018", schedule="layerwise", images=2000, timesteps=(32,)))
         rows.append(Case(arch, "hu2018", "signed", images=2000, timesteps=STEPS[:4]))
-    rows += [Case(arch, "calibrated", numerics="float32", timesteps=STEPS[:4]) for arch in ("resnet20", "resnet56")]
+    rows += [
+        Case(arch, "calibrated", numerics="float32", timesteps=STEPS[:4])
+        for arch in ("resnet20", "resnet56")
+    ]
     # What int8 costs is of the size of what another draw of calibration images changes: more draws tell.
     rows += [
         Case("resnet20", "calibrated", numerics=numerics, timesteps=STEPS[:4], seed=seed)
-        for seed in (1, 2) for numerics in ("int8", "float32")
-    ]  # fmt: skip
+        for seed in (1, 2)
+        for numerics in ("int8", "float32")
+    ]
     return rows
 
 
 def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
     """Converts the case if its artifact is not in `work`, measures it and writes its result file."""
-    from zoo.artifact import write_synced
-    from zoo.checkpoint import read_checkpoint
-    from zoo.convert import convert
-    from zoo.data import open_images
-    from zoo.evaluate import evaluate
+    from zoo.conversion.convert import convert
+    from zoo.data.open import open_images
+    from zoo.evaluation.evaluate import evaluate
+    from zoo.files import write_synced
+    from zoo.pretrained.checkpoint import read_checkpoint
 
     source, folder = checkpoints / CHECKPOINTS[case.arch], work / case.name
     checkpoint = read_checkpoint(source, case.arch)
     if not folder.exists():
         begun = time.perf_counter()
         made = convert(
-            checkpoint, open_images(data, "train"), method=case.method, neuron=case.neuron, schedule=case.schedule,
-            numerics=case.numerics, timesteps=case.made_for, parameters=case.parameters, seed=case.seed,
-        )  # type: ignore[arg-type]  # fmt: skip
+            checkpoint,
+            open_images(data, "train"),
+            method=case.method,
+            neuron=case.neuron,
+            schedule=case.schedule,
+            numerics=case.numerics,
+            timesteps=case.made_for,
+            parameters=case.parameters,
+            seed=case.seed,
+        )  # type: ignore[arg-type]
         made.save(folder)
         print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     images = open_images(data, "test").take(case.images, None)
@@ -123,7 +159,11 @@ def render() -> str:
     """The tables as Markdown, from the result files."""
     lines = []
     columns = (1, 2, *STEPS, 128, 350)
-    header = "| network (ANN) | method | spikes | weights | images | " + " | ".join(f"T={t}" for t in columns) + " |"
+    header = (
+        "| network (ANN) | method | spikes | weights | images | "
+        + " | ".join(f"T={t}" for t in columns)
+        + " |"
+    )
     lines += [header, "|" + "---|" * (header.count("|") - 1)]
     merged: dict[tuple[str, ...], dict[int, float]] = {}
     for path in sorted(RESULTS.glob("*.json")):
@@ -132,9 +172,12 @@ def render() -> str:
         result = json.loads(path.read_text())
         tuned = ", tuned" if "-tuned-" in path.name else ""
         key = (
-            f"{result['arch']} ({result['ann']['top1']:.2f})", result["method"] + tuned,
-            f"`{result['neuron']}` {result['schedule']}", result["numerics"], str(result["data"]["images"]),
-        )  # fmt: skip
+            f"{result['arch']} ({result['ann']['top1']:.2f})",
+            result["method"] + tuned,
+            f"`{result['neuron']}` {result['schedule']}",
+            result["numerics"],
+            str(result["data"]["images"]),
+        )
         merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in result["rows"]})
     for key, row in sorted(merged.items()):
         cells = [f"{row[t]:.2f}" if t in row else "" for t in columns]
@@ -145,26 +188,44 @@ def render() -> str:
 def numerics() -> str:
     """What int8 costs against float32, with the same images: `if` causal, mean over the draws of calibration images there are."""
     steps = STEPS[:4]
-    lines = ["| network | draws | weights | " + " | ".join(f"T={t}" for t in steps) + " |", "|" + "---|" * (3 + len(steps))]
+    lines = [
+        "| network | draws | weights | " + " | ".join(f"T={t}" for t in steps) + " |",
+        "|" + "---|" * (3 + len(steps)),
+    ]
     for arch in ("resnet20", "resnet56"):
         means: dict[str, list[float]] = {}
         for kind in ("float32", "int8"):
-            results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{arch}-calibrated-if-causal-{kind}*.json"))]
+            results = [
+                json.loads(path.read_text())
+                for path in sorted(RESULTS.glob(f"{arch}-calibrated-if-causal-{kind}*.json"))
+            ]
             tops = [{row["timesteps"]: row["top1"] for row in result["rows"]} for result in results]
             means[kind] = [sum(top[t] for top in tops) / len(tops) for t in steps]
-            lines.append(f"| {arch} | {len(tops)} | {kind} | " + " | ".join(f"{mean:.2f}" for mean in means[kind]) + " |")
+            lines.append(
+                f"| {arch} | {len(tops)} | {kind} | "
+                + " | ".join(f"{mean:.2f}" for mean in means[kind])
+                + " |"
+            )
         cost = [a - b for a, b in zip(means["float32"], means["int8"], strict=True)]
-        lines.append(f"| {arch} | | what int8 costs | " + " | ".join(f"{points:.2f}" for points in cost) + " |")
+        lines.append(
+            f"| {arch} | | what int8 costs | "
+            + " | ".join(f"{points:.2f}" for points in cost)
+            + " |"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoints", type=Path, nargs="?")
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("work", type=Path, nargs="?")
-    parser.add_argument("--only", default="", help="cases whose name begins so; several with commas")
+    parser.add_argument(
+        "--only", default="", help="cases whose name begins so; several with commas"
+    )
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
     if args.render:
@@ -173,7 +234,10 @@ def main() -> None:
     if args.work is None:
         parser.error("give CHECKPOINTS, DATA and WORK, or --render")
     for case in cases():
-        if case.name.startswith(tuple(args.only.split(","))) and not (RESULTS / f"{case.name}.json").exists():
+        if (
+            case.name.startswith(tuple(args.only.split(",")))
+            and not (RESULTS / f"{case.name}.json").exists()
+        ):
             measure(case, args.checkpoints, args.data, args.work)
 
 

@@ -33,21 +33,29 @@ SYSTEMS = ("loop", "loop-cl", "zoo", "zoo-statistics", "zoo-layerwise")
 RESULTS = Path(__file__).parent / "results"
 
 
-def plain_loop(artifact_folder: Path, checkpoint: Path, channels_last: bool) -> Callable[[], object]:
+def plain_loop(
+    artifact_folder: Path, checkpoint: Path, channels_last: bool
+) -> Callable[[], object]:
     """The loop without the zoo: float weights, spikes of amplitude theta, one step after another."""
     import torch
     from torch.nn import functional as F
 
-    from zoo import artifact
-    from zoo.checkpoint import read_checkpoint
-    from zoo.resnet import IMAGE, identity_shortcut
+    from zoo.artifact.folder import read_artifact
+    from zoo.networks.resnet import identity_shortcut
+    from zoo.networks.topology import IMAGE
+    from zoo.pretrained.checkpoint import read_checkpoint
 
-    config, tensors = artifact.read(artifact_folder)
+    config, tensors = read_artifact(artifact_folder)
     source = read_checkpoint(checkpoint, config.arch)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    params = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in source.params.items()}
+    params = {
+        k: v.contiguous(memory_format=layout) if v.ndim == 4 else v
+        for k, v in source.params.items()
+    }
     theta = {
-        spec.name: (tensors[f"{spec.name}.threshold"] * tensors[f"{spec.name}.scale"]).view(-1, 1, 1)
+        spec.name: (tensors[f"{spec.name}.threshold"] * tensors[f"{spec.name}.scale"]).view(
+            -1, 1, 1
+        )
         for spec in source.net.layers
     }
     image = torch.randn(BATCH, *config.preprocess.input_size).contiguous(memory_format=layout)
@@ -60,7 +68,11 @@ def plain_loop(artifact_folder: Path, checkpoint: Path, channels_last: bool) -> 
             out = {IMAGE: image}
             for spec in source.net.layers:
                 z = F.conv2d(
-                    out[spec.source], params[f"{spec.name}.weight"], params[f"{spec.name}.bias"], spec.stride, spec.padding
+                    out[spec.source],
+                    params[f"{spec.name}.weight"],
+                    params[f"{spec.name}.bias"],
+                    spec.stride,
+                    spec.padding,
                 )
                 if spec.shortcut is not None:
                     z = z + identity_shortcut(out[spec.shortcut.source], spec.shortcut)
@@ -71,7 +83,9 @@ def plain_loop(artifact_folder: Path, checkpoint: Path, channels_last: bool) -> 
                 spike = (v[name] >= theta[name]).float() * theta[name]
                 v[name] -= spike
                 out[name] = spike
-            logits = logits + F.linear(out[source.net.layers[-1].name].mean((2, 3)), params["fc.weight"], params["fc.bias"])
+            logits = logits + F.linear(
+                out[source.net.layers[-1].name].mean((2, 3)), params["fc.weight"], params["fc.bias"]
+            )
         return logits
 
     return run
@@ -81,16 +95,19 @@ def zoo_run(artifact_folder: Path, statistics: bool, layerwise: bool) -> Callabl
     """The executor on random pixels."""
     import torch
 
-    from zoo import artifact
+    from zoo.artifact.folder import read_artifact
+    from zoo.artifact.tensors import network_of
 
-    config, tensors = artifact.read(artifact_folder)
-    network = artifact.network_of(config, tensors)
+    config, tensors = read_artifact(artifact_folder)
+    network = network_of(config, tensors)
     network.schedule = "layerwise" if layerwise else "causal"
     images = torch.randint(0, 256, (BATCH, *config.preprocess.input_size), dtype=torch.uint8)
     return lambda: network.run(images, STEPS, snapshots=(STEPS,) if statistics else ())
 
 
-def measure_here(system: str, artifact_folder: Path, checkpoint: Path, threads: int) -> dict[str, float]:
+def measure_here(
+    system: str, artifact_folder: Path, checkpoint: Path, threads: int
+) -> dict[str, float]:
     """One system in this process: images per second (the best of three runs after a warm-up) and memory."""
     import torch
 
@@ -112,7 +129,9 @@ def measure_here(system: str, artifact_folder: Path, checkpoint: Path, threads: 
 
 def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("artifact", type=Path)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
@@ -123,12 +142,18 @@ def main() -> None:
     if args.system:
         print(json.dumps(measure_here(args.system, args.artifact, args.checkpoint, args.threads)))
         return
-    from zoo.evaluate import versions
+    from zoo.environment import versions
 
     rounds: dict[str, list[dict[str, float]]] = {system: [] for system in SYSTEMS}
     for _ in range(args.rounds):
         for system in SYSTEMS:
-            command = [sys.executable, "-m", "benchmarks.cpu", str(args.artifact), str(args.checkpoint)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.cpu",
+                str(args.artifact),
+                str(args.checkpoint),
+            ]
             command += ["--system", system, "--threads", str(args.threads)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             rounds[system].append(json.loads(done.stdout))
@@ -136,17 +161,28 @@ def main() -> None:
     report = {
         system: {
             "images_per_second": median(r["images_per_second"] for r in runs),
-            "slowest_fastest": [min(r["images_per_second"] for r in runs), max(r["images_per_second"] for r in runs)],
+            "slowest_fastest": [
+                min(r["images_per_second"] for r in runs),
+                max(r["images_per_second"] for r in runs),
+            ],
             "peak_mb": median(r["peak_mb"] for r in runs),
             "speed_ratio_to_loop": median(
-                run["images_per_second"] / base["images_per_second"] for run, base in zip(runs, loop, strict=True)
+                run["images_per_second"] / base["images_per_second"]
+                for run, base in zip(runs, loop, strict=True)
             ),
         }
         for system, runs in rounds.items()
     }
-    facts = {"batch": BATCH, "timesteps": STEPS, "rounds": args.rounds, "versions": versions() | {"threads": str(args.threads)}}
+    facts = {
+        "batch": BATCH,
+        "timesteps": STEPS,
+        "rounds": args.rounds,
+        "versions": versions() | {"threads": str(args.threads)},
+    }
     command = f"python -m benchmarks.cpu ARTIFACT CHECKPOINT --rounds {args.rounds} --threads {args.threads}"
-    args.out.write_text(json.dumps({"command": command, **facts, "systems": report}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps({"command": command, **facts, "systems": report}, indent=1) + "\n"
+    )
     for system, row in report.items():
         speed, ratio, memory = row["images_per_second"], row["speed_ratio_to_loop"], row["peak_mb"]
         print(f"{system:15} {speed:8.1f} images/s  {ratio:6.2f} x loop  {memory:7.1f} MB")

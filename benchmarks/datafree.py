@@ -24,14 +24,15 @@ from benchmarks.cifar10 import CHECKPOINTS
 from benchmarks.cifar10 import RESULTS as MEASURED
 
 if TYPE_CHECKING:
-    from zoo.checkpoint import Checkpoint
-    from zoo.data import ImageSet
+    from zoo.data.images import ImageSet
+    from zoo.pretrained.checkpoint import Checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "datafree.json"
 STEPS = (8, 16, 32, 64)
 METHODS: dict[str, dict[str, str]] = {
-    "data-free": {}, "moments": {"thresholds": "moments", "bias": "ann", "delay": "none"},
-}  # fmt: skip
+    "data-free": {},
+    "moments": {"thresholds": "moments", "bias": "ann", "delay": "none"},
+}
 
 
 def calibrated(arch: str, neuron: str) -> dict[str, Any]:
@@ -39,47 +40,68 @@ def calibrated(arch: str, neuron: str) -> dict[str, Any]:
     path = MEASURED / f"{arch}-calibrated-{neuron}-causal-int8.json"
     found = json.loads(path.read_text())
     return {
-        "name": f"{arch}-calibrated-{neuron}", "arch": arch, "method": "calibrated", "neuron": neuron,
-        "images": found["data"]["images"], "ann": found["ann"]["top1"],
-        "top1": {str(row["timesteps"]): row["top1"] for row in found["rows"] if row["timesteps"] in STEPS},
+        "name": f"{arch}-calibrated-{neuron}",
+        "arch": arch,
+        "method": "calibrated",
+        "neuron": neuron,
+        "images": found["data"]["images"],
+        "ann": found["ann"]["top1"],
+        "top1": {
+            str(row["timesteps"]): row["top1"] for row in found["rows"] if row["timesteps"] in STEPS
+        },
         "from": f"results/cifar10/{path.name}",
-    }  # fmt: skip
+    }
 
 
-def measure(arch: str, method: str, neuron: str, images: int, checkpoints: Path, data: Path, work: Path) -> dict[str, Any]:
+def measure(
+    arch: str, method: str, neuron: str, images: int, checkpoints: Path, data: Path, work: Path
+) -> dict[str, Any]:
     """Converts and measures one network."""
-    from zoo.checkpoint import read_checkpoint
-    from zoo.convert import convert
-    from zoo.data import open_images
-    from zoo.evaluate import evaluate
+    from zoo.conversion.convert import convert
+    from zoo.data.open import open_images
+    from zoo.evaluation.evaluate import evaluate
+    from zoo.pretrained.checkpoint import read_checkpoint
 
     source, folder = checkpoints / CHECKPOINTS[arch], work / f"{arch}-{method}-{neuron}"
     checkpoint = read_checkpoint(source, arch)
     used, facts = made(checkpoint, work / f"{arch}-made")
-    convert(
-        checkpoint, used, neuron=neuron, samples=len(used), parameters=METHODS[method]
-    ).save(folder, force=folder.exists())  # type: ignore[arg-type]  # fmt: skip
+    convert(checkpoint, used, neuron=neuron, samples=len(used), parameters=METHODS[method]).save(
+        folder, force=folder.exists()
+    )  # type: ignore[arg-type]
     found = evaluate(folder, open_images(data, "test").take(images, None), STEPS, ann=source)
     assert found.ann is not None
     return {
-        "name": folder.name, "arch": arch, "method": method, "neuron": neuron, "images": found.data.images, "ann": found.ann.top1,
-        "top1": {str(row.timesteps): row.top1 for row in found.rows}, **facts, "weights_sha256": found.weights_sha256,
-    }  # fmt: skip
+        "name": folder.name,
+        "arch": arch,
+        "method": method,
+        "neuron": neuron,
+        "images": found.data.images,
+        "ann": found.ann.top1,
+        "top1": {str(row.timesteps): row.top1 for row in found.rows},
+        **facts,
+        "weights_sha256": found.weights_sha256,
+    }
 
 
 def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]]:
     """The images that data-free conversion makes, from `folder` where they are there, and what there is to say of them."""
     import numpy as np
 
-    from zoo.convert import DEFAULTS, IMAGENET_MEAN, IMAGENET_STD
-    from zoo.data import Preprocess, unlabelled
-    from zoo.synthetic import make_images
+    from zoo.conversion.settings import DEFAULTS
+    from zoo.conversion.synthetic import make_images
+    from zoo.data.images import Preprocess, unlabelled
+    from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
     settings = {name: DEFAULTS["data-free"][name] for name in ("images", "steps", "rate")}
     if not (folder / "facts.json").exists():
         begun = time.process_time()
-        images = make_images(checkpoint, (3, 32, 32), IMAGENET_MEAN, IMAGENET_STD, **settings, seed=0)  # type: ignore[arg-type]
-        facts = {"made": images.description, "made_in_cpu_seconds": round(time.process_time() - begun, 1)}
+        images = make_images(
+            checkpoint, (3, 32, 32), IMAGENET_MEAN, IMAGENET_STD, **settings, seed=0
+        )  # type: ignore[arg-type]
+        facts = {
+            "made": images.description,
+            "made_in_cpu_seconds": round(time.process_time() - begun, 1),
+        }
         folder.mkdir(parents=True, exist_ok=True)
         pixels = images.batch(slice(None), Preprocess((3, 32, 32)))
         np.save(folder / "images.npy", pixels.permute(0, 2, 3, 1).numpy())
@@ -91,12 +113,24 @@ def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]
 def render() -> str:
     """The table as Markdown, from the result file."""
     report = json.loads(RESULTS.read_text())
-    lines = ["| network | method | neuron | images | ANN | " + " | ".join(f"T={t}" for t in STEPS) + " |"]
+    lines = [
+        "| network | method | neuron | images | ANN | " + " | ".join(f"T={t}" for t in STEPS) + " |"
+    ]
     lines.append("|" + "---|" * (5 + len(STEPS)))
-    order = [f"{arch}-{method}-{neuron}" for arch in sorted(CHECKPOINTS) for neuron in ("if", "signed")
-             for method in ("calibrated", *METHODS)]  # fmt: skip
+    order = [
+        f"{arch}-{method}-{neuron}"
+        for arch in sorted(CHECKPOINTS)
+        for neuron in ("if", "signed")
+        for method in ("calibrated", *METHODS)
+    ]
     for row in sorted(report["rows"], key=lambda row: order.index(row["name"])):
-        cells = [row["arch"], row["method"], f"`{row['neuron']}`", str(row["images"]), f"{row['ann']:.2f}"]
+        cells = [
+            row["arch"],
+            row["method"],
+            f"`{row['neuron']}`",
+            str(row["images"]),
+            f"{row['ann']:.2f}",
+        ]
         cells += [f"{row['top1'][str(t)]:.2f}" if str(t) in row["top1"] else "" for t in STEPS]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -104,10 +138,12 @@ def render() -> str:
 
 def main() -> None:
     """Command line; see the module's docstring."""
-    from zoo.artifact import write_synced
-    from zoo.evaluate import versions
+    from zoo.environment import versions
+    from zoo.files import write_synced
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoints", type=Path, nargs="?")
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("work", type=Path, nargs="?")
@@ -129,11 +165,19 @@ def main() -> None:
         for arch, neuron in pairs:
             name = f"{arch}-{method}-{neuron}"
             images = args.images or kept[f"{arch}-calibrated-{neuron}"]["images"]
-            if not name.startswith(tuple(args.only.split(","))) or kept.get(name, {"images": 0})["images"] >= images:
+            if (
+                not name.startswith(tuple(args.only.split(",")))
+                or kept.get(name, {"images": 0})["images"] >= images
+            ):
                 continue
-            kept[name] = measure(arch, method, neuron, images, args.checkpoints, args.data, args.work)
-            report = {"command": "python -m benchmarks.datafree CHECKPOINTS DATA WORK", "versions": versions(),
-                      "rows": list(kept.values())}  # fmt: skip
+            kept[name] = measure(
+                arch, method, neuron, images, args.checkpoints, args.data, args.work
+            )
+            report = {
+                "command": "python -m benchmarks.datafree CHECKPOINTS DATA WORK",
+                "versions": versions(),
+                "rows": list(kept.values()),
+            }
             write_synced(RESULTS, (json.dumps(report, indent=1) + "\n").encode())
             print(name, images, kept[name]["top1"], file=sys.stderr, flush=True)
 

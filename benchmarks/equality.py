@@ -32,9 +32,10 @@ from torch import Tensor
 from zoo.errors import UsageError, ZooError
 from zoo.kernels.spiking_conv import PackedSpikes, SpikingConv, count, pack
 from zoo.kernels.spiking_conv.reference import Neuron
-from zoo.network import Head, SpikingResNet
-from zoo.packed import Backend
-from zoo.resnet import IMAGE, Topology, topology
+from zoo.networks.fused import Backend
+from zoo.networks.run import Head
+from zoo.networks.spiking import SpikingResNet
+from zoo.networks.topology import IMAGE, Topology, topology
 
 ROOT = Path(__file__).resolve().parents[1]
 RANDOM_STEPS = (1, 8, 9, 32, 40)
@@ -65,11 +66,17 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        return self.logits_equal and not self.differences and self.sha256["reference"] == self.sha256["kernels"]
+        return (
+            self.logits_equal
+            and not self.differences
+            and self.sha256["reference"] == self.sha256["kernels"]
+        )
 
 
 @torch.inference_mode()
-def compare(reference: SpikingResNet, kernels: SpikingResNet, chunks: Iterable[Tensor], timesteps: int) -> Comparison:
+def compare(
+    reference: SpikingResNet, kernels: SpikingResNet, chunks: Iterable[Tensor], timesteps: int
+) -> Comparison:
     """Runs both on each chunk of uint8 images and compares everything; packing and comparing happen on the kernels' device."""
     found = Comparison(seconds={"reference": 0.0, "kernels": 0.0})
     hashes = {side: {name: hashlib.sha256() for name in reference.layers} for side in found.seconds}
@@ -82,7 +89,9 @@ def compare(reference: SpikingResNet, kernels: SpikingResNet, chunks: Iterable[T
             for name, values in spikes[side].items():
                 hashes[side][name].update(values.contiguous().cpu().numpy())
         for name, wanted in spikes["reference"].items():
-            total, differing = _totals(wanted, spikes["kernels"][name], reference.schedule == "layerwise")
+            total, differing = _totals(
+                wanted, spikes["kernels"][name], reference.schedule == "layerwise"
+            )
             before = found.layers.get(name, [0, 0])
             found.layers[name] = [before[0] + total, before[1] + differing]
         found.logits_equal &= torch.equal(logits["reference"], logits["kernels"])
@@ -96,7 +105,9 @@ def compare(reference: SpikingResNet, kernels: SpikingResNet, chunks: Iterable[T
     return found
 
 
-def _observed(network: SpikingResNet, images: Tensor, timesteps: int, where: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+def _observed(
+    network: SpikingResNet, images: Tensor, timesteps: int, where: torch.device
+) -> tuple[dict[str, Tensor], Tensor]:
     """Every layer's spikes, uint8 planes [S, P, B, H, W, C] (layerwise: counts [B, H, W, C]) on `where`, and all logits."""
     parts: dict[str, list[Tensor]] = {}
 
@@ -118,14 +129,25 @@ def _totals(wanted: Tensor, got: Tensor, counts: bool) -> tuple[int, int]:
         return int(wanted.count_nonzero()), wanted.numel()
     if counts:
         return int(wanted.sum(dtype=torch.int64)), int((wanted != got).sum())
-    differing = (wanted ^ got).amax(0, keepdim=True) if len(wanted) == 1 else (wanted[:1] ^ got[:1]) | (wanted[1:] ^ got[1:])
+    differing = (
+        (wanted ^ got).amax(0, keepdim=True)
+        if len(wanted) == 1
+        else (wanted[:1] ^ got[:1]) | (wanted[1:] ^ got[1:])
+    )
     steps = 8 * wanted.shape[1]
-    return tuple(int(count(PackedSpikes(planes, steps)).sum(dtype=torch.int64)) for planes in (wanted, differing))  # type: ignore[return-value]
+    return tuple(
+        int(count(PackedSpikes(planes, steps)).sum(dtype=torch.int64))
+        for planes in (wanted, differing)
+    )  # type: ignore[return-value]
 
 
 def random_network(
-    net: Topology, *, neuron: Neuron = "if", schedule: Literal["causal", "layerwise"] = "causal", seed: int = 0
-) -> SpikingResNet:  # fmt: skip
+    net: Topology,
+    *,
+    neuron: Neuron = "if",
+    schedule: Literal["causal", "layerwise"] = "causal",
+    seed: int = 0,
+) -> SpikingResNet:
     """An integer network of random numbers whose layers all fire.
 
     Weights are normal with a standard deviation of 32, like rounded trained ones, so that potentials are as small as theirs and
@@ -150,15 +172,26 @@ def random_network(
             gain = draw(size // 4, size // 2, c)
         threshold = draw(size // 2, 3 * size // 2, c)
         layers[spec.name] = SpikingConv(
-            weights(c, spec.in_channels, spec.kernel, spec.kernel), draw(-size // 20, size // 10, 32, c), threshold,
-            threshold // 2, spec.stride, spec.padding, neuron, gain, projection,
-            spec.shortcut.stride if spec.shortcut else 1, spec.shortcut.pad if spec.shortcut else 0, spec.max_pool,
-            input_bound=512 if stem else 2**bits - 1, bits=bits,
-        )  # fmt: skip
+            weights(c, spec.in_channels, spec.kernel, spec.kernel),
+            draw(-size // 20, size // 10, 32, c),
+            threshold,
+            threshold // 2,
+            spec.stride,
+            spec.padding,
+            neuron,
+            gain,
+            projection,
+            spec.shortcut.stride if spec.shortcut else 1,
+            spec.shortcut.pad if spec.shortcut else 0,
+            spec.max_pool,
+            input_bound=512 if stem else 2**bits - 1,
+            bits=bits,
+        )
     head = Head(
-        weights(net.num_classes, net.features), torch.rand(net.num_classes, generator=gen) + 0.01,
+        weights(net.num_classes, net.features),
+        torch.rand(net.num_classes, generator=gen) + 0.01,
         torch.randn(net.num_classes, generator=gen),
-    )  # fmt: skip
+    )
     table = draw(-512, 512, net.in_channels, 256).to(torch.int16)
     return SpikingResNet(net, layers, head, table, schedule=schedule)
 
@@ -169,13 +202,17 @@ def random_images(batch: int, channels: int, side: int, seed: int = 0) -> Tensor
     return torch.randint(0, 256, (batch, channels, side, side), generator=gen, dtype=torch.uint8)
 
 
-def random_spikes(shape: Sequence[int], timesteps: int, signed: bool, device: torch.device, seed: int) -> PackedSpikes:
+def random_spikes(
+    shape: Sequence[int], timesteps: int, signed: bool, device: torch.device, seed: int
+) -> PackedSpikes:
     """Packed spikes [B, H, W, C] of which an eighth is not zero."""
     gen = torch.Generator(device).manual_seed(seed)
     planes = -(-timesteps // 8)
 
     def bits() -> Tensor:
-        return torch.randint(0, 256, (1, planes, *shape), generator=gen, device=device, dtype=torch.uint8)
+        return torch.randint(
+            0, 256, (1, planes, *shape), generator=gen, device=device, dtype=torch.uint8
+        )
 
     up = bits() & bits() & bits()
     made = torch.cat([up, bits() & bits() & bits() & ~up]) if signed else up
@@ -189,22 +226,34 @@ def facts() -> dict[str, str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     return {
-        "gpu": gpu, "driver": (_output(query) or "unknown").splitlines()[0] if gpu != "none" else "none",
-        "torch": torch.__version__, "triton": installed("triton"), "python": platform.python_version(), "commit": commit(),
+        "gpu": gpu,
+        "driver": (_output(query) or "unknown").splitlines()[0] if gpu != "none" else "none",
+        "torch": torch.__version__,
+        "triton": installed("triton"),
+        "python": platform.python_version(),
+        "commit": commit(),
         "sources": sources(),
-    }  # fmt: skip
+    }
 
 
 def commit() -> str:
     """The checkout's commit, with `-dirty` where tracked files differ; a copy without git says so in SPIKING_ZOO_COMMIT."""
-    found = _output(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+    found = _output(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    )
     return found or os.environ.get("SPIKING_ZOO_COMMIT", "unknown")
 
 
 def sources(*patterns: str) -> str:
     """sha256, 16 digits, over the files at these patterns: by default what runs a network, with the table of tiles."""
     digest = hashlib.sha256()
-    for pattern in patterns or ("zoo/network.py", "zoo/packed.py", "zoo/resnet.py", "kernels/**/*.py", "kernels/**/*.json"):
+    for pattern in patterns or (
+        "zoo/networks/spiking.py",
+        "zoo/networks/fused.py",
+        "zoo/networks/resnet.py",
+        "kernels/**/*.py",
+        "kernels/**/*.json",
+    ):
         for path in sorted(ROOT.glob(pattern)):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -228,7 +277,9 @@ def write(path: Path, text: str) -> None:
 
 def _output(command: Sequence[str]) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -243,20 +294,26 @@ class _Task:
 
 
 def _artifact_tasks(args: argparse.Namespace) -> Iterator[_Task]:
-    from zoo import artifact, registry
-    from zoo.data import open_images
-    from zoo.evaluate import preprocess_of
+    from zoo.artifact.folder import read_artifact
+    from zoo.artifact.tensors import network_of
+    from zoo.data.images import preprocess_of
+    from zoo.data.open import open_images
+    from zoo.models import registry
 
     images = open_images(args.data, "test")
     images = images if args.images is None else images.take(args.images, None)
     for given in args.artifact:
         folder = registry.resolve(given)
-        config, tensors = artifact.read(folder)
+        config, tensors = read_artifact(folder)
         for steps in args.timesteps or (32,):
             chunks = (batch for batch, _ in images.batches(preprocess_of(config), args.chunk))
-            about = {"weights_sha256": config.weights_sha256, "data": images.description, "data_sha256": images.sha256()}
+            about = {
+                "weights_sha256": config.weights_sha256,
+                "data": images.description,
+                "data_sha256": images.sha256(),
+            }
             name = f"{folder.resolve().name} T={steps} data {images.sha256()[:12]}"
-            yield _Task(name, artifact.network_of(config, tensors), chunks, steps, about)
+            yield _Task(name, network_of(config, tensors), chunks, steps, about)
 
 
 def _random_tasks(args: argparse.Namespace) -> Iterator[_Task]:
@@ -274,12 +331,16 @@ def _random_tasks(args: argparse.Namespace) -> Iterator[_Task]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("artifact", nargs="*", help="folders or names of the zoo")
     parser.add_argument("--data", help="test images")
     parser.add_argument("--random", metavar="ARCH", help="a network of random weights instead")
     parser.add_argument("--size", type=int, help="side of the random images; 32 or 224 otherwise")
-    parser.add_argument("--images", type=int, help="how many; all of DATA, or 2 random ones, otherwise")
+    parser.add_argument(
+        "--images", type=int, help="how many; all of DATA, or 2 random ones, otherwise"
+    )
     parser.add_argument("--timesteps", type=numbers, help="one or several with commas")
     parser.add_argument("--chunk", type=int, default=64, help="images that run together")
     parser.add_argument("--backend", choices=("triton", "interpret"), default="triton")
@@ -288,19 +349,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     if bool(args.random) == bool(args.artifact) or (args.artifact and not args.data):
         parser.error("give ARTIFACTs with --data, or --random ARCH")
     try:
-        equal = _run(_random_tasks(args) if args.random else _artifact_tasks(args), args.backend, args.out)
+        equal = _run(
+            _random_tasks(args) if args.random else _artifact_tasks(args), args.backend, args.out
+        )
     except ZooError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     if not equal:
-        print(f"error: the kernels' spikes differ from the reference's: see {args.out}", file=sys.stderr)
+        print(
+            f"error: the kernels' spikes differ from the reference's: see {args.out}",
+            file=sys.stderr,
+        )
         raise SystemExit(7)
 
 
 def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
     """Carries the tasks out, writes the report after each, and says whether every one was equal."""
     if backend == "triton" and not torch.cuda.is_available():
-        raise UsageError("backend triton needs a CUDA GPU, and there is none here: pass --backend interpret")
+        raise UsageError(
+            "backend triton needs a CUDA GPU, and there is none here: pass --backend interpret"
+        )
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": {}}
     equal = True
     for task in tasks:
@@ -308,18 +376,30 @@ def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
         found = compare(task.network, on, task.chunks, task.timesteps)
         equal &= found.equal
         report["runs"][task.name] = {
-            "equal": found.equal, "images": found.images, "timesteps": task.timesteps, "backend": backend,
-            "spikes": found.spikes, "differences": found.differences, "logits_equal": found.logits_equal,
-            "sha256": found.sha256, "seconds": found.seconds, **task.about, **facts(), "command": command("equality"),
-            "layers": {name: {"spikes": s, "differences": d} for name, (s, d) in found.layers.items()},
-        }  # fmt: skip
+            "equal": found.equal,
+            "images": found.images,
+            "timesteps": task.timesteps,
+            "backend": backend,
+            "spikes": found.spikes,
+            "differences": found.differences,
+            "logits_equal": found.logits_equal,
+            "sha256": found.sha256,
+            "seconds": found.seconds,
+            **task.about,
+            **facts(),
+            "command": command("equality"),
+            "layers": {
+                name: {"spikes": s, "differences": d} for name, (s, d) in found.layers.items()
+            },
+        }
         report["equal"] = all(run["equal"] for run in report["runs"].values())
         write(out, json.dumps(report, indent=1) + "\n")
         print(
             f"{'equal ' if found.equal else 'DIFFER'} {task.name}: {found.images} images, {found.spikes:,} spikes, "
             f"{found.differences:,} differ, logits {'equal' if found.logits_equal else 'differ'}; "
-            f"reference {found.seconds['reference']:.1f} s, {backend} {found.seconds['kernels']:.1f} s", flush=True,
-        )  # fmt: skip
+            f"reference {found.seconds['reference']:.1f} s, {backend} {found.seconds['kernels']:.1f} s",
+            flush=True,
+        )
     return equal
 
 

@@ -21,9 +21,16 @@ from pathlib import Path
 
 # Both flavours: ReLU, and eight levels with learnt thresholds. The order is that in which they are worth having.
 FAMILY = (
-    ("resnet20", 0), ("resnet20", 8), ("resnet32", 0), ("resnet56", 0), ("resnet44", 0), ("resnet56", 8), ("resnet32", 8),
-    ("resnet44", 8), ("resnet110", 0),
-)  # fmt: skip
+    ("resnet20", 0),
+    ("resnet20", 8),
+    ("resnet32", 0),
+    ("resnet56", 0),
+    ("resnet44", 0),
+    ("resnet56", 8),
+    ("resnet32", 8),
+    ("resnet44", 8),
+    ("resnet110", 0),
+)
 
 
 @dataclass(frozen=True)
@@ -41,16 +48,40 @@ class Job:
     def done(self) -> bool:
         return (self.folder / "log.json").exists()
 
-    def command(self, data: str, epochs: int, batch_size: int, rate: float, device: str) -> list[str]:
-        words = [sys.executable, "-m", "zoo", "train", self.arch, "--dataset", data, "--out", str(self.folder)]
-        words += ["--epochs", str(epochs), "--batch-size", str(batch_size), "--rate", str(rate), "--levels", str(self.levels)]
+    def command(
+        self, data: str, epochs: int, batch_size: int, rate: float, device: str
+    ) -> list[str]:
+        words = [
+            sys.executable,
+            "-m",
+            "zoo",
+            "train",
+            self.arch,
+            "--dataset",
+            data,
+            "--out",
+            str(self.folder),
+        ]
+        words += [
+            "--epochs",
+            str(epochs),
+            "--batch-size",
+            str(batch_size),
+            "--rate",
+            str(rate),
+            "--levels",
+            str(self.levels),
+        ]
         words += ["--device", device]
         return [*words, "--resume"] if (self.folder / "training.safetensors").exists() else words
 
 
 def jobs(runs: Path, only: str) -> list[Job]:
     """The family whose names begin with one of `only`."""
-    every = [Job(arch, levels, runs / (f"{arch}-levels{levels}" if levels else arch)) for arch, levels in FAMILY]
+    every = [
+        Job(arch, levels, runs / (f"{arch}-levels{levels}" if levels else arch))
+        for arch, levels in FAMILY
+    ]
     return [job for job in every if job.name.startswith(tuple(only.split(",")))]
 
 
@@ -65,13 +96,19 @@ def run(todo: Sequence[Job], args: argparse.Namespace) -> None:
     running: dict[Job, subprocess.Popen[bytes]] = {}
     while (waiting or running) and time.monotonic() < end:
         for job in [job for job, process in running.items() if process.poll() is not None]:
-            print(f"{job.name}: exit code {running.pop(job).returncode}", file=sys.stderr, flush=True)
+            print(
+                f"{job.name}: exit code {running.pop(job).returncode}", file=sys.stderr, flush=True
+            )
         while waiting and len(running) < args.jobs:
             job = waiting.pop(0)
             job.folder.mkdir(parents=True, exist_ok=True)
             with open(job.folder / "train.log", "ab") as log:
-                command = job.command(args.data, args.epochs, args.batch_size, args.rate, args.device)
-                running[job] = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_heed_interrupts)
+                command = job.command(
+                    args.data, args.epochs, args.batch_size, args.rate, args.device
+                )
+                running[job] = subprocess.Popen(
+                    command, stdout=log, stderr=log, preexec_fn=_heed_interrupts
+                )
         time.sleep(0.5)
     for process in running.values():
         process.send_signal(signal.SIGINT)
@@ -81,12 +118,20 @@ def run(todo: Sequence[Job], args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--only", default="", help="networks whose name begins so; several with commas")
-    parser.add_argument("--jobs", type=int, default=4, help="trainings at a time: small networks leave a GPU idle")
-    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which they are stopped")
+    parser.add_argument(
+        "--only", default="", help="networks whose name begins so; several with commas"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=4, help="trainings at a time: small networks leave a GPU idle"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=1e9, help="seconds after which they are stopped"
+    )
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.1)
@@ -96,10 +141,16 @@ def main() -> None:
     run(todo, args)
     for job in todo:
         if job.done():
-            print(f"{job.name}: {json.loads((job.folder / 'log.json').read_text())['top1']:.2f} % after {args.epochs} epochs")
+            print(
+                f"{job.name}: {json.loads((job.folder / 'log.json').read_text())['top1']:.2f} % after {args.epochs} epochs"
+            )
             continue
         log = job.folder / "train.log"
-        said = [line for line in log.read_text(errors="replace").splitlines() if line != "interrupted"] if log.exists() else []
+        said = (
+            [line for line in log.read_text(errors="replace").splitlines() if line != "interrupted"]
+            if log.exists()
+            else []
+        )
         print(f"{job.name}: not done; {said[-1] if said else 'not begun'}")
     if not all(job.done() for job in todo):
         raise SystemExit(7)

@@ -48,8 +48,8 @@ from benchmarks.gpu_peers import (
     why_not_spikingjelly,
 )
 from zoo.errors import GateError, UsageError, ZooError
-from zoo.network import SpikingResNet
-from zoo.resnet import IMAGE, topology
+from zoo.networks.spiking import SpikingResNet
+from zoo.networks.topology import IMAGE, topology
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PEERS = ("ann", "torch", "spikingjelly")
@@ -75,13 +75,21 @@ class Case:
 
 
 def cases(
-    networks: Sequence[str], timesteps: Sequence[int], batches: Sequence[int], peers: Sequence[str], variants: Sequence[str]
+    networks: Sequence[str],
+    timesteps: Sequence[int],
+    batches: Sequence[int],
+    peers: Sequence[str],
+    variants: Sequence[str],
 ) -> list[Case]:
     """Everything to measure, what tells most first: T = 32 in batches of 256, of two networks and of the others, then the zoo
     alone, then its peers."""
     made: list[tuple[tuple[int, ...], Case]] = []
     systems = ["zoo"] * ("if" in variants) + [peer for peer in peers if peer != "spikingjelly"]
-    systems += [f"spikingjelly-{d}-{m}" for d in DTYPES for m in STEP_MODES] if "spikingjelly" in peers else []
+    systems += (
+        [f"spikingjelly-{d}-{m}" for d in DTYPES for m in STEP_MODES]
+        if "spikingjelly" in peers
+        else []
+    )
     systems += [f"zoo-{variant}" for variant in variants if variant != "if"]
     head_steps = HEADLINE[0] if HEADLINE[0] in timesteps else max(timesteps)
     head_batch = HEADLINE[1] if HEADLINE[1] in batches else max(batches)
@@ -89,7 +97,9 @@ def cases(
         for steps in [1] if system == "ann" else timesteps:
             for batch in batches:
                 # A library that stores every spike as a float may not fit a batch that size.
-                headline = steps in (1, head_steps) and batch in ((head_batch, 64) if "jelly" in system else (head_batch,))
+                headline = steps in (1, head_steps) and batch in (
+                    (head_batch, 64) if "jelly" in system else (head_batch,)
+                )
                 order = (s, steps != head_steps, -steps, batch)
                 for n, network in enumerate(networks):
                     first = (0 if n < 2 else 1) if headline else 2 if system == "zoo" else 3
@@ -98,7 +108,9 @@ def cases(
 
 
 @torch.inference_mode()
-def set_rates(network: SpikingResNet, images: Tensor, rate: float) -> tuple[SpikingResNet, list[float]]:
+def set_rates(
+    network: SpikingResNet, images: Tensor, rate: float
+) -> tuple[SpikingResNet, list[float]]:
     """The network with each layer's thresholds scaled so that it fires at `rate` over RATE_STEPS; and the rates it got."""
     net, layers, out, rates = network.net, dict(network.layers), {}, []
     sizes, stem = net.sizes(*images.shape[-2:]), network.layers[network.net.layers[0].name]
@@ -109,14 +121,23 @@ def set_rates(network: SpikingResNet, images: Tensor, rate: float) -> tuple[Spik
         for _ in range(12):
             middle = (low + high) / 2
             threshold = (layer.threshold * 2**middle).round().clamp(min=2).to(torch.int32)
-            layers[spec.name] = replace(layer, threshold=threshold, v_init=threshold // 2, _prepared=layer._prepared)
+            layers[spec.name] = replace(
+                layer, threshold=threshold, v_init=threshold // 2, _prepared=layer._prepared
+            )
             membrane = layers[spec.name].membrane(len(images), *sizes[spec.name], RATE_STEPS)
             steps = RATE_STEPS if spec.source == IMAGE else None
             out[spec.name] = layers[spec.name].run(out[spec.source], source, membrane, window=steps)
             got = (out[spec.name] != 0).float().mean().item()
             low, high = (middle, high) if got > rate else (low, middle)
         rates.append(got)
-    made = SpikingResNet(net, layers, network.head, network.image_table, schedule=network.schedule, delay=network.delay)
+    made = SpikingResNet(
+        net,
+        layers,
+        network.head,
+        network.image_table,
+        schedule=network.schedule,
+        delay=network.delay,
+    )
     return made, rates
 
 
@@ -127,15 +148,21 @@ class Bench:
     device: torch.device
     backend: Literal["triton", "interpret"]
     rate: float
-    _networks: dict[tuple[str, str], tuple[SpikingResNet, list[float]]] = field(default_factory=dict)
+    _networks: dict[tuple[str, str], tuple[SpikingResNet, list[float]]] = field(
+        default_factory=dict
+    )
 
     def network(self, name: str, variant: str) -> tuple[SpikingResNet, list[float]]:
         """Kept on the CPU, so that what a case has on the GPU is its own."""
         neuron: Literal["if", "signed"] = "signed" if variant == "signed" else "if"
         if (name, neuron) not in self._networks:
             side, classes = NETWORKS[name]
-            made = random_network(topology(name, num_classes=classes), neuron=neuron).to(self.device)
-            made, rates = set_rates(made, random_images(2, 3, side, seed=1).to(self.device), self.rate)
+            made = random_network(topology(name, num_classes=classes), neuron=neuron).to(
+                self.device
+            )
+            made, rates = set_rates(
+                made, random_images(2, 3, side, seed=1).to(self.device), self.rate
+            )
             self._networks[name, neuron] = made.to("cpu"), rates
         made, rates = self._networks[name, neuron]
         made.schedule = "layerwise" if variant == "layerwise" else "causal"
@@ -144,7 +171,9 @@ class Bench:
     def system(self, case: Case) -> tuple[System, Tensor | None, list[float]]:
         """What to time, the logits it must give for the first images of input set 0, and the layers' firing rates."""
         side, classes = NETWORKS[case.network]
-        batches = [random_images(case.batch, 3, side, seed=i).to(self.device) for i in range(INPUT_SETS)]
+        batches = [
+            random_images(case.batch, 3, side, seed=i).to(self.device) for i in range(INPUT_SETS)
+        ]
         if case.system == "ann":
             net = topology(case.network, num_classes=classes)
             return ann_system(net, batches, compiled=self.device.type == "cuda"), None, []
@@ -154,14 +183,29 @@ class Bench:
             return spikingjelly_system(net, batches, case.timesteps, dtype, mode), None, []
         network, rates = self.network(case.network, case.system.removeprefix("zoo-"))
         if case.system == "torch":
-            on, chunk = network.to(self.device), HEADLINE[1]  # the default is made for a CPU's caches
-            return System(lambda i: on.run(batches[i], case.timesteps, chunk=chunk).logits[-1], INPUT_SETS), None, rates
+            on, chunk = (
+                network.to(self.device),
+                HEADLINE[1],
+            )  # the default is made for a CPU's caches
+            return (
+                System(
+                    lambda i: on.run(batches[i], case.timesteps, chunk=chunk).logits[-1], INPUT_SETS
+                ),
+                None,
+                rates,
+            )
         expected = network.to(self.device)(batches[0][:CHECKED], case.timesteps)
         fast = network.to(self.device).with_backend(self.backend)
-        return System(lambda i: fast(batches[i], case.timesteps), INPUT_SETS, self.backend), expected, rates
+        return (
+            System(lambda i: fast(batches[i], case.timesteps), INPUT_SETS, self.backend),
+            expected,
+            rates,
+        )
 
 
-def timed(run: Callable[[int], object], inputs: int, device: torch.device, seconds: float, least: int = 5) -> list[float]:
+def timed(
+    run: Callable[[int], object], inputs: int, device: torch.device, seconds: float, least: int = 5
+) -> list[float]:
     """Seconds of each of at least `least` calls, and of as many as fit in `seconds`, on inputs in turn."""
     times: list[float] = []
     begun = time.perf_counter()
@@ -200,17 +244,25 @@ def measure(bench: Bench, case: Case, seconds: float) -> dict[str, Any]:
         torch.cuda.reset_peak_memory_stats()
     first = system.run(0).clone()
     if expected is not None and not torch.equal(first[: len(expected)], expected):
-        raise GateError(f"{case.key}: logits differ from the torch backend's, so it is not timed: run benchmarks.equality")
-    if gpu:  # torch.compile records its graph in the second call, and the clocks of an idle chip are low
+        raise GateError(
+            f"{case.key}: logits differ from the torch backend's, so it is not timed: run benchmarks.equality"
+        )
+    if (
+        gpu
+    ):  # torch.compile records its graph in the second call, and the clocks of an idle chip are low
         timed(system.run, system.inputs, bench.device, seconds)
     times = timed(system.run, system.inputs, bench.device, seconds, least=5 if gpu else 1)
     if expected is not None and not torch.equal(system.run(0), first):
         raise GateError(f"{case.key}: logits changed while it was timed: run benchmarks.equality")
     return {
-        "images_per_second": case.batch / median(times), "seconds": spread(times), "runs": len(times), "note": system.note,
+        "images_per_second": case.batch / median(times),
+        "seconds": spread(times),
+        "runs": len(times),
+        "note": system.note,
         "peak_mb": (torch.cuda.max_memory_allocated() - before) / 2**20 if gpu else None,
-        "firing_rate": sum(rates) / len(rates) if rates else None, **shares(case, case.batch / median(times)),
-    }  # fmt: skip
+        "firing_rate": sum(rates) / len(rates) if rates else None,
+        **shares(case, case.batch / median(times)),
+    }
 
 
 def shares(case: Case, speed: float) -> dict[str, float | None]:
@@ -218,37 +270,74 @@ def shares(case: Case, speed: float) -> dict[str, float | None]:
     roof = ROOFS.get(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
     if roof is None or case.system == "ann":
         return {"int8_roof": None, "memory_roof": None}
-    least = floor(case.network, 1 if case.system == "zoo-layerwise" else case.timesteps, signed="signed" in case.system)
-    return {"int8_roof": speed * least.operations / roof.operations, "memory_roof": speed * least.bytes / roof.bandwidth}
+    least = floor(
+        case.network,
+        1 if case.system == "zoo-layerwise" else case.timesteps,
+        signed="signed" in case.system,
+    )
+    return {
+        "int8_roof": speed * least.operations / roof.operations,
+        "memory_roof": speed * least.bytes / roof.bandwidth,
+    }
 
 
 def is_done(row: dict[str, Any] | None, case: Case, now: dict[str, str]) -> bool:
     """Whether a row stands: of this GPU, of this code if it is the zoo's, and not a failure that may pass."""
-    if row is None or row["gpu"] != now["gpu"] or row.get("failed", "out of memory") != "out of memory":
+    if (
+        row is None
+        or row["gpu"] != now["gpu"]
+        or row.get("failed", "out of memory") != "out of memory"
+    ):
         return False
-    return case.system == "ann" or case.system.startswith("spikingjelly") or row["sources"] == now["sources"]
+    return (
+        case.system == "ann"
+        or case.system.startswith("spikingjelly")
+        or row["sources"] == now["sources"]
+    )
 
 
 def table(report: dict[str, Any]) -> str:
     """The rows as Markdown; the ANN's speed is divided by T, and every row compared with that."""
     rows = {key: row for key, row in report["rows"].items() if "failed" not in row}
-    found = {key: Case(row["network"], row["system"], row["timesteps"], row["batch"]) for key, row in rows.items()}
-    lines = ["| network | T | batch | system | images/s | spread | peak MB | int8 roof | memory roof | against ANN / T |"]
+    found = {
+        key: Case(row["network"], row["system"], row["timesteps"], row["batch"])
+        for key, row in rows.items()
+    }
+    lines = [
+        "| network | T | batch | system | images/s | spread | peak MB | int8 roof | memory roof | against ANN / T |"
+    ]
     lines.append("|" + "---|" * 10)
     steps = sorted({case.timesteps for case in found.values() if case.system != "ann"})
-    for key, case in sorted(found.items(), key=lambda item: (item[1].network, item[1].batch, item[1].system, item[1].timesteps)):
+    for key, case in sorted(
+        found.items(),
+        key=lambda item: (item[1].network, item[1].batch, item[1].system, item[1].timesteps),
+    ):
         row = rows[key]
         ann = rows.get(Case(case.network, "ann", 1, case.batch).key)
         for t in steps if case.system == "ann" else [case.timesteps]:
             speed = row["images_per_second"] / (t if case.system == "ann" else 1)
             wide = (row["seconds"]["high"] - row["seconds"]["low"]) / row["seconds"]["median"]
             ratio = f"{speed / (ann['images_per_second'] / t):.2f} x" if ann else ""
-            cells = [case.network, str(t), str(case.batch), "ann / T" if case.system == "ann" else case.system]
-            cells += [f"{speed:,.1f}", f"{100 * wide:.0f} %", "" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}"]
-            cells += ["" if row[k] is None else f"{100 * row[k]:.1f} %" for k in ("int8_roof", "memory_roof")]
+            cells = [
+                case.network,
+                str(t),
+                str(case.batch),
+                "ann / T" if case.system == "ann" else case.system,
+            ]
+            cells += [
+                f"{speed:,.1f}",
+                f"{100 * wide:.0f} %",
+                "" if row["peak_mb"] is None else f"{row['peak_mb']:,.0f}",
+            ]
+            cells += [
+                "" if row[k] is None else f"{100 * row[k]:.1f} %"
+                for k in ("int8_roof", "memory_roof")
+            ]
             lines.append("| " + " | ".join([*cells, ratio]) + " |")
     failed = [f"{key}: {row['failed']}" for key, row in report["rows"].items() if "failed" in row]
-    smoke = ["A smoke run on a CPU: no speed here means anything.", ""] if report.get("smoke") else []
+    smoke = (
+        ["A smoke run on a CPU: no speed here means anything.", ""] if report.get("smoke") else []
+    )
     return "\n".join([*smoke, *lines, *[f"\nnot measured: {line}" for line in failed]])
 
 
@@ -258,7 +347,9 @@ def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         found = [part for part in text.split(",") if part]
         if unknown := set(found) - set(known):
-            raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is unknown: use {', '.join(known)}")
+            raise argparse.ArgumentTypeError(
+                f"{', '.join(sorted(unknown))} is unknown: use {', '.join(known)}"
+            )
         return found
 
     return parse
@@ -266,15 +357,23 @@ def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 def _checked(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("there is no CUDA GPU here: run where there is one, or --device cpu --backend interpret to try the code")
-    if args.device == "cpu" and (args.backend != "interpret" or (args.out and args.out.resolve() == RESULTS.resolve())):
-        raise UsageError(f"a run on the CPU is a smoke run: pass --backend interpret, and an --out other than {RESULTS.name}")
+        raise UsageError(
+            "there is no CUDA GPU here: run where there is one, or --device cpu --backend interpret to try the code"
+        )
+    if args.device == "cpu" and (
+        args.backend != "interpret" or (args.out and args.out.resolve() == RESULTS.resolve())
+    ):
+        raise UsageError(
+            f"a run on the CPU is a smoke run: pass --backend interpret, and an --out other than {RESULTS.name}"
+        )
 
 
 def _run(args: argparse.Namespace) -> None:
     begun, now = time.perf_counter(), facts()
     out = args.out or (RESULTS if args.device == "cuda" else None)
-    report: dict[str, Any] = {"rows": {}} if out is None or not out.exists() else json.loads(out.read_text())
+    report: dict[str, Any] = (
+        {"rows": {}} if out is None or not out.exists() else json.loads(out.read_text())
+    )
     if args.device == "cpu":
         report["smoke"] = True
     elif report.get("smoke"):
@@ -290,11 +389,15 @@ def _run(args: argparse.Namespace) -> None:
         least = floor(name, HEADLINE[0])
         print(
             f"{name}, T = {HEADLINE[0]}, on an H200: {least.operations / 1e9:.1f} G operations and {least.bytes / 1e6:.2f} MB an "
-            f"image, so at most {1 / least.seconds:,.0f} images/s", file=sys.stderr,
-        )  # fmt: skip
+            f"image, so at most {1 / least.seconds:,.0f} images/s",
+            file=sys.stderr,
+        )
     for index, case in enumerate(wanted):
         if time.perf_counter() - begun > args.budget:
-            print(f"{len(wanted) - index} of {len(wanted)} measurements left: run the same command again", file=sys.stderr)
+            print(
+                f"{len(wanted) - index} of {len(wanted)} measurements left: run the same command again",
+                file=sys.stderr,
+            )
             break
         try:
             row = measure(bench, case, args.seconds)
@@ -305,19 +408,30 @@ def _run(args: argparse.Namespace) -> None:
         except Exception as error:  # a peer's own failure is a finding, and not the end of the run
             if case.system.startswith(("zoo", "torch")):
                 raise
-            row = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-        about = {"network": case.network, "system": case.system, "timesteps": case.timesteps, "batch": case.batch}
+            row = {
+                "failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            }
+        about = {
+            "network": case.network,
+            "system": case.system,
+            "timesteps": case.timesteps,
+            "batch": case.batch,
+        }
         report["rows"][case.key] = {**about, **row, **now, "command": command("gpu")}
         if out is not None:
             write(out, json.dumps(report, indent=1) + "\n")
         told = f"{row['images_per_second']:,.1f} images/s" if "failed" not in row else row["failed"]
-        print(f"{time.perf_counter() - begun:6.0f} s  {case.key}: {told}", file=sys.stderr, flush=True)
+        print(
+            f"{time.perf_counter() - begun:6.0f} s  {case.key}: {told}", file=sys.stderr, flush=True
+        )
     print(table(report))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", type=some_of(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--timesteps", type=numbers, default=(4, 8, 16, 32))
     parser.add_argument("--batches", type=numbers, default=(1, 8, 64, 256, 512))
@@ -325,7 +439,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", type=some_of(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--rate", type=float, default=0.12, help="spikes a neuron and timestep")
     parser.add_argument("--seconds", type=float, default=0.5, help="to repeat each measurement for")
-    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no measurement begins")
+    parser.add_argument(
+        "--budget", type=float, default=1e9, help="seconds after which no measurement begins"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--backend", choices=("triton", "interpret"), default="triton")
     parser.add_argument("--out", type=Path)

@@ -26,14 +26,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from zoo.resnet import IMAGE, Shortcut, Topology, topology
+from zoo.networks.topology import IMAGE, Shortcut, Topology, topology
 
 STEP_MODES = ("m", "s")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 # Side of the image, classes.
 NETWORKS = {
-    "resnet50": (224, 1000), "resnet20": (32, 10), "resnet18": (224, 1000), "resnet34": (224, 1000), "resnet56": (32, 10)
-}  # fmt: skip
+    "resnet50": (224, 1000),
+    "resnet20": (32, 10),
+    "resnet18": (224, 1000),
+    "resnet34": (224, 1000),
+    "resnet56": (32, 10),
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class Floor:
     seconds: float
 
 
-def floor(name: str, timesteps: int, *, signed: bool = False, roof: Roof = ROOFS["NVIDIA H200"]) -> Floor:
+def floor(
+    name: str, timesteps: int, *, signed: bool = False, roof: Roof = ROOFS["NVIDIA H200"]
+) -> Floor:
     """Floor of one image of a network of NETWORKS.
 
     Operations are 2 for each weight, position and timestep; the stem's count once, since its image is constant. Bytes are the
@@ -69,14 +75,18 @@ def floor(name: str, timesteps: int, *, signed: bool = False, roof: Roof = ROOFS
     planes = -(-timesteps // 8) * (2 if signed else 1)
     operations, moved = 0.0, float(net.in_channels * side * side)
     for spec in net.layers:
-        area = math.prod((n + 2 * spec.padding - spec.kernel) // spec.stride + 1 for n in sizes[spec.source])
+        area = math.prod(
+            (n + 2 * spec.padding - spec.kernel) // spec.stride + 1 for n in sizes[spec.source]
+        )
         steps = 1 if spec.source == IMAGE else timesteps
         operations += 2 * steps * area * spec.out_channels * spec.in_channels * spec.kernel**2
         readers = [] if spec.source == IMAGE else [spec.source]
         if spec.shortcut is not None:
             readers.append(spec.shortcut.source)
             if spec.shortcut.kind == "projection":
-                operations += 2 * steps * area * spec.out_channels * net.channels[spec.shortcut.source]
+                operations += (
+                    2 * steps * area * spec.out_channels * net.channels[spec.shortcut.source]
+                )
         moved += planes * sum(math.prod(sizes[n]) * net.channels[n] for n in (*readers, spec.name))
     return Floor(operations, moved, max(operations / roof.operations, moved / roof.bandwidth))
 
@@ -96,15 +106,28 @@ class PlainResNet(nn.Module):
     def __init__(self, net: Topology) -> None:
         super().__init__()
         self.net = net
-        self.convs, self.bns, self.relus, self.sides, self.side_bns = (nn.ModuleDict() for _ in range(5))
+        self.convs, self.bns, self.relus, self.sides, self.side_bns = (
+            nn.ModuleDict() for _ in range(5)
+        )
         for spec in net.layers:
             key = _key(spec.name)
-            self.convs[key] = nn.Conv2d(spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding, bias=False)
+            self.convs[key] = nn.Conv2d(
+                spec.in_channels,
+                spec.out_channels,
+                spec.kernel,
+                spec.stride,
+                spec.padding,
+                bias=False,
+            )
             self.bns[key] = nn.BatchNorm2d(spec.out_channels)
             self.relus[key] = nn.ReLU()
-            if spec.shortcut is not None and (spec.shortcut.kind == "projection" or spec.shortcut.stride > 1):
+            if spec.shortcut is not None and (
+                spec.shortcut.kind == "projection" or spec.shortcut.stride > 1
+            ):
                 sources = net.channels[spec.shortcut.source]
-                self.sides[key] = nn.Conv2d(sources, spec.out_channels, 1, spec.shortcut.stride, bias=False)
+                self.sides[key] = nn.Conv2d(
+                    sources, spec.out_channels, 1, spec.shortcut.stride, bias=False
+                )
                 if spec.shortcut.kind == "projection":
                     self.side_bns[key] = nn.BatchNorm2d(spec.out_channels)
         self.pool = nn.MaxPool2d(3, 2, 1)
@@ -113,7 +136,11 @@ class PlainResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         for spec in net.layers:
-            if spec.shortcut is not None and _key(spec.name) in self.sides and spec.shortcut.kind == "identity":
+            if (
+                spec.shortcut is not None
+                and _key(spec.name) in self.sides
+                and spec.shortcut.kind == "identity"
+            ):
                 _pad_with_zeros(self.sides[_key(spec.name)], spec.shortcut)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -174,7 +201,10 @@ def ann_system(net: Topology, batches: Sequence[Tensor], compiled: bool) -> Syst
     inputs = [normalised(batch, torch.bfloat16, torch.channels_last) for batch in batches]
     note = "bf16, channels_last, eager"
     if compiled:
-        model, note = torch.compile(model, mode="reduce-overhead", dynamic=False), "bf16, channels_last, torch.compile"
+        model, note = (
+            torch.compile(model, mode="reduce-overhead", dynamic=False),
+            "bf16, channels_last, torch.compile",
+        )
 
     @torch.no_grad()
     def run(i: int) -> Tensor:
@@ -188,13 +218,19 @@ def why_not_spikingjelly() -> str:
     try:
         from spikingjelly.activation_based import ann2snn
 
-        return "" if hasattr(ann2snn, "RateCodingRecipe") else "not installed: this spikingjelly is older than 2.0"
+        return (
+            ""
+            if hasattr(ann2snn, "RateCodingRecipe")
+            else "not installed: this spikingjelly is older than 2.0"
+        )
     except ImportError as error:
         return f"not installed: {error}"
 
 
 @torch.no_grad()
-def spikingjelly_system(net: Topology, batches: Sequence[Tensor], timesteps: int, dtype: str, step_mode: str) -> System:
+def spikingjelly_system(
+    net: Topology, batches: Sequence[Tensor], timesteps: int, dtype: str, step_mode: str
+) -> System:
     """SpikingJelly's conversion of the ANN on uint8 batches; logits are the mean over the timesteps.
 
     Raises ImportError where it is not installed.
@@ -205,7 +241,9 @@ def spikingjelly_system(net: Topology, batches: Sequence[Tensor], timesteps: int
     layout = torch.channels_last if dtype == "fp16" else torch.contiguous_format
     sample = normalised(batches[0][:8], torch.float32, torch.contiguous_format)
     with _quiet():
-        snn = ann2snn.Converter(ann2snn.RateCodingRecipe([sample], mode="99.9%"), device=sample.device).convert(ann)
+        snn = ann2snn.Converter(
+            ann2snn.RateCodingRecipe([sample], mode="99.9%"), device=sample.device
+        ).convert(ann)
     expected = ann(sample)
     snn = snn.to(DTYPES[dtype]).to(memory_format=layout)
     functional.set_step_mode(snn, step_mode)

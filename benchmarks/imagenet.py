@@ -23,12 +23,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.recipes import RECIPES
+from zoo.models.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from zoo.checkpoint import Checkpoint
-    from zoo.data import ImageSet
-    from zoo.resnet import Moments
+    from zoo.data.images import ImageSet
+    from zoo.networks.batchnorm import Moments
+    from zoo.pretrained.checkpoint import Checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "imagenet"
 LONG = (8, 16, 32, 64, 128)
@@ -53,7 +53,13 @@ class Case:
         """Images that calibrate it; spikes of 32 timesteps and more of more than 64 are too many of a causal ResNet-50."""
         if self.method == "data-free":
             return RECIPES[f"s-{self.arch}"].samples
-        return 64 if self.arch == "resnet50" and self.schedule == "causal" and self.neuron != "multi-level" else 128
+        return (
+            64
+            if self.arch == "resnet50"
+            and self.schedule == "causal"
+            and self.neuron != "multi-level"
+            else 128
+        )
 
     @property
     def name(self) -> str:
@@ -65,17 +71,33 @@ class Case:
 
 def cases() -> list[Case]:
     """Every one, the quick ones first."""
-    graded = Case("resnet18", "multi-level", made_for=4, timesteps=(1, 2, 4, 8), parameters={"rows": 8})
+    graded = Case(
+        "resnet18", "multi-level", made_for=4, timesteps=(1, 2, 4, 8), parameters={"rows": 8}
+    )
     # 30 levels: chosen on 144 training images that calibrate nothing (at T = 4, by the cross-entropy of the ANN's classes).
     found = [graded, replace(graded, arch="resnet50", parameters={"rows": 8, "levels": 30})]
-    found += [Case(arch, schedule="layerwise", made_for=t, timesteps=(t,)) for arch in ARCHS for t in (32, 16, 8)]
-    found += [Case("resnet50", schedule="layerwise", made_for=t, timesteps=(t,), parameters={"stem": 4}) for t in (32, 16, 8)]
+    found += [
+        Case(arch, schedule="layerwise", made_for=t, timesteps=(t,))
+        for arch in ARCHS
+        for t in (32, 16, 8)
+    ]
+    found += [
+        Case("resnet50", schedule="layerwise", made_for=t, timesteps=(t,), parameters={"stem": 4})
+        for t in (32, 16, 8)
+    ]
     found += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
     # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than how soon neurons fire.
     deep = Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})
     # As `zoo pull` converts: also ResNet-50's graded spikes have thresholds for the usual 60 levels, not for 30.
     free = [
-        Case(like.arch, like.neuron, method="data-free", made_for=like.timesteps, timesteps=steps, parameters=like.parameters)
+        Case(
+            like.arch,
+            like.neuron,
+            method="data-free",
+            made_for=like.timesteps,
+            timesteps=steps,
+            parameters=like.parameters,
+        )
         for kind, steps in (("", LONG[:4]), ("-multi-level", graded.timesteps))
         for like in (RECIPES[f"s-{arch}{kind}"] for arch in ARCHS)
     ]
@@ -88,35 +110,57 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
     Under torchrun the artifact has to be there already, and the first process writes.
     """
     from zoo import parallel
-    from zoo.arguments import pick_device
-    from zoo.artifact import write_synced
-    from zoo.checkpoint import read_checkpoint
-    from zoo.convert import convert
-    from zoo.data import open_images
-    from zoo.evaluate import evaluate
+    from zoo.conversion.convert import convert
+    from zoo.data.open import open_images
+    from zoo.evaluation.evaluate import evaluate
+    from zoo.files import write_synced
+    from zoo.parallel import pick_device
+    from zoo.pretrained.checkpoint import read_checkpoint
 
     source, folder = checkpoints / f"{case.arch}.safetensors", work / case.name
     if not folder.exists():
         begun = time.perf_counter()
-        checkpoint, images = read_checkpoint(source, case.arch), open_images(data / "train", "train")
+        checkpoint, images = (
+            read_checkpoint(source, case.arch),
+            open_images(data / "train", "train"),
+        )
         if case.method == "data-free":
             checkpoint, images = replace(checkpoint, moments=_moments(checkpoint, images)), None
         convert(
-            checkpoint, images, method=case.method, neuron=case.neuron, schedule=case.schedule,
-            timesteps=case.made_for, samples=case.samples, parameters=case.parameters, progress=_say,
-        ).save(folder)  # type: ignore[arg-type]  # fmt: skip
-        print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
+            checkpoint,
+            images,
+            method=case.method,
+            neuron=case.neuron,
+            schedule=case.schedule,
+            timesteps=case.made_for,
+            samples=case.samples,
+            parameters=case.parameters,
+            progress=_say,
+        ).save(folder)  # type: ignore[arg-type]
+        print(
+            f"{case.name}: converted in {time.perf_counter() - begun:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     measured = open_images(data / "val", "test").take(case.images, 0)
     result = evaluate(
-        folder, measured, case.timesteps, batch_size=20, ann=source, device=pick_device("auto"),
-        state=work / f"{case.name}.part", progress=_say,
-    )  # fmt: skip
-    if not parallel.current().first:
+        folder,
+        measured,
+        case.timesteps,
+        batch_size=20,
+        ann=source,
+        device=pick_device("auto"),
+        state=work / f"{case.name}.part",
+        progress=_say,
+    )
+    if not parallel.current_ranks().first:
         return
     told = f"--only {case.name} --images {case.images} --timesteps {','.join(map(str, case.timesteps))}"
     result.command = f"python -m benchmarks.imagenet CHECKPOINTS DATA WORK {told}"
     RESULTS.mkdir(parents=True, exist_ok=True)
-    write_synced(RESULTS / f"{case.name}.json", (_without_paths(result.model_dump(mode="json"))).encode())
+    write_synced(
+        RESULTS / f"{case.name}.json", (_without_paths(result.model_dump(mode="json"))).encode()
+    )
     print(case.name, {row.timesteps: round(row.top1, 2) for row in result.rows}, flush=True)
 
 
@@ -124,11 +168,11 @@ def _moments(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Moments]:
     """What a BatchNorm after each convolution would record of these images."""
     import torch
 
-    from zoo.build import image_table
-    from zoo.convert import IMAGENET_MEAN, IMAGENET_STD
-    from zoo.data import Preprocess
-    from zoo.network import look_up
-    from zoo.resnet import Moments, ann_forward
+    from zoo.data.images import Preprocess
+    from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
+    from zoo.networks.batchnorm import Moments
+    from zoo.networks.pixels import image_table, look_up
+    from zoo.networks.resnet import ann_forward
 
     sums: dict[str, torch.Tensor] = {}
     seen: dict[str, int] = {}
@@ -175,7 +219,9 @@ def render() -> str:
         key = (found["arch"], spikes, str(found["data"]["images"]), f"{found['ann']['top1']:.1f}")
         merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in found["rows"]})
     for key, row in sorted(merged.items()):
-        lines.append("| " + " | ".join([*key, *(f"{row[t]:.1f}" if t in row else "" for t in steps)]) + " |")
+        lines.append(
+            "| " + " | ".join([*key, *(f"{row[t]:.1f}" if t in row else "" for t in steps)]) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -186,7 +232,11 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--only", default="", help="cases whose name begins so")
     parser.add_argument("--images", type=int, help="validation images")
-    parser.add_argument("--timesteps", type=lambda text: tuple(map(int, text.split(","))), help="instead of the case's own")
+    parser.add_argument(
+        "--timesteps",
+        type=lambda text: tuple(map(int, text.split(","))),
+        help="instead of the case's own",
+    )
     parser.add_argument("--render", action="store_true", help="print the table")
     given = parser.parse_args()
     if given.render:
@@ -197,7 +247,11 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     for case in cases():
         if case.name.startswith(given.only) and not (RESULTS / f"{case.name}.json").exists():
-            asked = replace(case, images=given.images or case.images, timesteps=given.timesteps or case.timesteps)
+            asked = replace(
+                case,
+                images=given.images or case.images,
+                timesteps=given.timesteps or case.timesteps,
+            )
             measure(asked, given.checkpoints, given.data, given.work)
 
 

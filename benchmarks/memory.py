@@ -31,16 +31,20 @@ def prepare(folder: Path, arch: str, images: int) -> None:
     from PIL import Image
     from safetensors.torch import save_file
 
-    from zoo import artifact
-    from zoo.config import ChecksumConfig, Config
-    from zoo.data import imagenet_classes
-    from zoo.resnet import ResNet, topology
+    from zoo.artifact.config import ChecksumConfig, Config
+    from zoo.artifact.folder import write_artifact
+    from zoo.artifact.tensors import expected_tensors
+    from zoo.imagenet import imagenet_classes
+    from zoo.networks.resnet import ResNet
+    from zoo.networks.topology import topology
 
     random = np.random.default_rng(0)
     for wnid, index in zip(imagenet_classes(), range(images), strict=False):
         place = folder / "images" / wnid
         place.mkdir(parents=True)
-        Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(place / f"{index}.png")
+        Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(
+            place / f"{index}.png"
+        )
     torch.manual_seed(0)
     net = topology(arch, num_classes=CLASSES)
     source = folder / f"{arch}.safetensors"
@@ -48,42 +52,73 @@ def prepare(folder: Path, arch: str, images: int) -> None:
 
     def describe(sha256: str, checksum: ChecksumConfig) -> Config:
         facts = {
-            "format": "spiking-zoo", "format_version": 1, "arch": arch, "shortcut": net.shortcut, "num_classes": CLASSES,
-            "preprocess": {"input_size": (3, SIDE, SIDE), "mean": [0.5] * 3, "std": [0.25] * 3}, "numerics": "int8",
-            "neuron": "if", "schedule": "causal", "timesteps": STEPS, "readout_delay": {}, "bias_rows": 1,
+            "format": "spiking-zoo",
+            "format_version": 1,
+            "arch": arch,
+            "shortcut": net.shortcut,
+            "num_classes": CLASSES,
+            "preprocess": {"input_size": (3, SIDE, SIDE), "mean": [0.5] * 3, "std": [0.25] * 3},
+            "numerics": "int8",
+            "neuron": "if",
+            "schedule": "causal",
+            "timesteps": STEPS,
+            "readout_delay": {},
+            "bias_rows": 1,
             "method": {"name": "hu2018", "parameters": {}},
             "source": {"name": "random", "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
             "calibration": {"description": "none", "sha256": "0" * 64, "images": 1, "seed": 0},
-            "weights_sha256": sha256, "checksum": checksum,
-        }  # fmt: skip
+            "weights_sha256": sha256,
+            "checksum": checksum,
+        }
         return Config.model_validate(facts)
 
-    blank = describe("0" * 64, ChecksumConfig(input="shake256-noise", images=1, timesteps=1, sha256="0" * 64))
+    blank = describe(
+        "0" * 64, ChecksumConfig(input="shake256-noise", images=1, timesteps=1, sha256="0" * 64)
+    )
     tensors = {}
-    for name, (dtype, shape) in artifact.expected_tensors(blank, net).items():
-        tensors[name] = torch.randint(-127, 128, shape, dtype=dtype) if not dtype.is_floating_point else torch.ones(shape)
+    for name, (dtype, shape) in expected_tensors(blank, net).items():
+        tensors[name] = (
+            torch.randint(-127, 128, shape, dtype=dtype)
+            if not dtype.is_floating_point
+            else torch.ones(shape)
+        )
         if name.endswith(".threshold"):
             tensors[name] = torch.full(shape, 2000, dtype=dtype)
-    artifact.write(folder / "network", tensors, describe)
+    write_artifact(folder / "network", tensors, describe)
 
 
 def measure(folder: Path, arch: str, threads: int) -> dict[str, object]:
     """What one `zoo eval` says of itself."""
-    words = ["eval", folder / "network", "--data", folder / "images", "--ann", folder / f"{arch}.safetensors"]
+    words = [
+        "eval",
+        folder / "network",
+        "--data",
+        folder / "images",
+        "--ann",
+        folder / f"{arch}.safetensors",
+    ]
     words += ["--timesteps", f"1,2,4,8,16,{STEPS}", "--device", "cpu", "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(
-        [sys.executable, "-m", "zoo", *map(str, words)], env=environment, stdout=subprocess.PIPE, check=True, text=True
+        [sys.executable, "-m", "zoo", *map(str, words)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
     )
     found = json.loads(done.stdout)
     return {
-        "arch": arch, "images": found["data"]["images"], "peak_memory_bytes": found["peak_memory_bytes"],
+        "arch": arch,
+        "images": found["data"]["images"],
+        "peak_memory_bytes": found["peak_memory_bytes"],
         "versions": found["versions"],
-    }  # fmt: skip
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", nargs="+", default=["resnet50", "resnet152"])
     parser.add_argument("--images", nargs="+", type=int, default=[16])
     parser.add_argument("--threads", type=int, default=2)
@@ -93,10 +128,26 @@ def main() -> int:
     for arch in args.arch:
         for images in args.images:
             with tempfile.TemporaryDirectory() as folder:
-                subprocess.run([sys.executable, "-m", "benchmarks.memory", "--prepare", folder, arch, str(images)], check=True)
+                subprocess.run(
+                    [
+                        sys.executable,
+                        "-m",
+                        "benchmarks.memory",
+                        "--prepare",
+                        folder,
+                        arch,
+                        str(images),
+                    ],
+                    check=True,
+                )
                 results.append(measure(Path(folder), arch, args.threads))
             print(json.dumps(results[-1]), flush=True)
-    args.out.write_text(json.dumps({"bound_bytes": BOUND, "timesteps": STEPS, "side": SIDE, "results": results}, indent=2) + "\n")
+    args.out.write_text(
+        json.dumps(
+            {"bound_bytes": BOUND, "timesteps": STEPS, "side": SIDE, "results": results}, indent=2
+        )
+        + "\n"
+    )
     return int(any(result["peak_memory_bytes"] > BOUND for result in results))
 
 

@@ -30,7 +30,9 @@ RESULTS = Path(__file__).parent / "results"
 Spikes = dict[str, Tensor]
 
 
-def record(model: torch.nn.Module, kind: type, names: dict[str, str], stepwise: bool, batch: int) -> Callable[[], Spikes]:
+def record(
+    model: torch.nn.Module, kind: type, names: dict[str, str], stepwise: bool, batch: int
+) -> Callable[[], Spikes]:
     """Has the outputs of all modules of a kind kept, by the zoo's layer names; gives spikes [T, B, C, H, W]."""
     kept: dict[str, list[Tensor]] = {}
 
@@ -46,7 +48,9 @@ def record(model: torch.nn.Module, kind: type, names: dict[str, str], stepwise: 
             module.register_forward_hook(keep(names[name.rpartition(".")[2]]))
     if stepwise:
         return lambda: {name: torch.stack(steps) for name, steps in kept.items()}
-    return lambda: {name: steps[0].unflatten(0, (batch, -1)).transpose(0, 1) for name, steps in kept.items()}
+    return lambda: {
+        name: steps[0].unflatten(0, (batch, -1)).transpose(0, 1) for name, steps in kept.items()
+    }
 
 
 def put_in_order(model: Any, graph: Any) -> None:
@@ -58,7 +62,9 @@ def put_in_order(model: Any, graph: Any) -> None:
     model.execution_order.sort(key=lambda node: place[node.name])
 
 
-def with_sinabs(graph: Any, inputs: Tensor, names: dict[str, str], ordered: bool, changes: dict[str, Any]) -> Spikes:
+def with_sinabs(
+    graph: Any, inputs: Tensor, names: dict[str, str], ordered: bool, changes: dict[str, Any]
+) -> Spikes:
     import sinabs.layers
     import sinabs.nir
 
@@ -71,13 +77,17 @@ def with_sinabs(graph: Any, inputs: Tensor, names: dict[str, str], ordered: bool
             for name, value in changes.items():
                 setattr(module, name, value)
             threshold = module.spike_threshold
-            module.spike_threshold = torch.nn.Parameter(torch.as_tensor(threshold).float(), requires_grad=False)
+            module.spike_threshold = torch.nn.Parameter(
+                torch.as_tensor(threshold).float(), requires_grad=False
+            )
     spikes = record(model, sinabs.layers.IAFSqueeze, names, stepwise=False, batch=batch)
     model(inputs.transpose(0, 1).flatten(0, 1))
     return spikes()
 
 
-def with_norse(graph: Any, inputs: Tensor, names: dict[str, str], ordered: bool, soft_reset: bool) -> Spikes:
+def with_norse(
+    graph: Any, inputs: Tensor, names: dict[str, str], ordered: bool, soft_reset: bool
+) -> Spikes:
     import norse.torch as norse
     from norse.torch.functional.iaf import IAFFeedForwardState
     from norse.torch.module.iaf import IAFCell
@@ -106,18 +116,23 @@ def with_norse(graph: Any, inputs: Tensor, names: dict[str, str], ordered: bool,
 def main() -> None:
     import nir
 
-    from zoo import artifact, exchange, registry
-    from zoo.data import open_images
-    from zoo.evaluate import versions
+    from zoo.artifact.folder import read_artifact
+    from zoo.artifact.tensors import network_of
+    from zoo.data.open import open_images
+    from zoo.environment import versions
+    from zoo.exchange import nir as exchange
+    from zoo.models import registry
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--timesteps", type=int, default=16)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--out", type=Path, default=RESULTS / "nir.json")
     args = parser.parse_args()
     folder = registry.resolve("s-resnet20-digits")
-    config, tensors = artifact.read(folder)
-    network = artifact.network_of(config, tensors)
+    config, tensors = read_artifact(folder)
+    network = network_of(config, tensors)
     with tempfile.TemporaryDirectory() as place:
         exchange.export_nir(folder, Path(place) / "net.nir")
         path = Path(place) / "net.nir"
@@ -126,22 +141,33 @@ def main() -> None:
         rows = _compare(args, config, network, open_images("digits", "test"), read)
     facts = {
         "command": f"python -m benchmarks.nir_frameworks --timesteps {args.timesteps} --images {args.images}",
-        "network": "s-resnet20-digits", "file_bytes": size, "timesteps": args.timesteps, "images": args.images, "rows": rows,
-        "versions": versions() | {name: _version(name) for name in ("nir", "nirtorch", "sinabs", "norse", "snntorch")},
-    }  # fmt: skip
+        "network": "s-resnet20-digits",
+        "file_bytes": size,
+        "timesteps": args.timesteps,
+        "images": args.images,
+        "rows": rows,
+        "versions": versions()
+        | {name: _version(name) for name in ("nir", "nirtorch", "sinabs", "norse", "snntorch")},
+    }
     args.out.write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts, indent=2))
 
 
-def _compare(args: Any, config: Any, network: Any, held_out: Any, read: Callable[[], Any]) -> list[dict[str, Any]]:
-    from zoo import exchange
-    from zoo.evaluate import preprocess_of
+def _compare(
+    args: Any, config: Any, network: Any, held_out: Any, read: Callable[[], Any]
+) -> list[dict[str, Any]]:
+    from zoo.data.images import preprocess_of
+    from zoo.exchange import nir as exchange
 
     images = held_out.take(args.images, seed=0)
     pixels = torch.cat([batch for batch, _ in images.batches(preprocess_of(config), args.images)])
     inputs = exchange.nir_input(network, pixels, args.timesteps)
     seen: dict[str, list[Tensor]] = {}
-    network.run(pixels, args.timesteps, watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone()))
+    network.run(
+        pixels,
+        args.timesteps,
+        watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone()),
+    )
     ours = {name: torch.cat(steps) for name, steps in seen.items()}
     names = {f"{name.replace('.', '_')}_if": name for name in ours}
     ways: dict[str, Callable[[], Spikes]] = {
@@ -160,15 +186,23 @@ def _compare(args: Any, config: Any, network: Any, held_out: Any, read: Callable
         try:
             theirs = run()
         except Exception as error:  # an importer that refuses is a result
-            rows.append({"framework": way, "refused": f"{type(error).__name__}: {str(error)[:160]}"})
+            rows.append(
+                {"framework": way, "refused": f"{type(error).__name__}: {str(error)[:160]}"}
+            )
             continue
         different = sum(int((theirs[name] != ours[name]).sum()) for name in ours)
         first = next((name for name in ours if (theirs[name] != ours[name]).any()), None)
-        rows.append({
-            "framework": way, "layers": len(theirs), "spikes": sum(int(steps.sum()) for steps in theirs.values()),
-            "spikes_of_the_zoo": sum(int(steps.sum()) for steps in ours.values()), "neuron_timesteps_that_differ": different,
-            "neuron_timesteps": sum(steps.numel() for steps in ours.values()), "first_layer_that_differs": first,
-        })  # fmt: skip
+        rows.append(
+            {
+                "framework": way,
+                "layers": len(theirs),
+                "spikes": sum(int(steps.sum()) for steps in theirs.values()),
+                "spikes_of_the_zoo": sum(int(steps.sum()) for steps in ours.values()),
+                "neuron_timesteps_that_differ": different,
+                "neuron_timesteps": sum(steps.numel() for steps in ours.values()),
+                "first_layer_that_differs": first,
+            }
+        )
     return rows
 
 

@@ -1,6 +1,6 @@
 """Fills the tables of README.md from the committed result files; `--check` fails when they differ.
 
-    python -m benchmarks.readme [--check]
+python -m benchmarks.readme [--check]
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ README = ROOT / "README.md"
 
 def models() -> str:
     """The shipped artifacts, from their eval.json."""
-    results = [json.loads(path.read_text()) for path in sorted((ROOT / "zoo" / "models").glob("*/eval.json"))]
+    results = [
+        json.loads(path.read_text())
+        for path in sorted((ROOT / "zoo" / "models").glob("*/eval.json"))
+    ]
     steps = sorted({row["timesteps"] for result in results for row in result["rows"]})
     lines = ["| model | neuron | images | ANN | " + " | ".join(f"T={t}" for t in steps) + " |"]
     lines.append("|" + "---|" * (4 + len(steps)))
     for result in results:
         top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
-        cells = [result["name"], f"`{result['neuron']}` {result['schedule']}", str(result["data"]["images"])]
+        cells = [
+            result["name"],
+            f"`{result['neuron']}` {result['schedule']}",
+            str(result["data"]["images"]),
+        ]
         cells += [f"{result['ann']['top1']:.2f}", *(top1.get(t, "") for t in steps)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -32,21 +39,42 @@ def models() -> str:
 
 def family() -> str:
     """Our own networks by how they were trained, from results/family: an eval.json for each conversion."""
-    results = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "results" / "family").glob("*.json"))]
+    results = [
+        json.loads(path.read_text())
+        for path in sorted((ROOT / "benchmarks" / "results" / "family").glob("*.json"))
+    ]
     steps = sorted({row["timesteps"] for result in results for row in result["rows"]})
-    heads = ["network", "activation in training", "epochs", "calibration images", "neuron", "ANN", *(f"T={t}" for t in steps)]
+    heads = [
+        "network",
+        "activation in training",
+        "epochs",
+        "calibration images",
+        "neuron",
+        "ANN",
+        *(f"T={t}" for t in steps),
+    ]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for result in results:
         stage, epochs = result["config"]["source"]["training"], []
         levels = stage["settings"]["levels"]
         while stage is not None:
             other = stage.get("arch") not in (None, result["arch"])
-            epochs.insert(0, f"{stage['epochs']} as {stage['arch']}" if other else str(stage["epochs"]))
+            epochs.insert(
+                0, f"{stage['epochs']} as {stage['arch']}" if other else str(stage["epochs"])
+            )
             stage = stage["start"]
         top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
-        cells = [result["arch"], f"{levels} levels, learnt thresholds" if levels else "ReLU", " + ".join(epochs)]
+        cells = [
+            result["arch"],
+            f"{levels} levels, learnt thresholds" if levels else "ReLU",
+            " + ".join(epochs),
+        ]
         cells += [str(result["config"]["calibration"]["images"])]
-        cells += [f"`{result['neuron']}`", f"{result['ann']['top1']:.2f}", *(top1.get(t, "") for t in steps)]
+        cells += [
+            f"`{result['neuron']}`",
+            f"{result['ann']['top1']:.2f}",
+            *(top1.get(t, "") for t in steps),
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -67,12 +95,19 @@ def cpu() -> str:
 def filled(text: str) -> str:
     """README.md with every block filled."""
     tables = {
-        "models": models, "family": family, "cifar10": cifar10.render, "int8": cifar10.numerics, "datafree": datafree.render,
-        "imagenet": imagenet.render, "cpu": cpu,
-    }  # fmt: skip
+        "models": models,
+        "family": family,
+        "cifar10": cifar10.render,
+        "int8": cifar10.numerics,
+        "datafree": datafree.render,
+        "imagenet": imagenet.render,
+        "cpu": cpu,
+    }
     for name, table in tables.items():
         block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
-        text = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S)
+        text = re.sub(
+            f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S
+        )
     return text
 
 

@@ -28,12 +28,14 @@ PROCESSES = 4
 
 def make_artifact(folder: Path, size: int) -> str:
     """An artifact as the server sees one: random weights and a config that states their hash, which is returned."""
-    from zoo import registry
+    from zoo.models import registry
 
     folder.mkdir(parents=True)
     weights = hashlib.shake_256(b"weights").digest(size)
     sha256 = hashlib.sha256(weights).hexdigest()
-    config = json.loads((registry.resolve("s-resnet20-digits") / "config.json").read_text()) | {"weights_sha256": sha256}
+    config = json.loads((registry.resolve("s-resnet20-digits") / "config.json").read_text()) | {
+        "weights_sha256": sha256
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(weights)
     return sha256
@@ -66,7 +68,9 @@ def peak_kilobytes(pid: int) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--megabytes", type=int, default=50)
     parser.add_argument("--out", type=Path, default=RESULTS / "serve.json")
@@ -91,11 +95,19 @@ def main() -> None:
     errors = [outcome for outcome in outcomes if outcome]
     facts = {
         "command": f"python -m benchmarks.serve --clients {args.clients} --megabytes {args.megabytes}",
-        "clients": len(outcomes), "artifact_bytes": size, "total_bytes": size * len(outcomes), "seconds": round(seconds, 2),
-        "megabytes_per_second": round(size * len(outcomes) / seconds / 1e6, 1), "errors": errors,
-        "server_idle_rss_kilobytes": idle, "server_peak_rss_kilobytes": peak, "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in ("huggingface-hub", "hf-xet", "starlette", "uvicorn")},
-    }  # fmt: skip
+        "clients": len(outcomes),
+        "artifact_bytes": size,
+        "total_bytes": size * len(outcomes),
+        "seconds": round(seconds, 2),
+        "megabytes_per_second": round(size * len(outcomes) / seconds / 1e6, 1),
+        "errors": errors,
+        "server_idle_rss_kilobytes": idle,
+        "server_peak_rss_kilobytes": peak,
+        "cores": os.cpu_count(),
+        "versions": {
+            name: version(name) for name in ("huggingface-hub", "hf-xet", "starlette", "uvicorn")
+        },
+    }
     args.out.write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts, indent=2))
     if errors:

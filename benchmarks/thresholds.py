@@ -30,15 +30,18 @@ def main() -> None:
     """Command line; see the module's docstring."""
     import torch
 
-    from zoo.build import image_table
-    from zoo.checkpoint import read_checkpoint
-    from zoo.convert import IMAGENET_MEAN, IMAGENET_STD, convert
-    from zoo.data import ImageSet, Preprocess, open_images
-    from zoo.evaluate import versions
-    from zoo.network import look_up
-    from zoo.resnet import ann_forward
+    from zoo.conversion.convert import convert
+    from zoo.data.images import ImageSet, Preprocess
+    from zoo.data.open import open_images
+    from zoo.environment import versions
+    from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
+    from zoo.networks.pixels import image_table, look_up
+    from zoo.networks.resnet import ann_forward
+    from zoo.pretrained.checkpoint import read_checkpoint
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--images", type=int, default=1000)
@@ -50,7 +53,9 @@ def main() -> None:
     held_out = train.batch(train_rows(len(train), args.images), prep)
     table = image_table(IMAGENET_MEAN, IMAGENET_STD, integer=False)
     with torch.inference_mode():
-        wanted = torch.cat([ann_forward(ann.net, ann.params, look_up(table, part)) for part in held_out.split(100)])
+        wanted = torch.cat(
+            [ann_forward(ann.net, ann.params, look_up(table, part)) for part in held_out.split(100)]
+        )
     share = wanted.double().softmax(1)
     rows, last = [], ann.net.layers[-1].name
     for rule, thresholds in RULES.items():
@@ -70,16 +75,32 @@ def main() -> None:
             for delay in ({}, network.delay):
                 network.delay = delay
                 logits = network.read_out(total)
-                result: dict[str, object] = {"thresholds": rule, "calibration": extra, "delayed_read_out": bool(delay)}
+                result: dict[str, object] = {
+                    "thresholds": rule,
+                    "calibration": extra,
+                    "delayed_read_out": bool(delay),
+                }
                 for t in STEPS:
                     found = logits[t - 1]
-                    result[f"agreement@{t}"] = 100 * (found.argmax(1) == wanted.argmax(1)).float().mean().item()
-                    loss = (share * (share.clamp_min(1e-12).log() - found.log_softmax(1))).sum(1).mean()
+                    result[f"agreement@{t}"] = (
+                        100 * (found.argmax(1) == wanted.argmax(1)).float().mean().item()
+                    )
+                    loss = (
+                        (share * (share.clamp_min(1e-12).log() - found.log_softmax(1)))
+                        .sum(1)
+                        .mean()
+                    )
                     result[f"kl@{t}"] = loss.item()
                 rows.append(result)
-                cells = [f"{result[f'agreement@{t}']:6.2f} ({result[f'kl@{t}']:.3f})" for t in STEPS]
+                cells = [
+                    f"{result[f'agreement@{t}']:6.2f} ({result[f'kl@{t}']:.3f})" for t in STEPS
+                ]
                 print(f"{rule:28} {extra:18} {'delayed' if delay else '':8}", *cells, flush=True)
-    facts = {"command": "python -m benchmarks.thresholds CHECKPOINT DATA", "images": args.images, "versions": versions()}
+    facts = {
+        "command": "python -m benchmarks.thresholds CHECKPOINT DATA",
+        "images": args.images,
+        "versions": versions(),
+    }
     RESULTS.write_text(json.dumps({**facts, "checkpoint": ann.name, "rows": rows}, indent=1) + "\n")
 
 

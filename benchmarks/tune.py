@@ -41,9 +41,17 @@ from benchmarks.equality import command, facts, random_network, random_spikes, s
 from benchmarks.gpu import some_of, spread, timed
 from benchmarks.gpu_peers import NETWORKS, ROOFS
 from zoo.errors import GateError, UsageError, ZooError
-from zoo.kernels.spiking_conv import PackedMembrane, PackedSpikes, SpikingConv, SpikingLayer, launch, pack, unpack
+from zoo.kernels.spiking_conv import (
+    PackedMembrane,
+    PackedSpikes,
+    SpikingConv,
+    SpikingLayer,
+    launch,
+    pack,
+    unpack,
+)
 from zoo.kernels.spiking_conv.tiles import TABLE, Tile, choose
-from zoo.resnet import IMAGE, topology
+from zoo.networks.topology import IMAGE, topology
 
 RESULTS = Path(__file__).parent / "results"
 _NEURONS = ("if", "signed")
@@ -75,7 +83,9 @@ def _network(name: str, neuron: Literal["if", "signed"]) -> Any:
     return random_network(topology(name, num_classes=NETWORKS[name][1]), neuron=neuron)
 
 
-def items(networks: Sequence[str], neurons: Sequence[Literal["if", "signed"]], side: int | None = None) -> list[Item]:
+def items(
+    networks: Sequence[str], neurons: Sequence[Literal["if", "signed"]], side: int | None = None
+) -> list[Item]:
     """The different layers of these networks behind their stems, by key."""
     made: dict[str, Item] = {}
     for neuron in neurons:
@@ -85,7 +95,9 @@ def items(networks: Sequence[str], neurons: Sequence[Literal["if", "signed"]], s
             for spec in net.layers:
                 if spec.source == IMAGE:
                     continue
-                key = SpikingLayer(_network(network, neuron).layers[spec.name]).key(*sizes[spec.name])
+                key = SpikingLayer(_network(network, neuron).layers[spec.name]).key(
+                    *sizes[spec.name]
+                )
                 kind, source, channels = "none", (0, 0), 0
                 if spec.shortcut is not None:
                     kind, source = spec.shortcut.kind, sizes[spec.shortcut.source]
@@ -98,7 +110,12 @@ def items(networks: Sequence[str], neurons: Sequence[Literal["if", "signed"]], s
 
 def registers(tile: Tile, neuron: str) -> int:
     """Registers a thread that a tile must hold at least: accumulators of a group, spike words, and net spikes (`signed`)."""
-    return (tile.group + (2 if neuron == "signed" else 1)) * tile.pixels * tile.channels // (32 * tile.warps)
+    return (
+        (tile.group + (2 if neuron == "signed" else 1))
+        * tile.pixels
+        * tile.channels
+        // (32 * tile.warps)
+    )
 
 
 def candidates(item: Item, default: Tile, most: int) -> list[Tile]:
@@ -107,7 +124,9 @@ def candidates(item: Item, default: Tile, most: int) -> list[Tile]:
     sources = item.sources if case.shortcut == "projection" else case.inputs
     depths = [d for d in (64, 128, 32) if case.inputs % d == sources % d == 0] or [32]
     for pixels, group, warps in product((64, 128, 256), (8, 4, 2, 1), (4, 8)):
-        for channels in (c for c in (16, 32, 64, 128, 256) if c <= max(16, 1 << (case.channels - 1).bit_length())):
+        for channels in (
+            c for c in (16, 32, 64, 128, 256) if c <= max(16, 1 << (case.channels - 1).bit_length())
+        ):
             shape = Tile(pixels, channels, depths[0], group, warps, 3)
             if 24 <= registers(shape, case.kind) <= REGISTERS:
                 shapes.append(shape)
@@ -119,11 +138,15 @@ def candidates(item: Item, default: Tile, most: int) -> list[Tile]:
     return list(dict.fromkeys(tiles))[:most]
 
 
-def inputs(item: Item, batch: int, timesteps: int, device: torch.device, seed: int) -> tuple[PackedSpikes, PackedSpikes | None]:
+def inputs(
+    item: Item, batch: int, timesteps: int, device: torch.device, seed: int
+) -> tuple[PackedSpikes, PackedSpikes | None]:
     """Spikes of the layer's input and of its shortcut's source."""
     about = (timesteps, item.neuron == "signed", device)
     x = random_spikes((batch, *item.size, item.case.inputs), *about, seed)
-    return x, random_spikes((batch, *item.source_size, item.sources), *about, seed + 1) if item.sources else None
+    return x, random_spikes(
+        (batch, *item.source_size, item.sources), *about, seed + 1
+    ) if item.sources else None
 
 
 class _Kept:
@@ -150,7 +173,11 @@ def check(item: Item, tile: Tile, timesteps: int, device: str, interpret: bool) 
         x, source = inputs(item, 2, timesteps, where, seed=7)
         kept = _Kept(launch.kernels(interpret))
         with mock.patch.object(launch, "kernels", lambda interpret: kept):
-            got = SpikingLayer(layer, interpret=interpret, tile=tile).run(x, source, PackedMembrane(), save=False).planes
+            got = (
+                SpikingLayer(layer, interpret=interpret, tile=tile)
+                .run(x, source, PackedMembrane(), save=False)
+                .planes
+            )
         membrane = layer.membrane(2, *item.output, timesteps)
         wanted = layer.run(unpack(x), None if source is None else unpack(source), membrane)
         equal = torch.equal(got, pack(wanted, item.neuron == "signed").planes)
@@ -160,7 +187,10 @@ def check(item: Item, tile: Tile, timesteps: int, device: str, interpret: bool) 
         except Exception:
             os._exit(1)  # a faulty kernel: this process can use the GPU no longer
         return {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
-    found = {"registers": getattr(kept.compiled[0], "n_regs", None), "spills": getattr(kept.compiled[0], "n_spills", None)}
+    found = {
+        "registers": getattr(kept.compiled[0], "n_regs", None),
+        "spills": getattr(kept.compiled[0], "n_spills", None),
+    }
     return {**found, **({} if equal else {"error": "spikes differ from the reference's"})}
 
 
@@ -175,12 +205,16 @@ class Checker:
         """What `check` says of each tile."""
         if not self.jobs:
             return [check(item, tile, *about) for tile in tiles]
-        self._pool = self._pool or ProcessPoolExecutor(self.jobs, multiprocessing.get_context("spawn"))
+        self._pool = self._pool or ProcessPoolExecutor(
+            self.jobs, multiprocessing.get_context("spawn")
+        )
         pending, found = [self._pool.submit(check, item, tile, *about) for tile in tiles], []
         for tile, future in zip(tiles, pending, strict=True):
             try:
                 found.append(future.result())
-            except BrokenProcessPool:  # this tile's process died, or one beside it: ask again, alone
+            except (
+                BrokenProcessPool
+            ):  # this tile's process died, or one beside it: ask again, alone
                 self._pool = None
                 found.append(_alone(item, tile, *about))
         return found
@@ -200,27 +234,54 @@ def batch_of(item: Item, processors: int) -> int:
     return min(256, max(8, 1 << max(0, int(16 * processors / tiles) - 1).bit_length()))
 
 
-def tune(item: Item, tiles: Sequence[Tile], checks: Sequence[dict[str, Any]], timesteps: int, batch: int, device: torch.device,
-         interpret: bool = False, seconds: float = 0.1) -> dict[str, Any]:  # fmt: skip
+def tune(
+    item: Item,
+    tiles: Sequence[Tile],
+    checks: Sequence[dict[str, Any]],
+    timesteps: int,
+    batch: int,
+    device: torch.device,
+    interpret: bool = False,
+    seconds: float = 0.1,
+) -> dict[str, Any]:
     """Times the tiles that passed, the first (the default) twice.
 
     Raises GateError when the default is wrong; where it spills it is only slow.
     """
     if "error" in checks[0]:
-        raise GateError(f"{item.key}: the default tile fails ({checks[0]['error']}): run pytest -m gpu")
+        raise GateError(
+            f"{item.key}: the default tile fails ({checks[0]['error']}): run pytest -m gpu"
+        )
     layer = item.layer().to(device)
     one = inputs(item, batch, timesteps, device, seed=1)
     size = sum(spikes.planes.numel() for spikes in one if spikes is not None)
-    cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 2**26) if device.type == "cuda" else 0
-    sets = [one, *(inputs(item, batch, timesteps, device, seed=i) for i in range(2, 1 + min(8, max(2, -(-2 * cache // size)))))]
+    cache = (
+        getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 2**26)
+        if device.type == "cuda"
+        else 0
+    )
+    sets = [
+        one,
+        *(
+            inputs(item, batch, timesteps, device, seed=i)
+            for i in range(2, 1 + min(8, max(2, -(-2 * cache // size))))
+        ),
+    ]
 
     def times_of(tile: Tile) -> tuple[list[float], Tensor]:
         made = SpikingLayer(layer, interpret=interpret, tile=tile)
         planes = made.run(*one, PackedMembrane(), save=False).planes
-        run = _captured(lambda: [made.run(*one, PackedMembrane(), save=False) for one in sets], device)
+        run = _captured(
+            lambda: [made.run(*one, PackedMembrane(), save=False) for one in sets], device
+        )
         if device.type == "cuda":
-            timed(run, 1, device, seconds)  # the clocks of a chip that waited for the compiler are low
-        return [t / len(sets) for t in timed(run, 1, device, seconds, least=10 if device.type == "cuda" else 1)], planes
+            timed(
+                run, 1, device, seconds
+            )  # the clocks of a chip that waited for the compiler are low
+        return [
+            t / len(sets)
+            for t in timed(run, 1, device, seconds, least=10 if device.type == "cuda" else 1)
+        ], planes
 
     first, wanted = times_of(tiles[0])
     rows = [{**asdict(tiles[0]), **checks[0], **spread(first)}]
@@ -230,7 +291,11 @@ def tune(item: Item, tiles: Sequence[Tile], checks: Sequence[dict[str, Any]], ti
             row.setdefault("error", f"spills {row['spills']} registers")
         if "error" not in row:
             times, planes = times_of(tile)
-            row |= spread(times) if torch.equal(planes, wanted) else {"error": "spikes differ from the default tile's"}
+            row |= (
+                spread(times)
+                if torch.equal(planes, wanted)
+                else {"error": "spikes differ from the default tile's"}
+            )
         rows.append(row)
     again = median(times_of(tiles[0])[0])
     base, noise = min(rows[0]["median"], again), abs(rows[0]["median"] - again)
@@ -240,10 +305,16 @@ def tune(item: Item, tiles: Sequence[Tile], checks: Sequence[dict[str, Any]], ti
     taps = case.kernel**2 * case.inputs + (item.sources if case.shortcut == "projection" else 0)
     operations = 2.0 * taps * case.channels * item.output[0] * item.output[1] * timesteps * batch
     return {
-        "best": {name: best[name] for name in asdict(tiles[0])}, "gain": base / min(best["median"], base), "noise": noise / base,
-        "batch": batch, "timesteps": timesteps, "input_sets": len(sets), "operations_per_second": operations / best["median"],
-        "default_again": again, "candidates": rows,
-    }  # fmt: skip
+        "best": {name: best[name] for name in asdict(tiles[0])},
+        "gain": base / min(best["median"], base),
+        "noise": noise / base,
+        "batch": batch,
+        "timesteps": timesteps,
+        "input_sets": len(sets),
+        "operations_per_second": operations / best["median"],
+        "default_again": again,
+        "candidates": rows,
+    }
 
 
 def _captured(function: Callable[[], object], device: torch.device) -> Callable[[int], object]:
@@ -259,7 +330,14 @@ def _captured(function: Callable[[], object], device: torch.device) -> Callable[
 def formatted(tables: dict[str, Any]) -> str:
     """The table of tiles as text: one tile a line."""
     text = json.dumps(tables, indent=1)
-    return re.sub(r"\{([^{}]+)\}", lambda found: "{" + re.sub(r"\s*\n\s*", " ", found[1]).strip() + "}", text) + "\n"
+    return (
+        re.sub(
+            r"\{([^{}]+)\}",
+            lambda found: "{" + re.sub(r"\s*\n\s*", " ", found[1]).strip() + "}",
+            text,
+        )
+        + "\n"
+    )
 
 
 def apply(report: dict[str, Any], path: Path) -> None:
@@ -269,12 +347,18 @@ def apply(report: dict[str, Any], path: Path) -> None:
     if architecture not in tables:
         tables[architecture] = {**tables["sm_80"], "layers": {}}
     best = {key: row["best"] for key, row in report["layers"].items()}
-    tables[architecture]["layers"] = dict(sorted({**tables[architecture]["layers"], **best}.items()))
+    tables[architecture]["layers"] = dict(
+        sorted({**tables[architecture]["layers"], **best}.items())
+    )
     write(path, formatted(tables))
 
 
 def _run(args: argparse.Namespace) -> None:
-    begun, now, device = time.perf_counter(), facts() | {"kernels": sources(*KERNELS)}, torch.device(args.device)
+    begun, now, device = (
+        time.perf_counter(),
+        facts() | {"kernels": sources(*KERNELS)},
+        torch.device(args.device),
+    )
     gpu = device.type == "cuda"
     architecture = launch.architecture(device) if gpu else "interpreted"
     path = args.results or RESULTS / f"tune-{re.sub('[^a-z0-9]+', '-', now['gpu'].lower())}.json"
@@ -282,14 +366,21 @@ def _run(args: argparse.Namespace) -> None:
     if path.exists():
         report = json.loads(path.read_text())
         if report["architecture"] != architecture:
-            raise UsageError(f"{path} is of {report['architecture']}, and this is {architecture}: pass another --results")
+            raise UsageError(
+                f"{path} is of {report['architecture']}, and this is {architecture}: pass another --results"
+            )
     checker = Checker(args.jobs if gpu else 0)
     processors = torch.cuda.get_device_properties(device).multi_processor_count if gpu else 1
     todo = items(args.networks, args.neuron, args.size)
-    todo = [item for item in todo if not is_done(report["layers"].get(item.key), now, args.timesteps)]
+    todo = [
+        item for item in todo if not is_done(report["layers"].get(item.key), now, args.timesteps)
+    ]
     for index, item in enumerate(todo):
         if time.perf_counter() - begun > args.budget:
-            print(f"{len(todo) - index} of {len(todo)} layers left: run the same command again", file=sys.stderr)
+            print(
+                f"{len(todo) - index} of {len(todo)} layers left: run the same command again",
+                file=sys.stderr,
+            )
             break
         kind = item.neuron + (" projection" if item.case.shortcut == "projection" else "")
         # A key's own entry would make the default of a second run the best of the first.
@@ -302,32 +393,59 @@ def _run(args: argparse.Namespace) -> None:
         write(path, json.dumps(report, indent=1) + "\n")
         apply(report, args.out)
         roof = ROOFS.get(now["gpu"])
-        share = "" if roof is None else f", {100 * row['operations_per_second'] / roof.operations:.1f} % of the int8 peak"
+        share = (
+            ""
+            if roof is None
+            else f", {100 * row['operations_per_second'] / roof.operations:.1f} % of the int8 peak"
+        )
         used = sum("error" not in tried for tried in row["candidates"])
         print(
             f"{time.perf_counter() - begun:6.0f} s  {item.key:42} {row['gain']:.2f} x the default (noise {row['noise']:.2f})"
-            f"{share}; {used} of {len(tiles)} tiles usable", flush=True,
-        )  # fmt: skip
+            f"{share}; {used} of {len(tiles)} tiles usable",
+            flush=True,
+        )
 
 
 def is_done(row: dict[str, Any] | None, now: dict[str, str], timesteps: int) -> bool:
     """Whether a key's row stands: of this GPU, of these kernels, at these timesteps."""
-    return row is not None and (row["gpu"], row["kernels"], row["timesteps"]) == (now["gpu"], now["kernels"], timesteps)
+    return row is not None and (row["gpu"], row["kernels"], row["timesteps"]) == (
+        now["gpu"],
+        now["kernels"],
+        timesteps,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", "--arch-networks", type=some_of(NETWORKS), default=list(NETWORKS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--networks", "--arch-networks", type=some_of(NETWORKS), default=list(NETWORKS)
+    )
     parser.add_argument("--neuron", type=some_of(_NEURONS), default=list(_NEURONS))
     parser.add_argument("--timesteps", type=int, default=32)
     parser.add_argument("--candidates", type=int, default=24, help="tiles to try for a layer")
-    parser.add_argument("--jobs", type=int, default=min(12, os.cpu_count() or 1), help="processes that compile and check")
-    parser.add_argument("--budget", type=float, default=1e9, help="seconds after which no layer begins")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(12, os.cpu_count() or 1),
+        help="processes that compile and check",
+    )
+    parser.add_argument(
+        "--budget", type=float, default=1e9, help="seconds after which no layer begins"
+    )
     parser.add_argument("--out", type=Path, default=TABLE, help="the table of tiles")
     parser.add_argument("--results", type=Path)
-    parser.add_argument("--apply", type=Path, metavar="RESULTS", help="write the table from this file and stop")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: try the code in the interpreter")
+    parser.add_argument(
+        "--apply", type=Path, metavar="RESULTS", help="write the table from this file and stop"
+    )
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
+        help="cpu: try the code in the interpreter",
+    )
     parser.add_argument("--size", type=int, help="side of the image, to try the code")
     args = parser.parse_args(argv)
     try:
@@ -335,9 +453,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             apply(json.loads(args.apply.read_text()), args.out)
             return
         if args.device == "cuda" and not torch.cuda.is_available():
-            raise UsageError("there is no CUDA GPU here: run where there is one; --apply writes the table from results")
+            raise UsageError(
+                "there is no CUDA GPU here: run where there is one; --apply writes the table from results"
+            )
         if args.device == "cpu" and (args.results is None or args.out.resolve() == TABLE.resolve()):
-            raise UsageError("tiles are not tuned on a CPU: pass an --out and --results of their own to try the code")
+            raise UsageError(
+                "tiles are not tuned on a CPU: pass an --out and --results of their own to try the code"
+            )
         _run(args)
     except ZooError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -51,7 +51,9 @@ def _has_gpu() -> bool:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Count the skips by reason over all files: -ra lists them one place at a time."""
     reasons = Counter(
-        report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.longrepr[2].removeprefix("Skipped: ")
+        if isinstance(report.longrepr, tuple)
+        else str(report.longrepr)
         for report in terminalreporter.getreports("skipped")
     )
     if reasons:

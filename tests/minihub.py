@@ -54,7 +54,11 @@ class Repo:
         return self.branches["main"]
 
     def commit_of(self, revision: str) -> str | None:
-        return self.branches.get(revision) or self.tags.get(revision) or (revision if revision in self.trees else None)
+        return (
+            self.branches.get(revision)
+            or self.tags.get(revision)
+            or (revision if revision in self.trees else None)
+        )
 
 
 @dataclass
@@ -127,12 +131,16 @@ class MiniHub(ThreadingHTTPServer):
     def commit(self, repo: Repo, tree: dict[str, File], title: str) -> str:
         """A commit of exactly this tree on main."""
         parent = repo.branches.get("main")
-        sha = hashlib.sha1(repr((parent, title, len(repo.trees), sorted(tree.items()))).encode()).hexdigest()
+        sha = hashlib.sha1(
+            repr((parent, title, len(repo.trees), sorted(tree.items()))).encode()
+        ).hexdigest()
         repo.trees[sha], repo.parents[sha], repo.titles[sha] = tree, parent, title
         repo.branches["main"] = sha
         return sha
 
-    def upload(self, name: str, files: dict[str, bytes], *, kind: str = "model", private: bool = False) -> str:
+    def upload(
+        self, name: str, files: dict[str, bytes], *, kind: str = "model", private: bool = False
+    ) -> str:
         """Puts files into a repository without the client, whatever their names; returns the commit."""
         with self.lock:
             repo = self.repos.get((kind, name)) or self.create(name, kind=kind, private=private)
@@ -148,7 +156,9 @@ class MiniHub(ThreadingHTTPServer):
         return None
 
     def requests(self, *, since: int = 0, method: str = "", path: str = "") -> list[Request]:
-        return [r for r in self.log[since:] if (not method or r.method == method) and path in r.path]
+        return [
+            r for r in self.log[since:] if (not method or r.method == method) and path in r.path
+        ]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)
@@ -176,7 +186,9 @@ class MiniHub(ThreadingHTTPServer):
 
 
 def is_large(path: str, data: bytes) -> bool:
-    return b"\0" in data[:512] or any(fnmatch.fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in LARGE)
+    return b"\0" in data[:512] or any(
+        fnmatch.fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in LARGE
+    )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -220,7 +232,10 @@ class Handler(BaseHTTPRequestHandler):
                 if writes and not self.authorised():
                     self.fail(401, "Invalid credentials in Authorization header")
                     return
-                words = {name: unquote(value) if value else value for name, value in match.groupdict().items()}
+                words = {
+                    name: unquote(value) if value else value
+                    for name, value in match.groupdict().items()
+                }
                 with self.server.lock if writes else contextlib.nullcontext():
                     getattr(self, answer.__name__)(**words)
                 return
@@ -230,7 +245,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, status: int, payload: Any = b"", headers: dict[str, str] | None = None) -> None:
         data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        kind = self.ordered.kind if self.ordered and self.command != "HEAD" and status < 300 else None
+        kind = (
+            self.ordered.kind if self.ordered and self.command != "HEAD" and status < 300 else None
+        )
         if kind == "lost":
             self.close_connection = True
             return
@@ -239,7 +256,10 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "short":
             data = data[: len(data) // 2]
         self.send_response(status)
-        self.send_header("Content-Type", "application/json" if not isinstance(payload, bytes) else "application/octet-stream")
+        self.send_header(
+            "Content-Type",
+            "application/json" if not isinstance(payload, bytes) else "application/octet-stream",
+        )
         if kind == "endless":
             self.send_header("Transfer-Encoding", "chunked")
         elif "Content-Length" not in (headers or {}):
@@ -267,17 +287,24 @@ class Handler(BaseHTTPRequestHandler):
         else:
             yield data
 
-    def fail(self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None) -> None:
+    def fail(
+        self, status: int, message: str, code: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         said = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
         self.send(status, {"error": message}, said | (headers or {}))
 
     def authorised(self) -> bool:
-        return self.server.token is None or self.headers.get("Authorization") == f"Bearer {self.server.token}"
+        return (
+            self.server.token is None
+            or self.headers.get("Authorization") == f"Bearer {self.server.token}"
+        )
 
     def find(self, kind: str, name: str, revision: str = "main") -> tuple[Repo, str] | None:
         """The repository and the commit; None after an answer that says what is missing."""
         sent = self.headers.get("Authorization") is not None
-        if sent and not self.authorised():  # as the real hub: a bad token is refused even where none is needed
+        if (
+            sent and not self.authorised()
+        ):  # as the real hub: a bad token is refused even where none is needed
             self.fail(401, "Invalid username or password.")
             return None
         repo = self.server.repos.get((kind, name))
@@ -300,7 +327,11 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, name) in self.server.repos:
             self.send(409, {"error": "You already created this model repo", "url": url})
             return
-        self.server.create(name, kind=kind, private=said.get("visibility") == "private" or bool(said.get("private")))
+        self.server.create(
+            name,
+            kind=kind,
+            private=said.get("visibility") == "private" or bool(said.get("private")),
+        )
         self.send(200, {"url": url, "name": name, "id": "0"})
 
     def validate_yaml(self) -> None:
@@ -315,7 +346,14 @@ class Handler(BaseHTTPRequestHandler):
             known = tree.get(said["path"])
             large = is_large(said["path"], base64.b64decode(said.get("sample") or ""))
             oid = (known.sha256 if known.large else known.oid) if known else None
-            answer.append({"path": said["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid})
+            answer.append(
+                {
+                    "path": said["path"],
+                    "uploadMode": "lfs" if large else "regular",
+                    "shouldIgnore": False,
+                    "oid": oid,
+                }
+            )
         self.send(200, {"files": answer, "commitOid": found[1]})
 
     def lfs_batch(self, name: str, prefix: str | None = None) -> None:
@@ -324,7 +362,10 @@ class Handler(BaseHTTPRequestHandler):
             one = {"oid": said["oid"], "size": said["size"]}
             if said["oid"] not in self.server.blobs:
                 href = f"{self.server.url}/_lfs/{said['oid']}"
-                one |= {"authenticated": True, "actions": {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}}
+                one |= {
+                    "authenticated": True,
+                    "actions": {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}},
+                }
             answer.append(one)
         self.send(200, {"transfer": "basic", "objects": answer})
 
@@ -356,7 +397,9 @@ class Handler(BaseHTTPRequestHandler):
                     self.fail(412, "A commit has happened since. Please refresh and try again.")
                     return
             elif key == "file":
-                tree[value["path"]] = self.server.put(base64.b64decode(value["content"]), large=False)
+                tree[value["path"]] = self.server.put(
+                    base64.b64decode(value["content"]), large=False
+                )
             elif key == "lfsFile":
                 if value["oid"] not in self.server.blobs:
                     self.fail(400, f"LFS object {value['oid']} was never uploaded")
@@ -390,15 +433,31 @@ class Handler(BaseHTTPRequestHandler):
         library = card.get("library_name")
         siblings = [
             {"rfilename": path, "size": file.size, "blobId": file.oid}
-            | ({"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134}} if file.large else {})
+            | (
+                {"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 134}}
+                if file.large
+                else {}
+            )
             for path, file in sorted(tree.items())
         ]
         return {
-            "_id": "0", "id": name, "modelId": name, "author": name.split("/")[0], "sha": commit, "private": repo.private,
-            "gated": False, "disabled": False, "downloads": 0, "likes": 0, "createdAt": "2026-01-01T00:00:00.000Z",
-            "lastModified": "2026-01-01T00:00:00.000Z", "cardData": card, "library_name": library,
-            "tags": [*(card.get("tags") or []), *([library] if library else [])], "siblings": siblings,
-        }  # fmt: skip
+            "_id": "0",
+            "id": name,
+            "modelId": name,
+            "author": name.split("/")[0],
+            "sha": commit,
+            "private": repo.private,
+            "gated": False,
+            "disabled": False,
+            "downloads": 0,
+            "likes": 0,
+            "createdAt": "2026-01-01T00:00:00.000Z",
+            "lastModified": "2026-01-01T00:00:00.000Z",
+            "cardData": card,
+            "library_name": library,
+            "tags": [*(card.get("tags") or []), *([library] if library else [])],
+            "siblings": siblings,
+        }
 
     def info(self, kind: str, name: str, revision: str = "main") -> None:
         found = self.find(kind, name, revision)
@@ -410,23 +469,34 @@ class Handler(BaseHTTPRequestHandler):
             return self.query.get(option, [])
 
         rows = [
-            self.described(name, repo, repo.head) for (is_kind, name), repo in sorted(self.server.repos.items())
+            self.described(name, repo, repo.head)
+            for (is_kind, name), repo in sorted(self.server.repos.items())
             if is_kind == kind and (self.authorised() or not repo.private)
-        ]  # fmt: skip
+        ]
         rows = [row for row in rows if all(row["author"] == author for author in asked("author"))]
-        rows = [row for row in rows if all(text.lower() in row["id"].lower() for text in asked("search"))]
+        rows = [
+            row
+            for row in rows
+            if all(text.lower() in row["id"].lower() for text in asked("search"))
+        ]
         self.send(200, [row for row in rows if {*asked("filter")} <= {*row["tags"]}])
 
     def tree(self, kind: str, name: str, revision: str) -> None:
         found = self.find(kind, name, revision)
         if found is not None:
-            self.send(200, [node(path, file) for path, file in sorted(found[0].trees[found[1]].items())])
+            self.send(
+                200, [node(path, file) for path, file in sorted(found[0].trees[found[1]].items())]
+            )
 
     def paths_info(self, kind: str, name: str, revision: str) -> None:
         found = self.find(kind, name, revision)
         if found is None:
             return
-        asked = json.loads(self.data)["paths"] if self.data[:1] == b"{" else parse_qs(self.data.decode())["paths"]
+        asked = (
+            json.loads(self.data)["paths"]
+            if self.data[:1] == b"{"
+            else parse_qs(self.data.decode())["paths"]
+        )
         tree = found[0].trees[found[1]]
         self.send(200, [node(path, tree[path]) for path in asked if path in tree])
 
@@ -434,7 +504,10 @@ class Handler(BaseHTTPRequestHandler):
         found = self.find((prefix or "models/")[:-2], name, revision)
         if found is None:
             return
-        file, headers = found[0].trees[found[1]].get(path), {"X-Repo-Commit": found[1], "Accept-Ranges": "bytes"}
+        file, headers = (
+            found[0].trees[found[1]].get(path),
+            {"X-Repo-Commit": found[1], "Accept-Ranges": "bytes"},
+        )
         kind = self.ordered.kind if self.ordered else None
         if kind == "other-commit":
             headers["X-Repo-Commit"] = "0" * 40
@@ -459,7 +532,9 @@ class Handler(BaseHTTPRequestHandler):
 
 def node(path: str, file: File) -> dict[str, Any]:
     plain = {"type": "file", "oid": file.oid, "size": file.size, "path": path}
-    return plain | ({"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.large else {})
+    return plain | (
+        {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.large else {}
+    )
 
 
 _NAME = r"(?P<name>[\w.-]+/[\w.-]+)"
@@ -482,7 +557,9 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None], bool]] = [
     (("POST",), r"/_lfs/(?P<oid>[0-9a-f]{64})/verify", Handler.lfs_verify, True),
     (("GET", "HEAD"), f"{_FILES}/resolve/{_REVISION}/(?P<path>.+)", Handler.resolve, False),
 ]
-ROUTES = [(methods, re.compile(pattern), answer, writes) for methods, pattern, answer, writes in _ROUTES]
+ROUTES = [
+    (methods, re.compile(pattern), answer, writes) for methods, pattern, answer, writes in _ROUTES
+]
 
 if __name__ == "__main__":
     with MiniHub() as server:

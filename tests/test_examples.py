@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from zoo import artifact, registry
+from zoo.artifact.folder import parse_config, read_config
+from zoo.artifact.tensors import expected_tensors, network_of, topology_of
+from zoo.models import registry
 
 PLAIN = Path(__file__).resolve().parents[1] / "examples" / "plain_safetensors.py"
 
@@ -32,13 +34,18 @@ def plain() -> ModuleType:
 def variant(folder: Path, shortcut: str, delay: dict[str, int]) -> Path:
     """The shipped network with another shortcut or read-out delay; only what the reader needs agrees with its config."""
     shipped = registry.resolve("s-resnet20-digits")
-    raw = json.loads((shipped / "config.json").read_text()) | {"shortcut": shortcut, "readout_delay": delay}
-    config = artifact.parse_config(json.dumps(raw).encode(), "config")
+    raw = json.loads((shipped / "config.json").read_text()) | {
+        "shortcut": shortcut,
+        "readout_delay": delay,
+    }
+    config = parse_config(json.dumps(raw).encode(), "config")
     tensors = load_file(shipped / "model.safetensors")
     generator = torch.Generator().manual_seed(0)
     made = {
-        name: tensors[name] if name in tensors else torch.randint(-50, 50, shape, generator=generator).to(dtype)
-        for name, (dtype, shape) in artifact.expected_tensors(config, artifact.topology_of(config)).items()
+        name: tensors[name]
+        if name in tensors
+        else torch.randint(-50, 50, shape, generator=generator).to(dtype)
+        for name, (dtype, shape) in expected_tensors(config, topology_of(config)).items()
     }
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(raw))
@@ -46,16 +53,26 @@ def variant(folder: Path, shortcut: str, delay: dict[str, int]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("shortcut", "delay"), [("A", {"1": 0, "4": 2, "8": 12}), ("A", {}), ("B", {"2": 1})])
-def test_plain_safetensors_gives_the_same_bits(plain: ModuleType, tmp_path: Path, shortcut: str, delay: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("shortcut", "delay"), [("A", {"1": 0, "4": 2, "8": 12}), ("A", {}), ("B", {"2": 1})]
+)
+def test_plain_safetensors_gives_the_same_bits(
+    plain: ModuleType, tmp_path: Path, shortcut: str, delay: dict[str, int]
+) -> None:
     folder = variant(tmp_path / "net", shortcut, delay)
-    network = artifact.network_of(artifact.read_config(folder), load_file(folder / "model.safetensors"))
-    images = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    network = network_of(read_config(folder), load_file(folder / "model.safetensors"))
+    images = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(1)).to(
+        torch.uint8
+    )
     seen: dict[str, list[Tensor]] = {}
-    wanted = network.run(images, 40, watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone()))
+    wanted = network.run(
+        images, 40, watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone())
+    )
     logits, spikes = plain.run(folder, images, 40)  # more timesteps than there are bias rows
     assert torch.equal(logits, wanted.logits)
-    assert spikes.keys() == seen.keys() and all(torch.equal(spikes[name], torch.cat(seen[name])) for name in seen)
+    assert spikes.keys() == seen.keys() and all(
+        torch.equal(spikes[name], torch.cat(seen[name])) for name in seen
+    )
     assert all(int(steps.sum()) for steps in spikes.values())
 
 

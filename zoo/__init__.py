@@ -1,8 +1,8 @@
 """Spiking Zoo: pretrained residual networks, converted once to exact spiking networks.
 
-    import zoo
-    model = zoo.load("s-resnet20-digits")
-    logits = model(images, timesteps=32)        # uint8 images [B, C, H, W] -> float64 [B, classes]
+import zoo
+model = zoo.load("s-resnet20-digits")
+logits = model(images, timesteps=32)        # uint8 images [B, C, H, W] -> float64 [B, classes]
 """
 
 from __future__ import annotations
@@ -10,17 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.version import __version__
+
 if TYPE_CHECKING:
-    from zoo.network import SpikingResNet
-    from zoo.packed import Backend
+    from zoo.networks.fused import Backend
+    from zoo.networks.spiking import SpikingResNet
 
 __all__ = ["__version__", "load"]
 
-__version__ = "0.1.0"
-
 
 def load(
-    name: str | Path, *, device: str = "cpu", backend: Backend = "auto", offline: bool = False, token: str | None = None
+    name: str | Path,
+    *,
+    device: str = "cpu",
+    backend: Backend = "auto",
+    offline: bool = False,
+    token: str | None = None,
 ) -> SpikingResNet:
     """Loads an artifact from a folder, by a name of the zoo, or by the `org/name[@revision]` of a hub, ready to run on `device`.
 
@@ -31,7 +36,7 @@ def load(
         offline: ask no hub, take what is in the package or the cache.
         token: for the hub, instead of the one that is stored or in $HF_TOKEN.
 
-    Its config is `zoo.artifact.read_config(zoo.registry.resolve(name))`.
+    Its config is `zoo.artifact.folder.read_config(zoo.models.registry.resolve(name))`.
 
     Raises:
         NotFoundError: neither a folder, nor a known name, nor on the hub.
@@ -39,7 +44,9 @@ def load(
         IntegrityError: a file is not what the artifact format says, or its sha256 differs.
         UsageError: the backend cannot run here.
     """
-    from zoo import artifact, registry
+    from zoo.artifact.folder import read_artifact
+    from zoo.artifact.tensors import network_of
+    from zoo.models import registry
 
     folder = registry.resolve(name, offline=offline, token=token)
-    return artifact.network_of(*artifact.read(folder)).to(device).with_backend(backend)
+    return network_of(*read_artifact(folder)).to(device).with_backend(backend)

@@ -1,5 +1,7 @@
 """`python -m zoo`."""
 
+from __future__ import annotations
+
 import sys
 
 from zoo.cli import main

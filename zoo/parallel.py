@@ -10,6 +10,29 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
+from zoo.errors import UsageError
+
+
+def pick_device(name: str, backend: str = "auto") -> str:
+    """`auto` as the device there is; the interpreter runs on the CPU."""
+    if name == "cpu" or (name == "auto" and backend == "interpret"):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        from zoo.parallel import current_ranks
+
+        torch.cuda.set_device(
+            current_ranks().local % torch.cuda.device_count()
+        )  # each process of one machine its own
+        return "cuda"
+    if name == "cuda":
+        raise UsageError(
+            "torch finds no CUDA GPU here: use --device cpu, or install a CUDA build of torch"
+        )
+    return "cpu"
+
+
 # How long one process waits for the others: they may have begun with shares of very different length.
 _PATIENCE = timedelta(days=7)
 
@@ -47,7 +70,7 @@ class Ranks:
         return [bytes(part.tolist()).rstrip(b"\0").decode() for part in parts]
 
 
-def current() -> Ranks:
+def current_ranks() -> Ranks:
     """What the launcher says in the environment; one process where there was no launcher."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     if not all(name in os.environ for name in names):

@@ -24,12 +24,22 @@ class Convolution:
     """
 
     def __init__(
-        self, weight: Tensor, stride: int, padding: int, dtype: torch.dtype, device: torch.device, largest: int
+        self,
+        weight: Tensor,
+        stride: int,
+        padding: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        largest: int,
     ) -> None:
         self.stride, self.padding, self.dtype = stride, padding, dtype
         self.integer = weight.dtype == torch.int8
         self.vnni = (
-            self.integer and dtype == torch.float32 and device.type == "cpu" and largest <= 255 and _vnni_is_exact()
+            self.integer
+            and dtype == torch.float32
+            and device.type == "cpu"
+            and largest <= 255
+            and _vnni_is_exact()
         )
         if self.vnni:
             self.ones = torch.ones(len(weight))
@@ -49,7 +59,9 @@ class Convolution:
             x = x if zero == 0 else (x + 1).view(torch.uint8)
             return self._onednn(v, x.contiguous(memory_format=torch.channels_last), zero)
         if v.device.type == "cuda":
-            with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ):
                 current = F.conv2d(x.to(self.dtype), self.weight, None, self.stride, self.padding)
             # A Winograd algorithm is off by far less than one half: rounding restores the integer.
             return v.add_(current.round_() if self.integer else current)
@@ -61,9 +73,27 @@ class Convolution:
                 self.weight_int8, self.ones, 1.0, zero, *self._geometry, 1, list(x.shape)
             )
         return torch.ops.onednn.qconv2d_pointwise.binary(
-            x, 1.0, zero, self.packed[zero], self.ones, self.zeros, v, None, *self._geometry, 1,
-            1.0, 0, torch.float32, 1.0, 0, "sum", 1.0, "none", [], "",
-        )  # fmt: skip
+            x,
+            1.0,
+            zero,
+            self.packed[zero],
+            self.ones,
+            self.zeros,
+            v,
+            None,
+            *self._geometry,
+            1,
+            1.0,
+            0,
+            torch.float32,
+            1.0,
+            0,
+            "sum",
+            1.0,
+            "none",
+            [],
+            "",
+        )
 
     @property
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
@@ -73,7 +103,10 @@ class Convolution:
 @functools.cache
 def _vnni_is_exact() -> bool:
     """Whether oneDNN's int8 convolution is there, fast, and exact: without VNNI it saturates pairs of products at 16 bits."""
-    if not torch.backends.mkldnn.is_available() or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+    if (
+        not torch.backends.mkldnn.is_available()
+        or "AVX512" not in torch.backends.cpu.get_cpu_capability()
+    ):
         return False
     probe = Convolution.__new__(Convolution)
     probe.stride, probe.padding = 1, 1

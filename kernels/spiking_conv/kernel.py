@@ -32,29 +32,54 @@ def _spikes_at(x, below, shift, BITS: tl.constexpr, SIGNED: tl.constexpr, PLAIN:
             """{ .reg .b32 m;
             shr.u32 $0, $1, $3; and.b32 $0, $0, 0x01010101;
             shr.u32 m, $2, $3; and.b32 m, m, 0x01010101; mul.lo.u32 m, m, 255; or.b32 $0, $0, m; }""",
-            "=&r,r,r,r,r,r,r", [x, below, shift], dtype=tl.int8, is_pure=True, pack=4,
-        )  # fmt: skip
+            "=&r,r,r,r,r,r,r",
+            [x, below, shift],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
+        )
     if BITS == 2:
         return tl.inline_asm_elementwise(
             "shr.u32 $0, $1, $2; and.b32 $0, $0, 0x03030303;",
-            "=&r,r,r,r,r,r", [x, shift], dtype=tl.int8, is_pure=True, pack=4,
-        )  # fmt: skip
+            "=&r,r,r,r,r,r",
+            [x, shift],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
+        )
     if BITS == 4:
         return tl.inline_asm_elementwise(
             "shr.u32 $0, $1, $2; and.b32 $0, $0, 0x0f0f0f0f;",
-            "=&r,r,r,r,r,r", [x, shift], dtype=tl.int8, is_pure=True, pack=4,
-        )  # fmt: skip
+            "=&r,r,r,r,r,r",
+            [x, shift],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
+        )
     return tl.inline_asm_elementwise(
         "shr.u32 $0, $1, $2; and.b32 $0, $0, 0x01010101;",
-        "=&r,r,r,r,r,r", [x, shift], dtype=tl.int8, is_pure=True, pack=4,
-    )  # fmt: skip
+        "=&r,r,r,r,r,r",
+        [x, shift],
+        dtype=tl.int8,
+        is_pure=True,
+        pack=4,
+    )
 
 
 @triton.jit
 def _tile(
-    x_ptr, at, y0, x0, live, k,
-    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, KS: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    at,
+    y0,
+    x0,
+    live,
+    k,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    C: tl.constexpr,
+    KS: tl.constexpr,
+    BK: tl.constexpr,
+):
     """Block k of the input as the convolution's matrix sees it, uint8 [BM, BK].
 
     `at` is the offset of each pixel's first tap, which lies at row y0 and column x0; taps outside the image are zero.
@@ -80,10 +105,27 @@ def _tile(
 
 @triton.jit
 def _add_currents(
-    accs, x_ptr, below_ptr, w_ptr, at, y0, x0, live, cols, shift,
-    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, KS: tl.constexpr, KB: tl.constexpr,
-    BK: tl.constexpr, G: tl.constexpr, BITS: tl.constexpr, SIGNED: tl.constexpr, PLAIN: tl.constexpr,
-):  # fmt: skip
+    accs,
+    x_ptr,
+    below_ptr,
+    w_ptr,
+    at,
+    y0,
+    x0,
+    live,
+    cols,
+    shift,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    C: tl.constexpr,
+    KS: tl.constexpr,
+    KB: tl.constexpr,
+    BK: tl.constexpr,
+    G: tl.constexpr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
     """Adds the convolution's currents of G timesteps of one plane, from bit `shift` on, to the G accumulators."""
     ks = tl.arange(0, BK)
     row = cols.to(tl.int64) * (KB * BK)
@@ -124,7 +166,9 @@ def _fire(v, word, emitted, threshold, on, bit, BITS: tl.constexpr, SIGNED: tl.c
 
 
 @triton.jit
-def _emit(out_ptr, out_set, count_ptr, at, count_at, mask, word, SIGNED: tl.constexpr, COUNT: tl.constexpr):
+def _emit(
+    out_ptr, out_set, count_ptr, at, count_at, mask, word, SIGNED: tl.constexpr, COUNT: tl.constexpr
+):
     """Stores one plane of spikes, and adds their number to each neuron's count."""
     tl.store(out_ptr + at, (word >> 8).to(tl.uint8), mask=mask)
     if SIGNED:
@@ -140,15 +184,53 @@ def _emit(out_ptr, out_set, count_ptr, at, count_at, mask, word, SIGNED: tl.cons
 
 @triton.jit(do_not_specialize=["pixels", "T", "t0"])
 def spiking_conv(
-    x_ptr, w_ptr, source_ptr, projection_ptr, gain_ptr, bias_ptr, threshold_ptr, v_init_ptr, v_ptr, emitted_ptr, out_ptr,
-    count_ptr, pixels, T, t0,
-    ROWS: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr,
-    N: tl.constexpr, NP: tl.constexpr, KS: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, KB: tl.constexpr,
-    SHORTCUT: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, SC: tl.constexpr, SSTRIDE: tl.constexpr,
-    SPAD: tl.constexpr, SKB: tl.constexpr, XSIGNED: tl.constexpr, SSIGNED: tl.constexpr, SIGNED: tl.constexpr,
-    BITS: tl.constexpr, FIRST: tl.constexpr, SAVE: tl.constexpr, COUNT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, G: tl.constexpr, PLAIN: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    w_ptr,
+    source_ptr,
+    projection_ptr,
+    gain_ptr,
+    bias_ptr,
+    threshold_ptr,
+    v_init_ptr,
+    v_ptr,
+    emitted_ptr,
+    out_ptr,
+    count_ptr,
+    pixels,
+    T,
+    t0,
+    ROWS: tl.constexpr,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    C: tl.constexpr,
+    OH: tl.constexpr,
+    OW: tl.constexpr,
+    N: tl.constexpr,
+    NP: tl.constexpr,
+    KS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PAD: tl.constexpr,
+    KB: tl.constexpr,
+    SHORTCUT: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    SC: tl.constexpr,
+    SSTRIDE: tl.constexpr,
+    SPAD: tl.constexpr,
+    SKB: tl.constexpr,
+    XSIGNED: tl.constexpr,
+    SSIGNED: tl.constexpr,
+    SIGNED: tl.constexpr,
+    BITS: tl.constexpr,
+    FIRST: tl.constexpr,
+    SAVE: tl.constexpr,
+    COUNT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    G: tl.constexpr,
+    PLAIN: tl.constexpr,
+):
     """A layer over T timesteps that begin at timestep t0 of the run; one program is BM output pixels x BN channels.
 
     SHORTCUT: 0 none, 1 identity (gain, stride SSTRIDE, SPAD zero channels on either side), 2 projection (1x1, SKB blocks of K).
@@ -198,21 +280,62 @@ def spiking_conv(
             at = source_at[:, None] + source_cols[None, :]
             word |= tl.load(source + at, mask=source_mask, other=0).to(tl.int32)
             if SSIGNED:
-                word |= tl.load(source + planes * source_plane + at, mask=source_mask, other=0).to(tl.int32) << 16
+                word |= (
+                    tl.load(source + planes * source_plane + at, mask=source_mask, other=0).to(
+                        tl.int32
+                    )
+                    << 16
+                )
         for group in range(8 // BITS // G):
             shift = group * G * BITS
             accs = (v,)
             for _ in tl.static_range(G - 1):
                 accs = accs + (tl.full((BM, BN), 0, tl.int32),)
             accs = _add_currents(
-                accs, x, x + planes * x_plane, w_ptr, x_at, y0, x0, live, cols, shift,
-                H, W, C, KS, KB, BK, G, BITS, XSIGNED, PLAIN,
-            )  # fmt: skip
+                accs,
+                x,
+                x + planes * x_plane,
+                w_ptr,
+                x_at,
+                y0,
+                x0,
+                live,
+                cols,
+                shift,
+                H,
+                W,
+                C,
+                KS,
+                KB,
+                BK,
+                G,
+                BITS,
+                XSIGNED,
+                PLAIN,
+            )
             if SHORTCUT == 2:
                 accs = _add_currents(
-                    accs, source, source + planes * source_plane, projection_ptr, source_at, sy, sx, live, cols, shift,
-                    SH, SW, SC, 1, SKB, BK, G, BITS, SSIGNED, PLAIN,
-                )  # fmt: skip
+                    accs,
+                    source,
+                    source + planes * source_plane,
+                    projection_ptr,
+                    source_at,
+                    sy,
+                    sx,
+                    live,
+                    cols,
+                    shift,
+                    SH,
+                    SW,
+                    SC,
+                    1,
+                    SKB,
+                    BK,
+                    G,
+                    BITS,
+                    SSIGNED,
+                    PLAIN,
+                )
             for g in tl.static_range(G):
                 if g == 0:
                     v = accs[0]
@@ -227,9 +350,19 @@ def spiking_conv(
                     if SSIGNED:
                         spikes -= (word >> (shift + g + 16)) & 1
                     v += spikes * gain
-                v, word, emitted = _fire(v, word, emitted, threshold, on, shift + g * BITS, BITS, SIGNED)
+                v, word, emitted = _fire(
+                    v, word, emitted, threshold, on, shift + g * BITS, BITS, SIGNED
+                )
         _emit(
-            out_ptr + plane * out_plane, planes * out_plane, count_ptr, out_at, count_at, out_mask, word, SIGNED, COUNT
+            out_ptr + plane * out_plane,
+            planes * out_plane,
+            count_ptr,
+            out_at,
+            count_at,
+            out_mask,
+            word,
+            SIGNED,
+            COUNT,
         )
     if SAVE:
         tl.store(v_ptr + out_at, v, mask=out_mask)
@@ -239,10 +372,28 @@ def spiking_conv(
 
 @triton.jit(do_not_specialize=["neurons", "T", "t0"])
 def constant_input(
-    current_ptr, bias_ptr, threshold_ptr, v_init_ptr, v_ptr, emitted_ptr, out_ptr, count_ptr, neurons, T, t0,
-    ROWS: tl.constexpr, AREA: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, SIGNED: tl.constexpr,
-    BITS: tl.constexpr, FIRST: tl.constexpr, SAVE: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    current_ptr,
+    bias_ptr,
+    threshold_ptr,
+    v_init_ptr,
+    v_ptr,
+    emitted_ptr,
+    out_ptr,
+    count_ptr,
+    neurons,
+    T,
+    t0,
+    ROWS: tl.constexpr,
+    AREA: tl.constexpr,
+    N: tl.constexpr,
+    NP: tl.constexpr,
+    SIGNED: tl.constexpr,
+    BITS: tl.constexpr,
+    FIRST: tl.constexpr,
+    SAVE: tl.constexpr,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """The stem: neurons [B, AREA, N] that receive the same current, int32, at each of T timesteps."""
     index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = index < neurons
@@ -269,9 +420,16 @@ def constant_input(
             v += tl.where(on, current + bias, 0)
             v, word, emitted = _fire(v, word, emitted, threshold, on, step * BITS, BITS, SIGNED)
         _emit(
-            out_ptr + plane * neurons.to(tl.int64), planes * neurons.to(tl.int64), count_ptr, index, count_at, mask, word,
-            SIGNED, COUNT,
-        )  # fmt: skip
+            out_ptr + plane * neurons.to(tl.int64),
+            planes * neurons.to(tl.int64),
+            count_ptr,
+            index,
+            count_at,
+            mask,
+            word,
+            SIGNED,
+            COUNT,
+        )
     if SAVE:
         tl.store(v_ptr + index, v, mask=mask)
         if SIGNED:
@@ -280,12 +438,38 @@ def constant_input(
 
 @triton.jit(do_not_specialize=["pixels", "T"])
 def layerwise_conv(
-    x_ptr, w_ptr, source_ptr, projection_ptr, gain_ptr, given_ptr, threshold_ptr, out_ptr, pixels, T,
-    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, OH: tl.constexpr, OW: tl.constexpr,
-    N: tl.constexpr, NP: tl.constexpr, KS: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, KB: tl.constexpr,
-    SHORTCUT: tl.constexpr, SH: tl.constexpr, SW: tl.constexpr, SC: tl.constexpr, SSTRIDE: tl.constexpr,
-    SPAD: tl.constexpr, SKB: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    w_ptr,
+    source_ptr,
+    projection_ptr,
+    gain_ptr,
+    given_ptr,
+    threshold_ptr,
+    out_ptr,
+    pixels,
+    T,
+    H: tl.constexpr,
+    W: tl.constexpr,
+    C: tl.constexpr,
+    OH: tl.constexpr,
+    OW: tl.constexpr,
+    N: tl.constexpr,
+    NP: tl.constexpr,
+    KS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PAD: tl.constexpr,
+    KB: tl.constexpr,
+    SHORTCUT: tl.constexpr,
+    SH: tl.constexpr,
+    SW: tl.constexpr,
+    SC: tl.constexpr,
+    SSTRIDE: tl.constexpr,
+    SPAD: tl.constexpr,
+    SKB: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
     """A layerwise layer on spike counts: counts of T <= 127 timesteps in and out, uint8 [B, H, W, C], one convolution.
 
     given: v_init and the bias of all timesteps, int32 [NP].
@@ -314,8 +498,12 @@ def layerwise_conv(
         charge += counts.to(tl.int32) * tl.load(gain_ptr + cols)[None, :]
     if SHORTCUT == 2:
         for k in range(SKB):
-            x = _tile(source_ptr, source_at, oh * SSTRIDE, ow * SSTRIDE, live, k, SH, SW, SC, 1, BK).to(tl.int8)
-            w = tl.load(projection_ptr + k * BK + cols.to(tl.int64)[None, :] * (SKB * BK) + ks[:, None])
+            x = _tile(
+                source_ptr, source_at, oh * SSTRIDE, ow * SSTRIDE, live, k, SH, SW, SC, 1, BK
+            ).to(tl.int8)
+            w = tl.load(
+                projection_ptr + k * BK + cols.to(tl.int64)[None, :] * (SKB * BK) + ks[:, None]
+            )
             charge = tl.dot(x, w, charge, out_dtype=tl.int32)
     # Not below zero, so that a division that rounds towards zero is the floor.
     count = tl.minimum(tl.maximum(charge, 0) // tl.load(threshold_ptr + cols)[None, :], T)
@@ -325,9 +513,17 @@ def layerwise_conv(
 
 @triton.jit(do_not_specialize=["images", "T"])
 def pooled_counts(
-    x_ptr, out_ptr, images, T, AREA: tl.constexpr, C: tl.constexpr, BITS: tl.constexpr, SIGNED: tl.constexpr,
-    BA: tl.constexpr, BC: tl.constexpr,
-):  # fmt: skip
+    x_ptr,
+    out_ptr,
+    images,
+    T,
+    AREA: tl.constexpr,
+    C: tl.constexpr,
+    BITS: tl.constexpr,
+    SIGNED: tl.constexpr,
+    BA: tl.constexpr,
+    BC: tl.constexpr,
+):
     """Net spikes of each channel summed over its area at each timestep, int32 [T, B, C]; the read-out's input."""
     image = tl.program_id(0).to(tl.int64)
     size = images.to(tl.int64) * (AREA * C)
@@ -347,4 +543,6 @@ def pooled_counts(
             t = plane * (8 // BITS) + step
             # tl.sum is compiled with Triton itself, so a kernel that alone is interpreted cannot call it.
             total = tl.reduce(net, 0, tl.standard._sum_combine)
-            tl.store(out_ptr + (t * images + image) * C + cols, total, mask=tl.where(t < T, cols, C) < C)
+            tl.store(
+                out_ptr + (t * images + image) * C + cols, total, mask=tl.where(t < T, cols, C) < C
+            )

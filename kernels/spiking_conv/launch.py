@@ -71,9 +71,13 @@ class SpikingLayer:
         ValueError: the layer is not an integer one.
     """
 
-    def __init__(self, layer: SpikingConv, *, interpret: bool = False, tile: Tile | None = None) -> None:
+    def __init__(
+        self, layer: SpikingConv, *, interpret: bool = False, tile: Tile | None = None
+    ) -> None:
         if not layer.integer:
-            raise ValueError("fused kernels take integer layers: run float32 networks on the torch backend")
+            raise ValueError(
+                "fused kernels take integer layers: run float32 networks on the torch backend"
+            )
         self.layer, self.interpret, self.tile = layer, interpret, tile
         self.channels, self.inputs, self.kernel = (layer.weight.shape[i] for i in (0, 1, 3))
         self.shortcut = 1 if layer.gain is not None else 2 if layer.projection is not None else 0
@@ -86,9 +90,15 @@ class SpikingLayer:
         return f"{size} {shortcut} {kind or self.layer.neuron}"
 
     def run(
-        self, x: PackedSpikes | Tensor, source: PackedSpikes | None, membrane: PackedMembrane, *, steps: int | None = None,
-        save: bool = True, counts: Tensor | None = None,
-    ) -> PackedSpikes:  # fmt: skip
+        self,
+        x: PackedSpikes | Tensor,
+        source: PackedSpikes | None,
+        membrane: PackedMembrane,
+        *,
+        steps: int | None = None,
+        save: bool = True,
+        counts: Tensor | None = None,
+    ) -> PackedSpikes:
         """Runs one window of timesteps and returns its spikes, planes [S, ceil(T/8), B, H, W, Cout].
 
         Args:
@@ -102,21 +112,35 @@ class SpikingLayer:
         signed = layer.neuron == "signed"
         if isinstance(x, PackedSpikes):
             steps, (batch, *size) = x.timesteps, x.planes.shape[2:5]
-            height, width = ((n + 2 * layer.padding - self.kernel) // layer.stride + 1 for n in size)
+            height, width = (
+                (n + 2 * layer.padding - self.kernel) // layer.stride + 1 for n in size
+            )
         else:
             assert steps is not None
             batch, height, width = x.shape[:3]
         device = layer.weight.device
         shape = (batch, height, width, self.channels)
         bits = layer.bits
-        planes = torch.empty((1 + signed, -(-steps * bits // 8), *shape), dtype=torch.uint8, device=device)
+        planes = torch.empty(
+            (1 + signed, -(-steps * bits // 8), *shape), dtype=torch.uint8, device=device
+        )
         first = membrane.v is None
-        v = membrane.v if membrane.v is not None else torch.empty(shape if save else 0, dtype=torch.int32, device=device)
+        v = (
+            membrane.v
+            if membrane.v is not None
+            else torch.empty(shape if save else 0, dtype=torch.int32, device=device)
+        )
         emitted = membrane.emitted
         if emitted is None:
             emitted = torch.empty(shape if save and signed else 0, dtype=torch.int32, device=device)
         pixels, begin = batch * height * width, membrane.t
-        flags = {"SIGNED": signed, "BITS": bits, "FIRST": first, "SAVE": save, "COUNT": counts is not None}
+        flags = {
+            "SIGNED": signed,
+            "BITS": bits,
+            "FIRST": first,
+            "SAVE": save,
+            "COUNT": counts is not None,
+        }
         tail = (v, emitted, planes, v if counts is None else counts)
         if steps == 0:
             return PackedSpikes(planes, steps, bits)
@@ -132,13 +156,27 @@ class SpikingLayer:
             tile = self._tile_for(pixels, height, width, layer.neuron)
             made = self._layout(tile)
             kernels(self.interpret).spiking_conv[_grid(pixels, made["NP"], tile)](
-                x.planes, made["weight"], x.planes if source is None else source.planes, made["projection"], made["gain"],
-                made["bias"], made["threshold"], made["v_init"], *tail, pixels, steps, begin,
-                ROWS=len(layer.bias), XSIGNED=x.signed, SSIGNED=source is not None and source.signed,
-                G=min(tile.group, 8 // bits), PLAIN=self.interpret, **flags,
+                x.planes,
+                made["weight"],
+                x.planes if source is None else source.planes,
+                made["projection"],
+                made["gain"],
+                made["bias"],
+                made["threshold"],
+                made["v_init"],
+                *tail,
+                pixels,
+                steps,
+                begin,
+                ROWS=len(layer.bias),
+                XSIGNED=x.signed,
+                SSIGNED=source is not None and source.signed,
+                G=min(tile.group, 8 // bits),
+                PLAIN=self.interpret,
+                **flags,
                 **self._geometry(x.planes.shape[3:5], source, height, width, made),
                 **self._blocks(tile, made),
-            )  # fmt: skip
+            )
         return PackedSpikes(planes, steps, bits)
 
     def count(self, x: Tensor, source: Tensor | None, timesteps: int) -> Tensor:
@@ -163,28 +201,62 @@ class SpikingLayer:
         given[: self.channels] = layer.given(timesteps).to(torch.int32)
         with _on(x.device):
             kernels(self.interpret).layerwise_conv[_grid(pixels, made["NP"], tile)](
-                x, made["weight"], x if source is None else source, made["projection"], made["gain"], given,
-                made["threshold"], out, pixels, timesteps,
-                **self._geometry(x.shape[1:3], None if source is None else source[None, None], height, width, made),
+                x,
+                made["weight"],
+                x if source is None else source,
+                made["projection"],
+                made["gain"],
+                given,
+                made["threshold"],
+                out,
+                pixels,
+                timesteps,
+                **self._geometry(
+                    x.shape[1:3],
+                    None if source is None else source[None, None],
+                    height,
+                    width,
+                    made,
+                ),
                 **self._blocks(tile, made),
-            )  # fmt: skip
+            )
         return out
 
     def _constant(
-        self, current: Tensor, tail: tuple[Tensor, ...], area: int, steps: int, begin: int, flags: dict[str, int]
+        self,
+        current: Tensor,
+        tail: tuple[Tensor, ...],
+        area: int,
+        steps: int,
+        begin: int,
+        flags: dict[str, int],
     ) -> None:
         layer, neurons = self.layer, current.numel()
         block = _STEM_BLOCK if not self.interpret else 1 << min(20, neurons.bit_length())
         kernels(self.interpret).constant_input[(-(-neurons // block),)](
-            current, layer.bias, layer.threshold, layer.v_init, *tail, neurons, steps, begin,
-            ROWS=len(layer.bias), AREA=area, N=self.channels, NP=self.channels, BLOCK=block, **flags,
+            current,
+            layer.bias,
+            layer.threshold,
+            layer.v_init,
+            *tail,
+            neurons,
+            steps,
+            begin,
+            ROWS=len(layer.bias),
+            AREA=area,
+            N=self.channels,
+            NP=self.channels,
+            BLOCK=block,
+            **flags,
             **_options(self.interpret),
-        )  # fmt: skip
+        )
 
     def _tile_for(self, pixels: int, height: int, width: int, kind: str) -> Tile:
         if self.tile is not None:
             return self.tile
-        if self.interpret:  # few large programs: every operation costs the interpreter some 50 microseconds
+        if (
+            self.interpret
+        ):  # few large programs: every operation costs the interpreter some 50 microseconds
             return Tile(_power(min(pixels, 4096)), _power(min(self.channels, 512)), 64, 8, 4, 1)
         key = self.key(height, width, kind)
         kind += " projection" if self.shortcut == 2 else ""
@@ -196,7 +268,11 @@ class SpikingLayer:
             layer, device = self.layer, self.layer.weight.device
             sources = self.inputs if layer.projection is None else layer.projection.shape[1]
             # A depth that divides the channels keeps a block within one tap, which addresses a whole row at once.
-            depth = tile.depth if self.inputs % tile.depth == 0 and sources % tile.depth == 0 else min(32, tile.depth)
+            depth = (
+                tile.depth
+                if self.inputs % tile.depth == 0 and sources % tile.depth == 0
+                else min(32, tile.depth)
+            )
             padded = -(-self.channels // tile.channels) * tile.channels
 
             def per_channel(values: Tensor | None, fill: int = 0) -> Tensor:
@@ -209,7 +285,9 @@ class SpikingLayer:
                 if weight is None:
                     return torch.zeros(0, dtype=torch.int8, device=device)
                 rows = weight.permute(0, 2, 3, 1).flatten(1)
-                out = torch.zeros((padded, -(-rows.shape[1] // depth) * depth), dtype=torch.int8, device=device)
+                out = torch.zeros(
+                    (padded, -(-rows.shape[1] // depth) * depth), dtype=torch.int8, device=device
+                )
                 out[: self.channels, : rows.shape[1]] = rows
                 return out
 
@@ -217,31 +295,61 @@ class SpikingLayer:
             bias[:, : self.channels] = layer.bias
             weight, projection = matrix(layer.weight), matrix(layer.projection)
             self._laid_out[tile] = {
-                "weight": weight, "projection": projection, "gain": per_channel(layer.gain), "bias": bias,
-                "threshold": per_channel(layer.threshold, 1), "v_init": per_channel(layer.v_init), "NP": padded,
-                "BK": depth, "KB": weight.shape[1] // depth,
+                "weight": weight,
+                "projection": projection,
+                "gain": per_channel(layer.gain),
+                "bias": bias,
+                "threshold": per_channel(layer.threshold, 1),
+                "v_init": per_channel(layer.v_init),
+                "NP": padded,
+                "BK": depth,
+                "KB": weight.shape[1] // depth,
                 "SKB": projection.shape[1] // depth if projection.numel() else 0,
-            }  # fmt: skip
+            }
         return self._laid_out[tile]
 
     def _geometry(
-        self, size: Any, source: PackedSpikes | Tensor | None, height: int, width: int, made: dict[str, Any]
+        self,
+        size: Any,
+        source: PackedSpikes | Tensor | None,
+        height: int,
+        width: int,
+        made: dict[str, Any],
     ) -> dict[str, int]:
         layer = self.layer
         planes = source.planes if isinstance(source, PackedSpikes) else source
         rows, columns, channels = (1, 1, 1) if planes is None else planes.shape[-3:]
         return {
-            "H": size[0], "W": size[1], "C": self.inputs, "OH": height, "OW": width, "N": self.channels, "NP": made["NP"],
-            "KS": self.kernel, "STRIDE": layer.stride, "PAD": layer.padding, "KB": made["KB"], "SHORTCUT": self.shortcut,
-            "SH": rows, "SW": columns, "SC": channels, "SSTRIDE": layer.shortcut_stride, "SPAD": layer.shortcut_pad,
+            "H": size[0],
+            "W": size[1],
+            "C": self.inputs,
+            "OH": height,
+            "OW": width,
+            "N": self.channels,
+            "NP": made["NP"],
+            "KS": self.kernel,
+            "STRIDE": layer.stride,
+            "PAD": layer.padding,
+            "KB": made["KB"],
+            "SHORTCUT": self.shortcut,
+            "SH": rows,
+            "SW": columns,
+            "SC": channels,
+            "SSTRIDE": layer.shortcut_stride,
+            "SPAD": layer.shortcut_pad,
             "SKB": made["SKB"],
-        }  # fmt: skip
+        }
 
     def _blocks(self, tile: Tile, made: dict[str, Any]) -> dict[str, Any]:
         blocks = {"BM": tile.pixels, "BN": tile.channels, "BK": made["BK"]}
         if self.interpret:
             return blocks
-        return {**blocks, "num_warps": tile.warps, "num_stages": tile.stages, **_options(self.interpret)}
+        return {
+            **blocks,
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+            **_options(self.interpret),
+        }
 
 
 def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
@@ -254,9 +362,18 @@ def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
     block = min(_power(channels), 64)
     with _on(planes.device):
         kernels(interpret).pooled_counts[(batch, -(-channels // block))](
-            planes, out, batch, packed.timesteps, AREA=height * width, C=channels, BITS=packed.bits,
-            SIGNED=packed.signed, BA=_power(height * width), BC=block, **_options(interpret),
-        )  # fmt: skip
+            planes,
+            out,
+            batch,
+            packed.timesteps,
+            AREA=height * width,
+            C=channels,
+            BITS=packed.bits,
+            SIGNED=packed.signed,
+            BA=_power(height * width),
+            BC=block,
+            **_options(interpret),
+        )
     return out
 
 

@@ -42,7 +42,9 @@ def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
     rows = spikes.permute(0, 1, 3, 4, 2)
     timesteps, each = len(spikes), 8 // bits
     count = -(-timesteps // each)
-    planes = torch.zeros((1 + signed, count, *rows.shape[1:]), dtype=torch.uint8, device=spikes.device)
+    planes = torch.zeros(
+        (1 + signed, count, *rows.shape[1:]), dtype=torch.uint8, device=spikes.device
+    )
     for t in range(timesteps):
         planes[0, t // each] |= rows[t].clamp(min=0).to(torch.uint8) << (t % each * bits)
         if signed:
@@ -56,7 +58,9 @@ def unpack(packed: PackedSpikes) -> Tensor:
     shape = (packed.timesteps, *planes.shape[2:])
     spikes = torch.empty(shape, dtype=torch.int8, device=planes.device)
     for t in range(packed.timesteps):
-        values = ((planes[:, t // each] >> (t % each * packed.bits)) & (2**packed.bits - 1)).to(torch.int8)
+        values = ((planes[:, t // each] >> (t % each * packed.bits)) & (2**packed.bits - 1)).to(
+            torch.int8
+        )
         spikes[t] = values[0] - values[1] if packed.signed else values[0]
     return spikes.permute(0, 1, 4, 2, 3)
 

@@ -103,7 +103,9 @@ class SpikingConv:
     @functools.cached_property
     def current_bound(self) -> int:
         """The largest |current| one timestep can bring to any neuron, in integer units."""
-        bound = self.weight.double().abs().sum((1, 2, 3)) * self.input_bound + self.bias.double().abs().amax(0)
+        bound = self.weight.double().abs().sum(
+            (1, 2, 3)
+        ) * self.input_bound + self.bias.double().abs().amax(0)
         if self.gain is not None:
             bound += self.gain.double().abs() * self.most
         if self.projection is not None:
@@ -121,7 +123,9 @@ class SpikingConv:
             return torch.float32
         largest = self.potential_bound(timesteps)
         if largest >= _EXACT_FLOAT64:
-            raise OverflowError(f"potentials of {timesteps} timesteps can pass 2**53: run fewer timesteps")
+            raise OverflowError(
+                f"potentials of {timesteps} timesteps can pass 2**53: run fewer timesteps"
+            )
         return torch.float32 if largest < _EXACT_FLOAT32 else torch.float64
 
     def current(self, x: Tensor, timesteps: int) -> Tensor:
@@ -132,18 +136,26 @@ class SpikingConv:
         main, _ = self._convolutions(dtype, self.input_bound)
         current = main.add_to(self._zeros(x, dtype), x)
         if self.max_pool:
-            current = torch.nn.functional.max_pool2d(current, 3, 2, 1).contiguous(memory_format=torch.channels_last)
+            current = torch.nn.functional.max_pool2d(current, 3, 2, 1).contiguous(
+                memory_format=torch.channels_last
+            )
         return current.to(self.dtype(timesteps))
 
     def membrane(self, batch: int, height: int, width: int, timesteps: int) -> Membrane:
         """A fresh membrane [batch, Cout, height, width] at v_init for a run of `timesteps`."""
-        v = self._empty(batch, height, width, self.dtype(timesteps)).copy_(_column(self.v_init, self.dtype(timesteps)))
+        v = self._empty(batch, height, width, self.dtype(timesteps)).copy_(
+            _column(self.v_init, self.dtype(timesteps))
+        )
         return Membrane(v, torch.zeros_like(v) if self.neuron == "signed" else None)
 
     def run(
-        self, x: Tensor, shortcut: Tensor | None, membrane: Membrane, window: int | None = None,
+        self,
+        x: Tensor,
+        shortcut: Tensor | None,
+        membrane: Membrane,
+        window: int | None = None,
         adjust: Callable[[int, Tensor], Tensor] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W]: 0 or 1, -1 to 1, or 0 to `most`.
 
         Args:
@@ -158,7 +170,9 @@ class SpikingConv:
         threshold, bias = _column(self.threshold, v.dtype), self.bias.to(v.dtype)
         steps = len(x) if window is None else window
         main, side = self._convolutions(v.dtype, self.most)
-        spikes = torch.empty((steps, *v.permute(0, 2, 3, 1).shape), dtype=torch.int8, device=v.device)
+        spikes = torch.empty(
+            (steps, *v.permute(0, 2, 3, 1).shape), dtype=torch.int8, device=v.device
+        )
         spikes = spikes.permute(0, 1, 4, 2, 3)
         fired, below, owed = (torch.empty_like(v) for _ in range(3))
         for step in range(steps):
@@ -183,7 +197,9 @@ class SpikingConv:
         membrane.v = v
         return spikes
 
-    def charge(self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False) -> Tensor:
+    def charge(
+        self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False
+    ) -> Tensor:
         """v_init plus everything a layerwise neuron receives in `timesteps`, before it fires: float [B, Cout, H, W].
 
         x and shortcut are the sources' counts; with `constant`, x is the stem's current (float [B, Cout, H, W]).
@@ -209,7 +225,9 @@ class SpikingConv:
         count = charge.div(_column(self.threshold, charge.dtype)).floor_().clamp_(0, timesteps)
         return count.to(torch.uint8 if timesteps <= 255 else torch.int32)
 
-    def count(self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False) -> Tensor:
+    def count(
+        self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False
+    ) -> Tensor:
         """Spike counts [B, Cout, H, W] after a layerwise run: `fire` on `charge`."""
         return self.fire(self.charge(x, shortcut, timesteps, constant), timesteps)
 
@@ -226,20 +244,26 @@ class SpikingConv:
         return v
 
     def _zeros(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        height, width = ((n + 2 * self.padding - self.weight.shape[-1]) // self.stride + 1 for n in x.shape[-2:])
+        height, width = (
+            (n + 2 * self.padding - self.weight.shape[-1]) // self.stride + 1 for n in x.shape[-2:]
+        )
         return self._empty(len(x), height, width, dtype).zero_()
 
     def _empty(self, batch: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
         shape = (batch, height, width, len(self.weight))
         return torch.empty(shape, dtype=dtype, device=self.weight.device).permute(0, 3, 1, 2)
 
-    def _convolutions(self, dtype: torch.dtype, largest: int) -> tuple[Convolution, Convolution | None]:
+    def _convolutions(
+        self, dtype: torch.dtype, largest: int
+    ) -> tuple[Convolution, Convolution | None]:
         key = (dtype, min(largest, 256))
         if key not in self._prepared:
             device, side = self.weight.device, self.projection
             self._prepared[key] = (
                 Convolution(self.weight, self.stride, self.padding, dtype, device, largest),
-                None if side is None else Convolution(side, self.shortcut_stride, 0, dtype, device, largest),
+                None
+                if side is None
+                else Convolution(side, self.shortcut_stride, 0, dtype, device, largest),
             )
         return self._prepared[key]
 

@@ -15,13 +15,27 @@ from benchmarks import equality, gpu, gpu_peers, tune
 from tests.kernels.kernel_fixtures import interpreted
 from zoo.kernels.spiking_conv import unpack
 from zoo.kernels.spiking_conv.tiles import TABLE, Tile, choose
-from zoo.network import SpikingResNet
-from zoo.resnet import ResNet, topology
+from zoo.networks.resnet import ResNet
+from zoo.networks.spiking import SpikingResNet
+from zoo.networks.topology import topology
 
 ROOT = Path(__file__).resolve().parents[2]
-SMOKE = ["--device", "cpu", "--backend", "interpret", "--networks", "resnet20", "--timesteps", "4", "--batches", "2"]
+SMOKE = [
+    "--device",
+    "cpu",
+    "--backend",
+    "interpret",
+    "--networks",
+    "resnet20",
+    "--timesteps",
+    "4",
+    "--batches",
+    "2",
+]
 SMOKE += ["--peers", "ann,torch", "--variants", "if", "--seconds", "0"]
-needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+needs_no_gpu = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="says what happens without a GPU"
+)
 
 
 @pytest.fixture
@@ -36,7 +50,8 @@ def item() -> tune.Item:
 
 
 @pytest.mark.parametrize(
-    ("name", "operations", "images"), [("resnet50", 254.3e9, 7783), ("resnet18", 108.8e9, 18198), ("resnet20", 2.57e9, 771e3)]
+    ("name", "operations", "images"),
+    [("resnet50", 254.3e9, 7783), ("resnet18", 108.8e9, 18198), ("resnet20", 2.57e9, 771e3)],
 )
 def test_floor(name: str, operations: float, images: float) -> None:
     least = gpu.floor(name, 32)
@@ -46,7 +61,9 @@ def test_floor(name: str, operations: float, images: float) -> None:
     assert gpu.floor(name, 32, signed=True).bytes == pytest.approx(2 * least.bytes, rel=0.01)
 
 
-@pytest.mark.parametrize(("name", "images"), [("resnet50", 51_991), ("resnet20", 2.62e6), ("resnet56", 910e3)])
+@pytest.mark.parametrize(
+    ("name", "images"), [("resnet50", 51_991), ("resnet20", 2.62e6), ("resnet56", 910e3)]
+)
 def test_floor_of_memory(name: str, images: float) -> None:
     """Counted independently, but for the projections' sources and the image: a few percent."""
     assert 4.8e12 / gpu.floor(name, 32).bytes == pytest.approx(images, rel=0.05)
@@ -54,13 +71,21 @@ def test_floor_of_memory(name: str, images: float) -> None:
 
 @needs_no_gpu
 @pytest.mark.parametrize(
-    ("module", "arguments"), [(gpu, []), (tune, []), (equality, ["--random", "resnet20", "--out", "never.json"])]
+    ("module", "arguments"),
+    [(gpu, []), (tune, []), (equality, ["--random", "resnet20", "--out", "never.json"])],
 )
-def test_without_a_gpu_one_line_and_exit_2(module: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_one_line_and_exit_2(
+    module: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         module.main(arguments)
     said = capsys.readouterr()
-    assert stopped.value.code == 2 and said.out == "" and said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert (
+        stopped.value.code == 2
+        and said.out == ""
+        and said.err.startswith("error: ")
+        and said.err.count("\n") == 1
+    )
 
 
 def test_a_smoke_run_never_becomes_the_result(small: None) -> None:
@@ -80,11 +105,23 @@ def test_gpu_measures_writes_and_resumes(
     gpu.main([*SMOKE, "--out", str(out)])
     report = json.loads(out.read_text())
     assert report["smoke"] and list(report["rows"]) == [
-        "resnet20 zoo T=4 batch 2", "resnet20 ann T=1 batch 2", "resnet20 torch T=4 batch 2"
-    ]  # fmt: skip
+        "resnet20 zoo T=4 batch 2",
+        "resnet20 ann T=1 batch 2",
+        "resnet20 torch T=4 batch 2",
+    ]
     row = report["rows"]["resnet20 zoo T=4 batch 2"]
     assert row["firing_rate"] == pytest.approx(0.12, abs=0.01) and row["images_per_second"] > 0
-    assert {"gpu", "driver", "torch", "triton", "commit", "sources", "command", "runs", "note"} <= row.keys()
+    assert {
+        "gpu",
+        "driver",
+        "torch",
+        "triton",
+        "commit",
+        "sources",
+        "command",
+        "runs",
+        "note",
+    } <= row.keys()
     assert "smoke run" in capsys.readouterr().out
     assert not any(str(tmp_path) in str(value) for value in row.values())
     measured: list[gpu.Case] = []
@@ -106,15 +143,22 @@ def test_what_is_measured_again() -> None:
 
 
 def test_what_tells_most_is_measured_first() -> None:
-    made = gpu.cases(["resnet50", "resnet20", "resnet18"], (4, 32), (1, 256), gpu.PEERS, gpu.VARIANTS)
+    made = gpu.cases(
+        ["resnet50", "resnet20", "resnet18"], (4, 32), (1, 256), gpu.PEERS, gpu.VARIANTS
+    )
     assert len(set(made)) == len(made) == 3 * 2 * (2 * (3 + 1 + 4) + 1)
     assert [case.key for case in made[:4]] == [
-        "resnet50 zoo T=32 batch 256", "resnet20 zoo T=32 batch 256", "resnet50 ann T=1 batch 256", "resnet20 ann T=1 batch 256"
-    ]  # fmt: skip
+        "resnet50 zoo T=32 batch 256",
+        "resnet20 zoo T=32 batch 256",
+        "resnet50 ann T=1 batch 256",
+        "resnet20 ann T=1 batch 256",
+    ]
 
 
 @interpreted
-def test_logits_that_differ_are_not_timed(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_that_differ_are_not_timed(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = gpu.Bench.system
 
     def wrong(self: gpu.Bench, case: gpu.Case) -> object:
@@ -140,26 +184,48 @@ def test_equality_of_the_shipped_model(tmp_path: Path) -> None:
     equality.main([*given, "--backend", "interpret", "--out", str(out)])
     report = json.loads(out.read_text())
     (run,) = report["runs"].values()
-    assert report["equal"] and run["images"] == 4 and run["logits_equal"] and run["differences"] == 0
-    assert len(run["layers"]) == 19 and run["spikes"] == sum(layer["spikes"] for layer in run["layers"].values()) > 0
+    assert (
+        report["equal"] and run["images"] == 4 and run["logits_equal"] and run["differences"] == 0
+    )
+    assert (
+        len(run["layers"]) == 19
+        and run["spikes"] == sum(layer["spikes"] for layer in run["layers"].values()) > 0
+    )
     assert run["sha256"]["reference"] == run["sha256"]["kernels"]
 
 
-@pytest.mark.parametrize(("neuron", "schedule"), [("if", "causal"), ("signed", "causal"), ("if", "layerwise")])
+@pytest.mark.parametrize(
+    ("neuron", "schedule"), [("if", "causal"), ("signed", "causal"), ("if", "layerwise")]
+)
 def test_equality_finds_and_counts_a_difference(neuron: str, schedule: str) -> None:
     network = equality.random_network(topology("resnet20"), neuron=neuron, schedule=schedule)
     last = network.net.layers[-1].name
     layers = dict(network.layers)
     layers[last] = replace(layers[last], v_init=layers[last].v_init + layers[last].threshold // 3)
-    other = SpikingResNet(network.net, layers, network.head, network.image_table, schedule=network.schedule)
+    other = SpikingResNet(
+        network.net, layers, network.head, network.image_table, schedule=network.schedule
+    )
     images = equality.random_images(3, 3, 8)
     seen: dict[str, list[torch.Tensor]] = {"a": [], "b": []}
-    network.run(images, 9, window=9, watch=lambda name, spikes: seen["a"].append(spikes.int()) if name == last else None)
-    other.run(images, 9, window=9, watch=lambda name, spikes: seen["b"].append(spikes.int()) if name == last else None)
+    network.run(
+        images,
+        9,
+        window=9,
+        watch=lambda name, spikes: seen["a"].append(spikes.int()) if name == last else None,
+    )
+    other.run(
+        images,
+        9,
+        window=9,
+        watch=lambda name, spikes: seen["b"].append(spikes.int()) if name == last else None,
+    )
     found = equality.compare(network, other, images.split(2), 9)
     spikes, differences = found.layers.pop(last)
     assert not found.equal and found.sha256["reference"] != found.sha256["kernels"]
-    assert spikes == seen["a"][0].abs().sum() and differences == (seen["a"][0] != seen["b"][0]).sum() > 0
+    assert (
+        spikes == seen["a"][0].abs().sum()
+        and differences == (seen["a"][0] != seen["b"][0]).sum() > 0
+    )
     assert all(layer[1] == 0 for layer in found.layers.values())
     assert equality.compare(network, network, images.split(2), 9).equal
 
@@ -167,10 +233,23 @@ def test_equality_finds_and_counts_a_difference(neuron: str, schedule: str) -> N
 @interpreted
 def test_a_difference_exits_7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sides = {"reference": 0.0, "kernels": 0.0}
-    found = equality.Comparison(layers={"conv1": [5, 1]}, sha256=dict.fromkeys(sides, ""), seconds=sides)
+    found = equality.Comparison(
+        layers={"conv1": [5, 1]}, sha256=dict.fromkeys(sides, ""), seconds=sides
+    )
     monkeypatch.setattr(equality, "compare", lambda *_: found)
     with pytest.raises(SystemExit) as stopped:
-        equality.main(["--random", "resnet20", "--timesteps", "1", "--backend", "interpret", "--out", str(tmp_path / "x.json")])
+        equality.main(
+            [
+                "--random",
+                "resnet20",
+                "--timesteps",
+                "1",
+                "--backend",
+                "interpret",
+                "--out",
+                str(tmp_path / "x.json"),
+            ]
+        )
     report = json.loads((tmp_path / "x.json").read_text())
     assert stopped.value.code == 7 and not report["equal"] and len(report["runs"]) == 8
 
@@ -191,9 +270,16 @@ def test_candidates_are_legal_and_different(neuron: str) -> None:
         tiles = tune.candidates(found, default, 24)
         assert tiles[0] == default and 8 <= len(tiles) <= 24 and len(set(tiles)) == len(tiles)
         for tile in tiles[1:]:
-            assert tile.pixels in (64, 128, 256) and tile.channels in (16, 32, 64, 128, 256) and tile.depth in (32, 64, 128)
+            assert (
+                tile.pixels in (64, 128, 256)
+                and tile.channels in (16, 32, 64, 128, 256)
+                and tile.depth in (32, 64, 128)
+            )
             assert tile.group in (1, 2, 4, 8) and tile.warps in (4, 8) and tile.stages in (2, 3, 4)
-            assert tile.channels <= max(16, found.case.channels) and tune.registers(tile, neuron) <= tune.REGISTERS
+            assert (
+                tile.channels <= max(16, found.case.channels)
+                and tune.registers(tile, neuron) <= tune.REGISTERS
+            )
         assert 8 <= tune.batch_of(found, 132) <= 256
 
 
@@ -211,13 +297,29 @@ def test_the_table_keeps_its_form(tmp_path: Path) -> None:
     lines = (tmp_path / "tiles.json").read_text().splitlines()
     added = [line for line in lines if line not in TABLE.read_text().splitlines()]
     assert f'   "3x3/1 1->1 8x8 none if": {json.dumps(best)}' in added
-    assert json.loads((tmp_path / "tiles.json").read_text())["sm_80"] == json.loads(TABLE.read_text())["sm_80"]
+    assert (
+        json.loads((tmp_path / "tiles.json").read_text())["sm_80"]
+        == json.loads(TABLE.read_text())["sm_80"]
+    )
 
 
 @interpreted
-def test_tuning_times_writes_and_resumes(item: tune.Item, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tuning_times_writes_and_resumes(
+    item: tune.Item, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table, results = tmp_path / "tiles.json", tmp_path / "tune.json"
-    given = ["--device", "cpu", "--candidates", "2", "--timesteps", "4", "--out", str(table), "--results", str(results)]
+    given = [
+        "--device",
+        "cpu",
+        "--candidates",
+        "2",
+        "--timesteps",
+        "4",
+        "--out",
+        str(table),
+        "--results",
+        str(results),
+    ]
     monkeypatch.setattr(tune, "items", lambda *_: [item])
     tune.main(given)
     row = json.loads(results.read_text())["layers"][item.key]
@@ -244,8 +346,15 @@ def test_the_peers_network_is_the_zoos(arch: str) -> None:
         key = spec.name.replace(".", "_")
         parts = [(spec.name, plain.convs[key]), (spec.bn, plain.bns[key])]
         if spec.shortcut is not None and spec.shortcut.kind == "projection":
-            parts += [(spec.shortcut.conv, plain.sides[key]), (spec.shortcut.bn, plain.side_bns[key])]
-        state |= {f"{name}.{part}": value for name, module in parts for part, value in module.state_dict().items()}
+            parts += [
+                (spec.shortcut.conv, plain.sides[key]),
+                (spec.shortcut.bn, plain.side_bns[key]),
+            ]
+        state |= {
+            f"{name}.{part}": value
+            for name, module in parts
+            for part, value in module.state_dict().items()
+        }
     ours = ResNet(net).eval()
     ours.load_state_dict(state)
     image = torch.randn(2, 3, 32, 32)
@@ -258,7 +367,12 @@ def test_spikingjelly_is_left_out_with_a_reason_or_runs() -> None:
         return
     batches = [equality.random_images(2, 3, 8)]
     for mode in gpu_peers.STEP_MODES:
-        assert gpu_peers.spikingjelly_system(topology("resnet20"), batches, 2, "fp32", mode).run(0).isfinite().all()
+        assert (
+            gpu_peers.spikingjelly_system(topology("resnet20"), batches, 2, "fp32", mode)
+            .run(0)
+            .isfinite()
+            .all()
+        )
 
 
 def test_every_option_in_the_queue_exists() -> None:
@@ -267,13 +381,27 @@ def test_every_option_in_the_queue_exists() -> None:
     assert {"equality", "tune", "gpu"} <= {name for name, _ in commands}
     for name, rest in commands:
         source = (ROOT / "benchmarks" / f"{name}.py").read_text()
-        assert all(f'"{option}"' in source for option in re.findall(r"--[a-z-]+", rest)), (name, rest)
+        assert all(f'"{option}"' in source for option in re.findall(r"--[a-z-]+", rest)), (
+            name,
+            rest,
+        )
 
 
 # Calls that only a GPU has: graphs, events, memory, worker processes, the compiler of the ANN.
 @pytest.mark.gpu
 def test_equality_on_a_gpu(tmp_path: Path) -> None:
-    equality.main(["--random", "resnet20", "--size", "8", "--timesteps", "9", "--out", str(tmp_path / "equal.json")])
+    equality.main(
+        [
+            "--random",
+            "resnet20",
+            "--size",
+            "8",
+            "--timesteps",
+            "9",
+            "--out",
+            str(tmp_path / "equal.json"),
+        ]
+    )
 
 
 @pytest.mark.gpu
@@ -282,12 +410,30 @@ def test_gpu_on_a_gpu(small: None, tmp_path: Path) -> None:
     gpu.main([*given, "--out", str(tmp_path / "gpu.json")])
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     assert not [key for key, row in rows.items() if "failed" in row]
-    assert rows["resnet20 zoo T=4 batch 2"]["peak_mb"] > 0 and rows["resnet20 ann T=1 batch 2"]["runs"] >= 5
+    assert (
+        rows["resnet20 zoo T=4 batch 2"]["peak_mb"] > 0
+        and rows["resnet20 ann T=1 batch 2"]["runs"] >= 5
+    )
 
 
 @pytest.mark.gpu
 def test_tune_on_a_gpu(small: None, tmp_path: Path) -> None:
-    given = ["--networks", "resnet20", "--neuron", "if", "--candidates", "3", "--size", "8", "--jobs", "2", "--budget", "20"]
-    tune.main([*given, "--out", str(tmp_path / "tiles.json"), "--results", str(tmp_path / "tune.json")])
+    given = [
+        "--networks",
+        "resnet20",
+        "--neuron",
+        "if",
+        "--candidates",
+        "3",
+        "--size",
+        "8",
+        "--jobs",
+        "2",
+        "--budget",
+        "20",
+    ]
+    tune.main(
+        [*given, "--out", str(tmp_path / "tiles.json"), "--results", str(tmp_path / "tune.json")]
+    )
     row = next(iter(json.loads((tmp_path / "tune.json").read_text())["layers"].values()))
     assert row["candidates"][0]["registers"] > 0 and "error" not in row["candidates"][0]

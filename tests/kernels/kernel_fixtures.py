@@ -15,7 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.kernels.spiking_conv import Membrane, PackedMembrane, PackedSpikes, SpikingConv, SpikingLayer, launch, pack
+from zoo.kernels.spiking_conv import (
+    Membrane,
+    PackedMembrane,
+    PackedSpikes,
+    SpikingConv,
+    SpikingLayer,
+    launch,
+    pack,
+)
 from zoo.kernels.spiking_conv.tiles import Tile
 
 _GUARD = 1 << 12  # elements on either side of every tensor that the kernels get
@@ -24,13 +32,17 @@ _GUARD = 1 << 12  # elements on either side of every tensor that the kernels get
 def _why_not_interpreted() -> str:
     if importlib.util.find_spec("triton") is None:
         return "needs triton"
-    numbers = [tuple(int(part) for part in version(name).split(".")[:2]) for name in ("triton", "numpy")]
+    numbers = [
+        tuple(int(part) for part in version(name).split(".")[:2]) for name in ("triton", "numpy")
+    ]
     if numbers[0] < (3, 7) and numbers[1] >= (2, 4):
         return "the interpreter of triton 3.6 cannot take bounds of a loop from run time with numpy 2.4 or newer"
     return ""
 
 
-interpreted = pytest.mark.skipif(bool(_why_not_interpreted()), reason=_why_not_interpreted() or "runs")
+interpreted = pytest.mark.skipif(
+    bool(_why_not_interpreted()), reason=_why_not_interpreted() or "runs"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,9 @@ class _Poisoned:
         return getattr(torch, name)
 
     def empty(self, shape: Any, dtype: torch.dtype, device: Any) -> Tensor:
-        fill = int(np.array(0xAAAAAAAA, np.uint32).astype(np.int32)) if dtype == torch.int32 else 0xAA
+        fill = (
+            int(np.array(0xAAAAAAAA, np.uint32).astype(np.int32)) if dtype == torch.int32 else 0xAA
+        )
         shape = (shape,) if isinstance(shape, int) else shape
         tensor = _between_guards(shape, dtype, device, fill)
         self.tensors.append((tensor, fill))
@@ -83,7 +97,9 @@ def poisoned() -> Iterator[None]:
         yield
     for tensor, fill in memory.tensors:
         buffer = tensor.as_strided((tensor.numel() + 2 * _GUARD,), (1,), 0)
-        assert (buffer[:_GUARD] == fill).all() and (buffer[-_GUARD:] == fill).all(), "a store outside the tensor"
+        assert (buffer[:_GUARD] == fill).all() and (buffer[-_GUARD:] == fill).all(), (
+            "a store outside the tensor"
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,12 @@ SHAPES = (
 
 
 def random_layer(
-    shape: Shape, gen: np.random.Generator, neuron: str = "if", weights: str = "random", rows: int = 3, bits: int = 1
+    shape: Shape,
+    gen: np.random.Generator,
+    neuron: str = "if",
+    weights: str = "random",
+    rows: int = 3,
+    bits: int = 1,
 ) -> SpikingConv:
     """A layer whose neurons fire, and none of them always.
 
@@ -140,37 +161,66 @@ def random_layer(
     identity, projection = (shape.shortcut == kind for kind in ("identity", "projection"))
     threshold = draw(max(size // 3, 1), size, c)
     return SpikingConv(
-        synapses(c, shape.inputs, shape.kernel, shape.kernel), draw(-size // 3, size // 3, rows, c), threshold,
-        draw(-1, size, c), shape.stride, shape.kernel // 2, neuron, draw(-1, size, c) if identity else None,
-        synapses(c, shape.sources, 1, 1) if projection else None, shape.shortcut_stride,
-        (c - shape.sources) // 2 if identity else 0, input_bound=2**bits - 1, bits=bits,
-    )  # fmt: skip
+        synapses(c, shape.inputs, shape.kernel, shape.kernel),
+        draw(-size // 3, size // 3, rows, c),
+        threshold,
+        draw(-1, size, c),
+        shape.stride,
+        shape.kernel // 2,
+        neuron,
+        draw(-1, size, c) if identity else None,
+        synapses(c, shape.sources, 1, 1) if projection else None,
+        shape.shortcut_stride,
+        (c - shape.sources) // 2 if identity else 0,
+        input_bound=2**bits - 1,
+        bits=bits,
+    )
 
 
 def random_spikes(
-    gen: np.random.Generator, timesteps: int, batch: int, channels: int, size: Sequence[int], signed: bool = False,
-    rate: float = 0.3, bits: int = 1,
-) -> Tensor:  # fmt: skip
+    gen: np.random.Generator,
+    timesteps: int,
+    batch: int,
+    channels: int,
+    size: Sequence[int],
+    signed: bool = False,
+    rate: float = 0.3,
+    bits: int = 1,
+) -> Tensor:
     shape = (timesteps, batch, channels, *size)
-    spikes = (gen.random(shape) < rate).astype(np.int8) * gen.integers(1, 2**bits, shape, dtype=np.int8)
-    return torch.from_numpy(spikes * gen.choice([-1, 1, 1], shape).astype(np.int8) if signed else spikes)
+    spikes = (gen.random(shape) < rate).astype(np.int8) * gen.integers(
+        1, 2**bits, shape, dtype=np.int8
+    )
+    return torch.from_numpy(
+        spikes * gen.choice([-1, 1, 1], shape).astype(np.int8) if signed else spikes
+    )
 
 
 def output_size(layer: SpikingConv, size: Sequence[int]) -> tuple[int, int]:
-    height, width = ((n + 2 * layer.padding - layer.weight.shape[-1]) // layer.stride + 1 for n in size)
+    height, width = (
+        (n + 2 * layer.padding - layer.weight.shape[-1]) // layer.stride + 1 for n in size
+    )
     return height, width
 
 
-def source_size(shape: Shape, layer: SpikingConv, size: Sequence[int], gen: np.random.Generator) -> list[int]:
+def source_size(
+    shape: Shape, layer: SpikingConv, size: Sequence[int], gen: np.random.Generator
+) -> list[int]:
     """One of the sizes from which the shortcut makes the layer's."""
     stride = shape.shortcut_stride
     return [stride * (n - 1) + 1 + int(gen.integers(stride)) for n in output_size(layer, size)]
 
 
 def random_inputs(
-    shape: Shape, layer: SpikingConv, gen: np.random.Generator, timesteps: int, batch: int, size: Sequence[int],
-    signed: bool = False, rate: float = 0.3,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    shape: Shape,
+    layer: SpikingConv,
+    gen: np.random.Generator,
+    timesteps: int,
+    batch: int,
+    size: Sequence[int],
+    signed: bool = False,
+    rate: float = 0.3,
+) -> tuple[Tensor, Tensor | None]:
     """Spikes for the layer and for its shortcut."""
     x = random_spikes(gen, timesteps, batch, shape.inputs, size, signed, rate, layer.bits)
     if not shape.sources:
@@ -179,19 +229,27 @@ def random_inputs(
     return x, random_spikes(gen, timesteps, batch, shape.sources, there, signed, rate, layer.bits)
 
 
-def reference(layer: SpikingConv, x: Tensor, source: Tensor | None = None) -> tuple[Tensor, Membrane]:
+def reference(
+    layer: SpikingConv, x: Tensor, source: Tensor | None = None
+) -> tuple[Tensor, Membrane]:
     membrane = layer.membrane(x.shape[1], *output_size(layer, x.shape[-2:]), len(x))
     return layer.run(x, source, membrane), membrane
 
 
 def agree(
-    layer: SpikingConv, membrane: Membrane, found: PackedMembrane, wanted: Tensor, windows: Sequence[PackedSpikes]
+    layer: SpikingConv,
+    membrane: Membrane,
+    found: PackedMembrane,
+    wanted: Tensor,
+    windows: Sequence[PackedSpikes],
 ) -> None:
     """Spikes (with the bits past T), potentials and net spikes of a run in windows are the reference's."""
     begin, signed = 0, layer.neuron == "signed"
     for window in windows:
         part = wanted[begin : begin + window.timesteps]
-        assert torch.equal(window.planes.cpu(), pack(part, signed, layer.bits).planes), f"spikes from timestep {begin}"
+        assert torch.equal(window.planes.cpu(), pack(part, signed, layer.bits).planes), (
+            f"spikes from timestep {begin}"
+        )
         begin += window.timesteps
     assert begin == len(wanted) == found.t
     assert found.v is not None and torch.equal(found.v.cpu(), membrane.v.permute(0, 2, 3, 1).int())
@@ -201,9 +259,15 @@ def agree(
 
 
 def check(
-    backend: Backend, layer: SpikingConv, x: Tensor, source: Tensor | None = None, *, signed: bool = False,
-    tile: Tile | None = None, windows: Sequence[int] | None = None,
-) -> Tensor:  # fmt: skip
+    backend: Backend,
+    layer: SpikingConv,
+    x: Tensor,
+    source: Tensor | None = None,
+    *,
+    signed: bool = False,
+    tile: Tile | None = None,
+    windows: Sequence[int] | None = None,
+) -> Tensor:
     """The kernels' spikes, membranes and counts for int8 spikes x are the reference's, which it returns.
 
     signed: whether the inputs are packed with a set of -1s; windows: timesteps of each, by default one of all.
@@ -216,9 +280,13 @@ def check(
         for steps in windows if windows is not None else [len(x)]:
             part = slice(begin, begin + steps)
             side = None if source is None else backend.pack(source[part], signed, layer.bits)
-            spikes.append(fused.run(backend.pack(x[part], signed, layer.bits), side, found, counts=counts))
+            spikes.append(
+                fused.run(backend.pack(x[part], signed, layer.bits), side, found, counts=counts)
+            )
             begin += steps
         agree(layer, membrane, found, wanted, spikes)
-    fired = wanted.abs() if layer.bits == 1 else sum((wanted >> bit) & 1 for bit in range(layer.bits))
+    fired = (
+        wanted.abs() if layer.bits == 1 else sum((wanted >> bit) & 1 for bit in range(layer.bits))
+    )
     assert torch.equal(counts.cpu() - 7, fired.sum((0, 1)).permute(1, 2, 0).int())
     return wanted

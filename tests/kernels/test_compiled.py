@@ -14,7 +14,13 @@ import torch
 
 from benchmarks import aot
 from tests.kernels.kernel_fixtures import Shape, random_layer
-from zoo.kernels.spiking_conv import PackedMembrane, PackedSpikes, SpikingLayer, launch, pooled_counts
+from zoo.kernels.spiking_conv import (
+    PackedMembrane,
+    PackedSpikes,
+    SpikingLayer,
+    launch,
+    pooled_counts,
+)
 from zoo.kernels.spiking_conv.tiles import table
 
 
@@ -28,15 +34,20 @@ def missing() -> str:
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "compiles")
 
-KINDS = [kind + side for kind in ("if", "signed", "multi-level", "layerwise") for side in ("", " projection")]
+KINDS = [
+    kind + side
+    for kind in ("if", "signed", "multi-level", "layerwise")
+    for side in ("", " projection")
+]
 
 
 def shipped(architecture: str, kind: str) -> list[tuple]:
     """The cases and tiles of a kind, each once."""
     return [
-        (case, tile) for case, tile in dict.fromkeys(aot.shipped(architecture))
+        (case, tile)
+        for case, tile in dict.fromkeys(aot.shipped(architecture))
         if case.kind + (" projection" if case.shortcut == "projection" else "") == kind
-    ]  # fmt: skip
+    ]
 
 
 def made_for() -> bool:
@@ -54,7 +65,9 @@ def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
     for case, tile in pairs:
         found = aot.compile_tile(architecture, case, tile)
         if found.spill_bytes or not found.tensor_core:
-            bad.append(f"{found.case}, {tile}: {found.spill_bytes} B spilt, {found.tensor_core} tensor-core instructions")
+            bad.append(
+                f"{found.case}, {tile}: {found.spill_bytes} B spilt, {found.tensor_core} tensor-core instructions"
+            )
     assert not bad, "\n".join([architecture, *bad])
 
 
@@ -62,7 +75,9 @@ def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
 def test_every_shipped_tile_is_compiled(architecture):
     found = {pair for kind in KINDS for pair in shipped(architecture, kind)}
     assert found == set(aot.shipped(architecture))
-    tiles = {tuple(v.values()) for entries in table()[architecture].values() for v in entries.values()}
+    tiles = {
+        tuple(v.values()) for entries in table()[architecture].values() for v in entries.values()
+    }
     assert {tuple(vars(tile).values()) for _, tile in found} == tiles
 
 
@@ -75,7 +90,11 @@ def resources(architecture: str, use: Callable[[], object]) -> str:
     with aot.recorded() as recorder:
         use()
     ((kernel, (args, constants)),) = recorder.calls.items()
-    options = {name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion") if name in constants}
+    options = {
+        name: constants.pop(name)
+        for name in ("num_warps", "num_stages", "enable_fp_fusion")
+        if name in constants
+    }
     function = getattr(launch.kernels(False), kernel)
     types = {torch.uint8: "*u8", torch.int32: "*i32"}
     signature = {
@@ -83,13 +102,19 @@ def resources(architecture: str, use: Callable[[], object]) -> str:
         for name, value in zip(function.arg_names, args, strict=False)
     }
     source = ASTSource(
-        fn=function, signature={**signature, **dict.fromkeys(constants, "constexpr")}, constexprs=constants
+        fn=function,
+        signature={**signature, **dict.fromkeys(constants, "constexpr")},
+        constexprs=constants,
     )
-    cubin = triton.compile(source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options).asm["cubin"]
+    cubin = triton.compile(
+        source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options
+    ).asm["cubin"]
     return aot._inspect(cubin)[0]
 
 
-@pytest.mark.parametrize(("architecture", "neuron"), [*((a, "signed") for a in aot.ARCHITECTURES), ("sm_90", "if")])
+@pytest.mark.parametrize(
+    ("architecture", "neuron"), [*((a, "signed") for a in aot.ARCHITECTURES), ("sm_90", "if")]
+)
 def test_the_other_kernels_compile(architecture, neuron):
     """The stem with and without counts and membranes, and the read-out of ResNet-50."""
     stem = SpikingLayer(random_layer(Shape(3, 1, 3, 16), np.random.default_rng(0), neuron))

@@ -20,11 +20,15 @@ def weights(cout: int, cin: int, kernel: int, extreme: bool, gen: np.random.Gene
     return torch.from_numpy((127 * np.sign(values) if extreme else values).astype(np.int8))
 
 
-def make(weight: Tensor, stride: int, largest: int, dtype: torch.dtype = torch.float32) -> Convolution:
+def make(
+    weight: Tensor, stride: int, largest: int, dtype: torch.dtype = torch.float32
+) -> Convolution:
     return Convolution(weight, stride, weight.shape[-1] // 2, dtype, CPU, largest)
 
 
-def potential(shape: tuple[int, ...], gen: np.random.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+def potential(
+    shape: tuple[int, ...], gen: np.random.Generator, dtype: torch.dtype = torch.float32
+) -> Tensor:
     v = torch.from_numpy(gen.integers(-(2**20), 2**20, shape)).to(dtype)
     return v.contiguous(memory_format=torch.channels_last)
 
@@ -38,18 +42,29 @@ def onednn() -> None:
 @pytest.mark.parametrize("path", ["onednn", "float32", "float64"])
 @settings(max_examples=60, deadline=None)
 @given(
-    data=st.data(), kernel=st.sampled_from([1, 3, 7]), stride=st.sampled_from([1, 2]), cin=st.sampled_from([1, 3, 5, 17]),
-    cout=st.sampled_from([1, 4, 17]), batch=st.integers(0, 3), side=st.integers(1, 7), extreme=st.booleans(),
-    kind=st.sampled_from(["spikes", "signed", "counts", "full"]), seed=st.integers(0, 2**32 - 1),
-)  # fmt: skip
-def test_every_path_equals_int64(path, request, data, kernel, stride, cin, cout, batch, side, extreme, kind, seed):
+    data=st.data(),
+    kernel=st.sampled_from([1, 3, 7]),
+    stride=st.sampled_from([1, 2]),
+    cin=st.sampled_from([1, 3, 5, 17]),
+    cout=st.sampled_from([1, 4, 17]),
+    batch=st.integers(0, 3),
+    side=st.integers(1, 7),
+    extreme=st.booleans(),
+    kind=st.sampled_from(["spikes", "signed", "counts", "full"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_path_equals_int64(
+    path, request, data, kernel, stride, cin, cout, batch, side, extreme, kind, seed
+):
     if path == "onednn":
         request.getfixturevalue("onednn")
     gen = np.random.default_rng(seed)
     low, high, dtype = {
-        "spikes": (0, 1, np.int8), "signed": (-1, 1, np.int8), "counts": (0, 255, np.uint8),
+        "spikes": (0, 1, np.int8),
+        "signed": (-1, 1, np.int8),
+        "counts": (0, 255, np.uint8),
         "full": (255, 255, np.uint8),
-    }[kind]  # fmt: skip
+    }[kind]
     x = gen.integers(low, high + 1, (batch, cin, side, data.draw(st.integers(1, 7)))).astype(dtype)
     weight = weights(cout, cin, kernel, extreme, gen)
     wanted = naive_conv(x, weight.numpy(), stride, kernel // 2)
@@ -71,10 +86,15 @@ def test_int8_and_plain_paths_agree_at_the_size_of_a_network():
     weight = weights(64, 64, 3, True, gen)
     fast, plain = make(weight, 1, 255), make(weight, 1, 256)
     assert fast.vnni and not plain.vnni
-    for x in (gen.integers(-1, 2, (4, 64, 8, 8)).astype(np.int8), gen.integers(0, 256, (4, 64, 8, 8)).astype(np.uint8)):
+    for x in (
+        gen.integers(-1, 2, (4, 64, 8, 8)).astype(np.int8),
+        gen.integers(0, 256, (4, 64, 8, 8)).astype(np.uint8),
+    ):
         v = potential((4, 64, 8, 8), gen)
         given = torch.from_numpy(x)
-        assert torch.equal(fast.add_to(v.clone(memory_format=torch.channels_last), given), plain.add_to(v, given))
+        assert torch.equal(
+            fast.add_to(v.clone(memory_format=torch.channels_last), given), plain.add_to(v, given)
+        )
 
 
 @pytest.mark.usefixtures("onednn")
@@ -92,7 +112,11 @@ def test_one_packed_weight_serves_every_shape():
 
 @pytest.mark.parametrize(
     ("weight", "dtype", "largest"),
-    [(torch.int8, torch.float32, 256), (torch.int8, torch.float64, 1), (torch.float32, torch.float32, 1)],
+    [
+        (torch.int8, torch.float32, 256),
+        (torch.int8, torch.float64, 1),
+        (torch.float32, torch.float32, 1),
+    ],
 )
 def test_no_int8_path_where_it_could_not_be_exact(weight, dtype, largest):
     assert not make(torch.ones(1, 1, 1, 1).to(weight), 1, largest, dtype).vnni

@@ -28,12 +28,19 @@ from zoo.kernels.spiking_conv.tiles import Tile
 BITS = (2, 4)
 
 
-def one(weight: int, threshold: int, v_init: int, bits: int, bias: tuple[int, ...] = (0,)) -> SpikingConv:
+def one(
+    weight: int, threshold: int, v_init: int, bits: int, bias: tuple[int, ...] = (0,)
+) -> SpikingConv:
     as_int = lambda *values: torch.tensor(values, dtype=torch.int32)  # noqa: E731
     return SpikingConv(
-        torch.tensor([[[[weight]]]], dtype=torch.int8), as_int(*bias).view(-1, 1), as_int(threshold), as_int(v_init),
-        neuron="multi-level", input_bound=2**bits - 1, bits=bits,
-    )  # fmt: skip
+        torch.tensor([[[[weight]]]], dtype=torch.int8),
+        as_int(*bias).view(-1, 1),
+        as_int(threshold),
+        as_int(v_init),
+        neuron="multi-level",
+        input_bound=2**bits - 1,
+        bits=bits,
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,10 @@ def test_one_neuron_by_hand(backend, layer, inputs, spikes, potential):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    bits=st.sampled_from(BITS), shape=st.sampled_from(SHAPES), timesteps=st.integers(1, 9), seed=st.integers(0, 2**32 - 1)
+    bits=st.sampled_from(BITS),
+    shape=st.sampled_from(SHAPES),
+    timesteps=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
 )
 def test_the_reference_equals_int64(bits, shape, timesteps, seed):
     gen = np.random.default_rng(seed)
@@ -76,7 +86,9 @@ def test_every_kind_of_layer(backend, shape, bits):
     gen = np.random.default_rng(bits)
     layer = random_layer(shape, gen, "multi-level", bits=bits)
     spikes = check(backend, layer, *random_inputs(shape, layer, gen, 9, 2, (5, 4)))
-    assert len(spikes.unique()) > 2 ** (bits - 1), "most levels are missing, so nothing is shown of them"
+    assert len(spikes.unique()) > 2 ** (bits - 1), (
+        "most levels are missing, so nothing is shown of them"
+    )
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 3, 4, 5, 32, 33])
@@ -88,7 +100,11 @@ def test_every_number_of_timesteps(backend, timesteps, bits):
         check(backend, layer, *random_inputs(shape, layer, gen, timesteps, 1, (4, 3)))
 
 
-@pytest.mark.parametrize("tile", [Tile(16, 16, 32, 8, 4, 1), Tile(32, 32, 64, 2, 4, 2), Tile(64, 16, 32, 1, 4, 1)], ids=str)
+@pytest.mark.parametrize(
+    "tile",
+    [Tile(16, 16, 32, 8, 4, 1), Tile(32, 32, 64, 2, 4, 2), Tile(64, 16, 32, 1, 4, 1)],
+    ids=str,
+)
 @pytest.mark.parametrize("bits", BITS)
 def test_a_tile_never_changes_a_spike(backend, tile, bits):
     """A tile may group more timesteps than a byte holds."""
@@ -99,14 +115,18 @@ def test_a_tile_never_changes_a_spike(backend, tile, bits):
 
 @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
-    bits=st.sampled_from(BITS), shape=st.sampled_from(SHAPES), windows=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    bits=st.sampled_from(BITS),
+    shape=st.sampled_from(SHAPES),
+    windows=st.lists(st.integers(0, 9), min_size=1, max_size=3),
     seed=st.integers(0, 2**32 - 1),
-)  # fmt: skip
+)
 def test_windows_change_nothing(backend, bits, shape, windows, seed):
     gen = np.random.default_rng(seed)
     windows = [*windows, 3]
     layer = random_layer(shape, gen, "multi-level", bits=bits)
-    check(backend, layer, *random_inputs(shape, layer, gen, sum(windows), 1, (3, 4)), windows=windows)
+    check(
+        backend, layer, *random_inputs(shape, layer, gen, sum(windows), 1, (3, 4)), windows=windows
+    )
 
 
 @pytest.mark.parametrize("windows", [(1,), (3, 2), (8, 9)], ids=str)
@@ -117,11 +137,19 @@ def test_stem(backend, bits, windows):
     current = torch.from_numpy(gen.integers(-1500, 4000, (2, 4, 7, 5)))
     timesteps = sum(windows)
     membrane = layer.membrane(2, 4, 7, timesteps)
-    wanted = layer.run(current.to(membrane.v.dtype).permute(0, 3, 1, 2), None, membrane, window=timesteps)
+    wanted = layer.run(
+        current.to(membrane.v.dtype).permute(0, 3, 1, 2), None, membrane, window=timesteps
+    )
     found, counts = PackedMembrane(), backend.put(torch.zeros((4, 7, 5), dtype=torch.int32))
     with poisoned():
         fused, x = backend.layer(layer), backend.put(current.int())
-        agree(layer, membrane, found, wanted, [fused.run(x, None, found, steps=steps, counts=counts) for steps in windows])
+        agree(
+            layer,
+            membrane,
+            found,
+            wanted,
+            [fused.run(x, None, found, steps=steps, counts=counts) for steps in windows],
+        )
     fired = sum((wanted >> bit) & 1 for bit in range(bits)).sum((0, 1))
     assert torch.equal(counts.cpu(), fired.permute(1, 2, 0).int()) and fired.any()
 
@@ -142,7 +170,10 @@ def test_packing(bits, timesteps, seed):
     packed = pack(spikes, bits=bits)
     assert packed.planes.shape == (1, -(-timesteps * bits // 8), 2, 2, 3, 3)
     assert torch.equal(unpack(packed), spikes)
-    assert torch.equal(count(packed), sum((spikes.int() >> bit) & 1 for bit in range(bits)).sum(0, dtype=torch.int32))
+    assert torch.equal(
+        count(packed),
+        sum((spikes.int() >> bit) & 1 for bit in range(bits)).sum(0, dtype=torch.int32),
+    )
     with pytest.raises(ValueError, match=f"spikes must be 0 to {2**bits - 1}"):
         pack(torch.full((1, 1, 1, 1, 1), 2**bits, dtype=torch.int8), bits=bits)
 
@@ -152,4 +183,7 @@ def test_bounds_count_the_largest_spike():
     assert layer.current_bound == 3 * 15 + 7
     assert layer.potential_bound(2) == 2 * 52 + 2 + 5 * 15
     assert replace(layer, gain=torch.tensor([-2], dtype=torch.int32)).current_bound == 52 + 2 * 15
-    assert replace(layer, projection=torch.full((1, 1, 1, 1), 4, dtype=torch.int8)).current_bound == 52 + 4 * 15
+    assert (
+        replace(layer, projection=torch.full((1, 1, 1, 1), 4, dtype=torch.int8)).current_bound
+        == 52 + 4 * 15
+    )

@@ -24,9 +24,16 @@ from tests.kernels.kernel_fixtures import (
     random_spikes,
     reference,
 )
-from zoo.kernels.spiking_conv import PackedMembrane, SpikingConv, SpikingLayer, pack, pooled_counts, unpack
+from zoo.kernels.spiking_conv import (
+    PackedMembrane,
+    SpikingConv,
+    SpikingLayer,
+    pack,
+    pooled_counts,
+    unpack,
+)
 from zoo.kernels.spiking_conv.tiles import Tile
-from zoo.resnet import IMAGE, topology
+from zoo.networks.topology import IMAGE, topology
 
 by_name = {"ids": str}
 
@@ -40,7 +47,9 @@ def train(*spikes: int) -> Tensor:
     return torch.tensor(spikes, dtype=torch.int8).view(-1, 1, 1, 1, 1)
 
 
-def one(weight: int, threshold: int, v_init: int = 0, bias: tuple[int, ...] = (0,), **more: object) -> SpikingConv:
+def one(
+    weight: int, threshold: int, v_init: int = 0, bias: tuple[int, ...] = (0,), **more: object
+) -> SpikingConv:
     """One neuron behind one synapse; a bias per timestep."""
     synapse = torch.tensor([[[[weight]]]], dtype=torch.int8)
     return SpikingConv(synapse, ints(*bias).view(-1, 1), ints(threshold), ints(v_init), **more)
@@ -88,12 +97,20 @@ def test_identity_shortcut_by_hand(backend):
 def test_padded_identity_shortcut_by_hand(backend):
     nothing = torch.zeros(3, 1, 1, 1, dtype=torch.int8)
     layer = SpikingConv(
-        nothing, ints(0, 0, 0).view(1, 3), ints(3, 3, 3), ints(0, 0, 0), stride=2, gain=ints(100, 4, 100),
-        shortcut_stride=2, shortcut_pad=1,
-    )  # fmt: skip
+        nothing,
+        ints(0, 0, 0).view(1, 3),
+        ints(3, 3, 3),
+        ints(0, 0, 0),
+        stride=2,
+        gain=ints(100, 4, 100),
+        shortcut_stride=2,
+        shortcut_pad=1,
+    )
     source = torch.tensor([[1, 0, 0], [0, 1, 1], [1, 1, 0]], dtype=torch.int8).view(1, 1, 1, 3, 3)
     membrane = PackedMembrane()
-    found = backend.layer(layer).run(backend.pack(0 * source, False), backend.pack(source, False), membrane)
+    found = backend.layer(layer).run(
+        backend.pack(0 * source, False), backend.pack(source, False), membrane
+    )
     # Rows and columns 0 and 2 of the source; the zero channels on either side get nothing, whatever their gain.
     wanted = [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]]
     assert unpack(found)[0, 0].tolist() == wanted
@@ -102,9 +119,14 @@ def test_padded_identity_shortcut_by_hand(backend):
 
 def test_projection_shortcut_by_hand(backend):
     layer = SpikingConv(
-        torch.tensor([1, -1], dtype=torch.int8).view(2, 1, 1, 1), ints(0, 1).view(1, 2), ints(5, 2), ints(0, 0), stride=2,
-        projection=torch.tensor([[2, 3], [4, -4]], dtype=torch.int8).view(2, 2, 1, 1), shortcut_stride=2,
-    )  # fmt: skip
+        torch.tensor([1, -1], dtype=torch.int8).view(2, 1, 1, 1),
+        ints(0, 1).view(1, 2),
+        ints(5, 2),
+        ints(0, 0),
+        stride=2,
+        projection=torch.tensor([[2, 3], [4, -4]], dtype=torch.int8).view(2, 2, 1, 1),
+        shortcut_stride=2,
+    )
     x = torch.tensor([1, 1, 0], dtype=torch.int8).view(1, 1, 1, 1, 3)
     source = torch.tensor([[1, 1, 0], [1, 0, 1]], dtype=torch.int8).view(1, 1, 2, 1, 3)
     membrane = PackedMembrane()
@@ -131,18 +153,33 @@ def shapes_of(arch: str, divide: int) -> list[Shape]:
 @pytest.mark.parametrize("neuron", ["if", "signed"])
 @pytest.mark.parametrize("shape", shapes_of("resnet20", 4), **by_name)
 def test_layers_of_resnet20(backend, shape, neuron):
-    shows_something(run_random(backend, shape, neuron, neuron == "signed", timesteps=8, batch=2, size=(5, 6)))
+    shows_something(
+        run_random(backend, shape, neuron, neuron == "signed", timesteps=8, batch=2, size=(5, 6))
+    )
 
 
 @pytest.mark.parametrize("neuron", ["if", "signed"])
 @pytest.mark.parametrize("shape", shapes_of("resnet50", 16), **by_name)
 def test_layers_of_resnet50(backend, shape, neuron):
-    shows_something(run_random(backend, shape, neuron, neuron == "signed", timesteps=8, batch=1, size=(7, 7)))
+    shows_something(
+        run_random(backend, shape, neuron, neuron == "signed", timesteps=8, batch=1, size=(7, 7))
+    )
 
 
 def run_random(
-    backend, shape, neuron="if", signed=False, *, timesteps, batch=2, size=(5, 4), weights="random", rate=0.3, seed=0, **how
-):  # fmt: skip
+    backend,
+    shape,
+    neuron="if",
+    signed=False,
+    *,
+    timesteps,
+    batch=2,
+    size=(5, 4),
+    weights="random",
+    rate=0.3,
+    seed=0,
+    **how,
+):
     gen = np.random.default_rng(seed)
     layer = random_layer(shape, gen, neuron, weights)
     x, source = random_inputs(shape, layer, gen, timesteps, batch, size, signed, rate)
@@ -158,7 +195,9 @@ def shows_something(spikes: Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES[2::2], **by_name)
 def test_every_number_of_timesteps(backend, shape, timesteps):
     for neuron in ("if", "signed"):
-        run_random(backend, shape, neuron, neuron == "signed", timesteps=timesteps, batch=1, size=(4, 3))
+        run_random(
+            backend, shape, neuron, neuron == "signed", timesteps=timesteps, batch=1, size=(4, 3)
+        )
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
@@ -215,12 +254,23 @@ def test_potentials_up_to_int32(backend, neuron):
 # Shrinking a failure would take the interpreter minutes.
 @settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(
-    shape=st.sampled_from(SHAPES), neuron=st.sampled_from(["if", "signed"]), signed=st.booleans(),
-    windows=st.lists(st.integers(1, 18), min_size=1, max_size=4), seed=st.integers(0, 2**32 - 1),
-)  # fmt: skip
+    shape=st.sampled_from(SHAPES),
+    neuron=st.sampled_from(["if", "signed"]),
+    signed=st.booleans(),
+    windows=st.lists(st.integers(1, 18), min_size=1, max_size=4),
+    seed=st.integers(0, 2**32 - 1),
+)
 def test_windows_change_nothing(backend, shape, neuron, signed, windows, seed):
     run_random(
-        backend, shape, neuron, signed, timesteps=sum(windows), batch=1, size=(3, 4), seed=seed, windows=windows
+        backend,
+        shape,
+        neuron,
+        signed,
+        timesteps=sum(windows),
+        batch=1,
+        size=(3, 4),
+        seed=seed,
+        windows=windows,
     )
 
 
@@ -238,7 +288,10 @@ def test_the_last_window_need_not_keep_the_membrane(backend, neuron):
     wanted, _ = reference(layer, x, source)
     fused, membrane = backend.layer(layer), PackedMembrane()
     with poisoned():
-        inputs = [(backend.pack(x[part], False), backend.pack(source[part], False)) for part in (slice(6), slice(6, None))]
+        inputs = [
+            (backend.pack(x[part], False), backend.pack(source[part], False))
+            for part in (slice(6), slice(6, None))
+        ]
         begin = fused.run(*inputs[0], membrane)
         end = fused.run(*inputs[1], membrane, save=False)
         whole, alone = PackedMembrane(), backend.pack(source, False)
@@ -264,7 +317,9 @@ TILED = [
 ]
 
 
-@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.pixels}x{t.channels}x{t.depth}-group{t.group}")
+@pytest.mark.parametrize(
+    "tile", TILES, ids=lambda t: f"{t.pixels}x{t.channels}x{t.depth}-group{t.group}"
+)
 @pytest.mark.parametrize("shape", TILED, **by_name)
 def test_a_tile_never_changes_a_spike(backend, shape, tile):
     size = (4, 5) if shape.stride == 1 else (8, 9)  # 20 pixels of output
@@ -303,12 +358,17 @@ def check_count(backend, shape, layer, gen, timesteps, tile=None, batch=2, size=
 
     def counts(values: Tensor) -> Tensor:
         many = torch.from_numpy(gen.integers(0, timesteps + 1, values.shape[1:]).astype(np.uint8))
-        return torch.where(values[0] < 0, 0, torch.where(values[0] > 0, timesteps, many)).to(torch.uint8)
+        return torch.where(values[0] < 0, 0, torch.where(values[0] > 0, timesteps, many)).to(
+            torch.uint8
+        )
 
     inputs = random_inputs(shape, layer, gen, 1, batch, size, True, 0.4)
     x, source = (None if values is None else counts(values) for values in inputs)
     wanted = layer.count(x, source, timesteps)
-    rows = [None if values is None else backend.put(values.permute(0, 2, 3, 1)) for values in (x, source)]
+    rows = [
+        None if values is None else backend.put(values.permute(0, 2, 3, 1))
+        for values in (x, source)
+    ]
     with poisoned():
         found = backend.layer(layer, tile).count(*rows, timesteps)
     assert found.dtype == torch.uint8
@@ -321,7 +381,9 @@ def check_count(backend, shape, layer, gen, timesteps, tile=None, batch=2, size=
 @pytest.mark.parametrize("shape", SHAPES, **by_name)
 def test_layerwise_counts(backend, shape, weights, timesteps):
     gen = np.random.default_rng(timesteps)
-    wanted = check_count(backend, shape, random_layer(shape, gen, weights=weights, rows=5), gen, timesteps)
+    wanted = check_count(
+        backend, shape, random_layer(shape, gen, weights=weights, rows=5), gen, timesteps
+    )
     if weights == "random":
         assert wanted.unique().numel() > min(timesteps, 3)
 
@@ -338,9 +400,13 @@ def test_layerwise_count_at_multiples_of_the_threshold(backend, off):
     thresholds = torch.tensor([1, 2, 3, 7, 127, 1000, 2**20], dtype=torch.int32)
     nothing = torch.zeros(7, 1, 1, 1, dtype=torch.int8)
     for multiple in (-1, 0, 1, 5, 126, 127, 128):
-        layer = SpikingConv(nothing, torch.zeros(1, 7, dtype=torch.int32), thresholds, multiple * thresholds + off)
+        layer = SpikingConv(
+            nothing, torch.zeros(1, 7, dtype=torch.int32), thresholds, multiple * thresholds + off
+        )
         with poisoned():
-            found = backend.layer(layer).count(backend.put(torch.zeros(1, 1, 1, 1, dtype=torch.uint8)), None, 127)
+            found = backend.layer(layer).count(
+                backend.put(torch.zeros(1, 1, 1, 1, dtype=torch.uint8)), None, 127
+            )
         wanted = [min(max((multiple * t + off) // t, 0), 127) for t in thresholds.tolist()]
         assert found.flatten().tolist() == wanted
 
@@ -354,7 +420,14 @@ def test_layerwise_counts_of_128_are_refused(backend):
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize(
     ("timesteps", "batch", "channels", "size"),
-    [(1, 1, 1, (1, 1)), (9, 3, 5, (7, 7)), (8, 2, 70, (3, 2)), (33, 1, 64, (8, 8)), (3, 0, 4, (2, 2)), (0, 2, 3, (2, 2))],
+    [
+        (1, 1, 1, (1, 1)),
+        (9, 3, 5, (7, 7)),
+        (8, 2, 70, (3, 2)),
+        (33, 1, 64, (8, 8)),
+        (3, 0, 4, (2, 2)),
+        (0, 2, 3, (2, 2)),
+    ],
 )
 def test_pooled_counts(backend, timesteps, batch, channels, size, signed):
     spikes = random_spikes(np.random.default_rng(0), timesteps, batch, channels, size, signed, 0.7)
@@ -378,4 +451,6 @@ def test_guards_see_stray_and_missing_stores(backend):
         tensor = launch.torch.empty((3, 5), dtype=torch.uint8, device=backend.device)
         tensor.as_strided((1,), (1,), tensor.storage_offset() - 1).fill_(0)
     with poisoned():
-        assert (launch.torch.empty(4, dtype=torch.int32, device=backend.device) == -0x55555556).all()
+        assert (
+            launch.torch.empty(4, dtype=torch.int32, device=backend.device) == -0x55555556
+        ).all()

@@ -14,10 +14,16 @@ from zoo.kernels.spiking_conv import PackedSpikes, count, pack, unpack
 @st.composite
 def spike_trains(draw: st.DrawFn) -> tuple[Tensor, bool]:
     """int8 [T, B, C, H, W], and whether -1 is among the values."""
-    shape = (draw(st.integers(0, 40)), draw(st.integers(0, 3)), *(draw(st.integers(1, 4)) for _ in range(3)))
+    shape = (
+        draw(st.integers(0, 40)),
+        draw(st.integers(0, 3)),
+        *(draw(st.integers(1, 4)) for _ in range(3)),
+    )
     signed = draw(st.booleans())
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32 - 1)))
-    low, high = draw(st.sampled_from([(0, 2), (0, 1), (1, 2), (-1, 2)] if signed else [(0, 2), (0, 1), (1, 2)]))
+    low, high = draw(
+        st.sampled_from([(0, 2), (0, 1), (1, 2), (-1, 2)] if signed else [(0, 2), (0, 1), (1, 2)])
+    )
     return torch.randint(low, high, shape, generator=generator, dtype=torch.int8), signed
 
 
@@ -57,15 +63,19 @@ def test_count_is_the_number_of_spikes(made):
 
 def test_every_byte_is_counted():
     planes = torch.arange(256, dtype=torch.uint8).view(1, 1, 1, 1, 1, 256)
-    assert count(PackedSpikes(planes, 8)).flatten().tolist() == [value.bit_count() for value in range(256)]
+    assert count(PackedSpikes(planes, 8)).flatten().tolist() == [
+        value.bit_count() for value in range(256)
+    ]
 
 
 def test_bytes_by_hand():
     # One image of 1 x 2 with two channels over nine timesteps; the first of a neuron is the lowest bit.
     trains = [
-        [1, 0, 0, 0, 0, 0, 0, 0, 1], [0, 1, 1, 0, 0, 0, 0, 1, 0],  # channel 0: left and right pixel
-        [1, 1, 1, 1, 1, 1, 1, 1, 0], [0, -1, 0, 0, 1, 0, 0, 0, -1],  # channel 1
-    ]  # fmt: skip
+        [1, 0, 0, 0, 0, 0, 0, 0, 1],
+        [0, 1, 1, 0, 0, 0, 0, 1, 0],  # channel 0: left and right pixel
+        [1, 1, 1, 1, 1, 1, 1, 1, 0],
+        [0, -1, 0, 0, 1, 0, 0, 0, -1],  # channel 1
+    ]
     spikes = torch.tensor(trains, dtype=torch.int8).T.reshape(9, 1, 2, 1, 2)
     packed = pack(spikes, signed=True)
     above = [[1, 0b11111111], [0b10000110, 0b00010000]], [[1, 0], [0, 0]]  # [plane][pixel][channel]
@@ -77,7 +87,12 @@ def test_bytes_by_hand():
 
 @pytest.mark.parametrize(
     ("value", "signed", "match"),
-    [(2, False, "0 to 1: got 0 to 2"), (-1, False, "0 to 1: got -1 to 0"), (2, True, "-1 to 1"), (-2, True, "got -2")],
+    [
+        (2, False, "0 to 1: got 0 to 2"),
+        (-1, False, "0 to 1: got -1 to 0"),
+        (2, True, "-1 to 1"),
+        (-2, True, "got -2"),
+    ],
 )
 def test_other_values_are_refused(value, signed, match):
     spikes = torch.zeros(3, 1, 2, 2, 2, dtype=torch.int8)

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.zoo.spiking_fixtures import NaiveNeurons, naive_bias, naive_conv, naive_current, naive_pool, naive_run
+from tests.zoo.spiking_fixtures import (
+    NaiveNeurons,
+    naive_bias,
+    naive_conv,
+    naive_current,
+    naive_pool,
+    naive_run,
+)
 from zoo.kernels.spiking_conv import Membrane, SpikingConv
 
 quick = settings(max_examples=60, deadline=None)
@@ -28,15 +35,19 @@ def train(*spikes: int) -> Tensor:
     return torch.tensor(spikes, dtype=torch.int8).view(-1, 1, 1, 1, 1)
 
 
-def one(weight: int, threshold: int, v_init: int = 0, bias: tuple[int, ...] = (0,), **more: object) -> SpikingConv:
+def one(
+    weight: int, threshold: int, v_init: int = 0, bias: tuple[int, ...] = (0,), **more: object
+) -> SpikingConv:
     """One neuron behind one synapse; a bias per timestep."""
     return SpikingConv(
         kernel([[[[weight]]]]), ints(*bias).view(-1, 1), ints(threshold), ints(v_init), **more
-    )  # fmt: skip
+    )
 
 
 def fresh(layer: SpikingConv, x: Tensor, timesteps: int) -> Membrane:
-    height, width = ((n + 2 * layer.padding - layer.weight.shape[-1]) // layer.stride + 1 for n in x.shape[-2:])
+    height, width = (
+        (n + 2 * layer.padding - layer.weight.shape[-1]) // layer.stride + 1 for n in x.shape[-2:]
+    )
     return layer.membrane(x.shape[-4], height, width, timesteps)
 
 
@@ -63,7 +74,9 @@ def fresh(layer: SpikingConv, x: Tensor, timesteps: int) -> Membrane:
         (one(127, 127, bias=(-127,)), (1, 1), (0, 0), 0),
     ],
 )
-def test_one_neuron_by_hand(layer: SpikingConv, inputs: tuple, spikes: tuple, potential: int) -> None:
+def test_one_neuron_by_hand(
+    layer: SpikingConv, inputs: tuple, spikes: tuple, potential: int
+) -> None:
     membrane = fresh(layer, train(*inputs), len(inputs))
     assert layer.run(train(*inputs), None, membrane).flatten().tolist() == list(spikes)
     assert membrane.v.item() == potential
@@ -82,9 +95,15 @@ def test_identity_shortcut_by_hand() -> None:
 
 def test_padded_identity_shortcut_by_hand() -> None:
     layer = SpikingConv(
-        kernel([[[[0]]]] * 3), ints(0, 0, 0).view(1, 3), ints(3, 3, 3), ints(0, 0, 0), stride=2,
-        gain=ints(100, 4, 100), shortcut_stride=2, shortcut_pad=1,
-    )  # fmt: skip
+        kernel([[[[0]]]] * 3),
+        ints(0, 0, 0).view(1, 3),
+        ints(3, 3, 3),
+        ints(0, 0, 0),
+        stride=2,
+        gain=ints(100, 4, 100),
+        shortcut_stride=2,
+        shortcut_pad=1,
+    )
     x = torch.zeros(1, 1, 1, 3, 3, dtype=torch.int8)
     source = torch.tensor([[1, 0, 0], [0, 1, 1], [1, 1, 0]], dtype=torch.int8).view(1, 1, 1, 3, 3)
     membrane = fresh(layer, x, 1)
@@ -96,9 +115,14 @@ def test_padded_identity_shortcut_by_hand() -> None:
 
 def test_projection_shortcut_by_hand() -> None:
     layer = SpikingConv(
-        kernel([[[[1]]], [[[-1]]]]), ints(0, 1).view(1, 2), ints(5, 2), ints(0, 0), stride=2,
-        projection=kernel([[[[2]], [[3]]], [[[4]], [[-4]]]]), shortcut_stride=2,
-    )  # fmt: skip
+        kernel([[[[1]]], [[[-1]]]]),
+        ints(0, 1).view(1, 2),
+        ints(5, 2),
+        ints(0, 0),
+        stride=2,
+        projection=kernel([[[[2]], [[3]]], [[[4]], [[-4]]]]),
+        shortcut_stride=2,
+    )
     x = torch.tensor([[1, 1, 0]], dtype=torch.int8).view(1, 1, 1, 1, 3)
     source = torch.tensor([[[1, 1, 0]], [[1, 0, 1]]], dtype=torch.int8).view(1, 1, 2, 1, 3)
     membrane = fresh(layer, x, 1)
@@ -134,11 +158,18 @@ def test_stem_current_by_hand() -> None:
     assert membrane.v.flatten().tolist() == [13] * 4
     assert layer.count(current, None, 3, constant=True).flatten().tolist() == [3] * 4
     # Layerwise after 3 timesteps of -2 + -1: 4 - 9 is below the threshold; of 14 - 1: 4 + 39 = 43 gives 3, not 4.
-    assert flat.count(flat.current(-image, 3), None, 3, constant=True).flatten().tolist()[:4] == [0, 0, 0, 0]
+    assert flat.count(flat.current(-image, 3), None, 3, constant=True).flatten().tolist()[:4] == [
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 @st.composite
-def layers(draw: st.DrawFn, *, neurons: tuple[str, ...] = ("if", "signed"), most: int = 127) -> tuple:
+def layers(
+    draw: st.DrawFn, *, neurons: tuple[str, ...] = ("if", "signed"), most: int = 127
+) -> tuple:
     """A random layer, and height and width of its input and source."""
     neuron, size = draw(st.sampled_from(neurons)), draw(st.sampled_from([1, 3, 7]))
     stride, rows = draw(st.sampled_from([1, 2])), draw(st.integers(1, 3))
@@ -159,11 +190,18 @@ def layers(draw: st.DrawFn, *, neurons: tuple[str, ...] = ("if", "signed"), most
 
     threshold = wide(1, draw(st.sampled_from([1, 5, 300, 2000])), cout)
     layer = SpikingConv(
-        small(cout, cin, size, size), wide(-200, 200, rows, cout), threshold, wide(-300, 300, cout), stride, size // 2,
-        neuron, wide(-300, 300, cout) if side == "identity" else None,
+        small(cout, cin, size, size),
+        wide(-200, 200, rows, cout),
+        threshold,
+        wide(-300, 300, cout),
+        stride,
+        size // 2,
+        neuron,
+        wide(-300, 300, cout) if side == "identity" else None,
         small(cout, csrc, 1, 1) if side == "projection" else None,
-        stride if side else 1, pad if side == "identity" else 0,
-    )  # fmt: skip
+        stride if side else 1,
+        pad if side == "identity" else 0,
+    )
     return layer, draw(st.integers(1, 6)), draw(st.integers(1, 6)), csrc if side else 0, gen
 
 
@@ -179,7 +217,9 @@ def spikes_of(gen: np.random.Generator, fill: str, *shape: int) -> np.ndarray:
 
 @quick
 @given(layers(), TIMESTEPS, st.sampled_from([0, 1, 2]), FILLS, st.data())
-def test_run_equals_int64(made: tuple, timesteps: int, batch: int, fill: str, data: st.DataObject) -> None:
+def test_run_equals_int64(
+    made: tuple, timesteps: int, batch: int, fill: str, data: st.DataObject
+) -> None:
     layer, height, width, csrc, gen = made
     x = spikes_of(gen, fill, timesteps, batch, layer.weight.shape[1], height, width)
     source = spikes_of(gen, fill, timesteps, batch, csrc, height, width) if csrc else None
@@ -204,8 +244,13 @@ def test_run_equals_int64(made: tuple, timesteps: int, batch: int, fill: str, da
     # Soft reset conserves charge; `signed` takes back no more than it gave.
     charge = np.zeros(wanted.shape[1:], np.int64)
     for t in range(timesteps):
-        charge += naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(layer, t)
-    spent = found.numpy().sum(0, dtype=np.int64) * layer.threshold.numpy().astype(np.int64)[:, None, None]
+        charge += naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(
+            layer, t
+        )
+    spent = (
+        found.numpy().sum(0, dtype=np.int64)
+        * layer.threshold.numpy().astype(np.int64)[:, None, None]
+    )
     assert np.array_equal(membrane.v.numpy() - layer.v_init.numpy()[:, None, None], charge - spent)
     sums = found.numpy().cumsum(0, dtype=np.int64)
     assert (sums >= 0).all()
@@ -213,25 +258,40 @@ def test_run_equals_int64(made: tuple, timesteps: int, batch: int, fill: str, da
 
 
 @quick
-@given(layers(neurons=("if",)), st.sampled_from([1, 2, 8, 33, 255, 300]), st.sampled_from([0, 1, 2]))
+@given(
+    layers(neurons=("if",)), st.sampled_from([1, 2, 8, 33, 255, 300]), st.sampled_from([0, 1, 2])
+)
 def test_layerwise_count_equals_stepping(made: tuple, timesteps: int, batch: int) -> None:
     layer, height, width, csrc, gen = made
     x = gen.integers(0, timesteps + 1, (batch, layer.weight.shape[1], height, width))
     source = gen.integers(0, timesteps + 1, (batch, csrc, height, width)) if csrc else None
     kind = torch.uint8 if timesteps <= 255 else torch.int32
     count = layer.count(
-        torch.from_numpy(x).to(kind), None if source is None else torch.from_numpy(source).to(kind), timesteps
+        torch.from_numpy(x).to(kind),
+        None if source is None else torch.from_numpy(source).to(kind),
+        timesteps,
     )
     assert count.dtype == kind
     neurons = NaiveNeurons(layer, tuple(count.shape))
-    neurons.v = neurons.v + naive_current(layer, x, source) + sum(naive_bias(layer, t) for t in range(timesteps))
+    neurons.v = (
+        neurons.v
+        + naive_current(layer, x, source)
+        + sum(naive_bias(layer, t) for t in range(timesteps))
+    )
     stepped = sum((neurons.step(0) for _ in range(timesteps)), np.zeros(count.shape, np.int64))
     assert np.array_equal(count.numpy(), stepped)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 2**20), st.integers(-3, 305), st.integers(-1, 1), st.sampled_from([1, 7, 255, 256, 300]))
-def test_count_at_multiples_of_the_threshold(threshold: int, multiple: int, off: int, timesteps: int) -> None:
+@given(
+    st.integers(1, 2**20),
+    st.integers(-3, 305),
+    st.integers(-1, 1),
+    st.sampled_from([1, 7, 255, 256, 300]),
+)
+def test_count_at_multiples_of_the_threshold(
+    threshold: int, multiple: int, off: int, timesteps: int
+) -> None:
     layer = one(0, threshold, multiple * threshold + off)
     count = layer.count(torch.zeros(1, 1, 1, 1, dtype=torch.uint8), None, timesteps).item()
     v, stepped = multiple * threshold + off, 0
@@ -275,17 +335,25 @@ def test_potentials_past_float32_are_exact(layer: SpikingConv, timesteps: int) -
     if layer.neuron == "if":
         counts = x.sum(0).to(torch.uint8)
         charge = layer.charge(counts, None if source is None else counts, timesteps).item()
-        steps = sum(naive_bias(layer, t).item() + 127 * (layer.weight.item() == 127) for t in range(timesteps))
-        extra = timesteps * (0 if layer.gain is None else layer.gain.item()) + timesteps * (layer.weight.item() == 1)
+        steps = sum(
+            naive_bias(layer, t).item() + 127 * (layer.weight.item() == 127)
+            for t in range(timesteps)
+        )
+        extra = timesteps * (0 if layer.gain is None else layer.gain.item()) + timesteps * (
+            layer.weight.item() == 1
+        )
         assert charge == layer.v_init.item() + steps + extra
 
 
 def test_long_runs_are_exact() -> None:
     gen = np.random.default_rng(0)
     layer = SpikingConv(
-        torch.from_numpy(gen.integers(100, 128, (2, 4, 3, 3)).astype(np.int8)), ints(1000, -1000).view(1, 2),
-        ints(40_000, 90_000), ints(1, 2), padding=1,
-    )  # fmt: skip
+        torch.from_numpy(gen.integers(100, 128, (2, 4, 3, 3)).astype(np.int8)),
+        ints(1000, -1000).view(1, 2),
+        ints(40_000, 90_000),
+        ints(1, 2),
+        padding=1,
+    )
     counts = gen.integers(0, 20_001, (1, 4, 3, 3))
     assert layer.dtype(20_000) == torch.float64
     charge = layer.charge(torch.from_numpy(counts).int(), None, 20_000)
@@ -307,9 +375,15 @@ def test_potentials_past_float64_are_refused() -> None:
 
 def test_stem_current_past_float32_is_exact() -> None:
     layer = SpikingConv(
-        torch.full((1, 3, 7, 7), 127, dtype=torch.int8), ints(0).view(1, 1), ints(1), ints(0), 2, 3, max_pool=True,
+        torch.full((1, 3, 7, 7), 127, dtype=torch.int8),
+        ints(0).view(1, 1),
+        ints(1),
+        ints(0),
+        2,
+        3,
+        max_pool=True,
         input_bound=32767,
-    )  # fmt: skip
+    )
     image = np.random.default_rng(0).integers(30_000, 32_768, (1, 3, 9, 9))
     wanted = naive_pool(naive_conv(image, layer.weight.numpy(), 2, 3))
     assert wanted.max() > 2**24
@@ -318,13 +392,22 @@ def test_stem_current_past_float32_is_exact() -> None:
 
 def test_float_layers_follow_the_same_equations() -> None:
     layer = SpikingConv(
-        torch.tensor([[[[0.5]]]]), torch.tensor([[0.25], [0.0]]), torch.tensor([0.75]), torch.tensor([0.0]),
-        neuron="signed", gain=torch.tensor([-1.0]),
-    )  # fmt: skip
+        torch.tensor([[[[0.5]]]]),
+        torch.tensor([[0.25], [0.0]]),
+        torch.tensor([0.75]),
+        torch.tensor([0.0]),
+        neuron="signed",
+        gain=torch.tensor([-1.0]),
+    )
     assert layer.dtype(10**9) == torch.float32
     # v = 0.5 + 0.25 = 0.75 -> 0; 0.5; 0.5 - 1 = -0.5 -> 0.25; 0.25.
     membrane = fresh(layer, train(1), 4)
-    assert layer.run(train(1, 1, 0, 0), train(0, 0, 1, 0), membrane).flatten().tolist() == [1, 0, -1, 0]
+    assert layer.run(train(1, 1, 0, 0), train(0, 0, 1, 0), membrane).flatten().tolist() == [
+        1,
+        0,
+        -1,
+        0,
+    ]
     assert membrane.v.item() == 0.25
 
 

@@ -12,7 +12,11 @@ from tests.kernels.kernel_fixtures import SHAPES, output_size, random_inputs, ra
 from zoo.kernels.spiking_conv import PackedMembrane, SpikingLayer, launch, pack, tiles
 from zoo.kernels.spiking_conv.tiles import BUCKETS, Tile, choose, table
 
-KINDS = [kind + side for kind in ("if", "signed", "layerwise", "multi-level") for side in ("", " projection")]
+KINDS = [
+    kind + side
+    for kind in ("if", "signed", "layerwise", "multi-level")
+    for side in ("", " projection")
+]
 
 
 def every_tile() -> dict[str, dict]:
@@ -49,7 +53,12 @@ def test_every_key_of_a_layer_is_one():
         for key in entries["layers"]:
             kernel, inputs, channels, shortcut, kind = aot.parse_key(key)
             assert kernel in (1, 3) and inputs and channels, (architecture, key)
-            assert shortcut in ("none", "identity", "projection") and kind in ("if", "signed", "multi-level", "layerwise")
+            assert shortcut in ("none", "identity", "projection") and kind in (
+                "if",
+                "signed",
+                "multi-level",
+                "layerwise",
+            )
 
 
 def make(pixels: int) -> dict[str, int]:
@@ -60,9 +69,13 @@ def make(pixels: int) -> dict[str, int]:
 def small_table(monkeypatch):
     """Two architectures of which pixels say where a tile comes from."""
     entries = {
-        name: {kind: {str(b): make(offset + b + 1000 * KINDS.index(kind)) for b in BUCKETS} for kind in KINDS} | {"layers": {}}
+        name: {
+            kind: {str(b): make(offset + b + 1000 * KINDS.index(kind)) for b in BUCKETS}
+            for kind in KINDS
+        }
+        | {"layers": {}}
         for name, offset in (("sm_80", 80), ("sm_90", 90))
-    }  # fmt: skip
+    }
     entries["sm_90"]["layers"] = {"known": make(7)}
     monkeypatch.setattr(tiles, "table", lambda: entries)
 
@@ -103,32 +116,52 @@ def test_every_layer_has_a_tile(architecture, kind):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_key_says_what_the_layer_is(shape, neuron):
     key = SpikingLayer(random_layer(shape, np.random.default_rng(0), neuron)).key(7, 9)
-    assert aot.parse_key(key) == (shape.kernel, shape.inputs, shape.channels, shape.shortcut, neuron)
+    assert aot.parse_key(key) == (
+        shape.kernel,
+        shape.inputs,
+        shape.channels,
+        shape.shortcut,
+        neuron,
+    )
     assert f"/{shape.stride} " in key and " 7x9 " in key
 
 
-@pytest.mark.parametrize(("shape", "side"), [(SHAPES[0], ""), (SHAPES[3], ""), (SHAPES[5], " projection")], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "side"), [(SHAPES[0], ""), (SHAPES[3], ""), (SHAPES[5], " projection")], ids=str
+)
 def test_what_a_layer_asks_the_table(shape, side, monkeypatch):
     asked = []
     monkeypatch.setattr(launch, "architecture", lambda device: "sm_90")
-    monkeypatch.setattr(launch, "choose", lambda *question: asked.append(question) or Tile(16, 16, 32, 1, 4, 1))
+    monkeypatch.setattr(
+        launch, "choose", lambda *question: asked.append(question) or Tile(16, 16, 32, 1, 4, 1)
+    )
     gen = np.random.default_rng(0)
     with aot.recorded():
         for neuron in ("if", "signed", "multi-level"):
             layer = random_layer(shape, gen, neuron, bits=4 if neuron == "multi-level" else 1)
-            spikes = [x if x is None else pack(x, bits=layer.bits) for x in random_inputs(shape, layer, gen, 3, 1, (4, 6))]
+            spikes = [
+                x if x is None else pack(x, bits=layer.bits)
+                for x in random_inputs(shape, layer, gen, 3, 1, (4, 6))
+            ]
             SpikingLayer(layer).run(*spikes, PackedMembrane())
         counts = [None if x is None else x.planes[0, 0] for x in spikes]
         SpikingLayer(layer).count(*counts, 3)
     size = output_size(layer, (4, 6))
     assert [question[:3] for question in asked] == [
-        ("sm_90", kind + side, shape.channels) for kind in ("if", "signed", "multi-level", "layerwise")
+        ("sm_90", kind + side, shape.channels)
+        for kind in ("if", "signed", "multi-level", "layerwise")
     ]
     assert asked[0][3] == SpikingLayer(random_layer(shape, gen)).key(*size)
 
 
 @pytest.mark.parametrize(
-    "key", ["", "3x3 16->16 32x32 none if", "3x3/1 16->16 32x32 none", "3x3/1 16->16 32x32 none if projection"]
+    "key",
+    [
+        "",
+        "3x3 16->16 32x32 none if",
+        "3x3/1 16->16 32x32 none",
+        "3x3/1 16->16 32x32 none if projection",
+    ],
 )
 def test_what_is_no_key_is_refused(key):
     with pytest.raises(ValueError, match="no key"):

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from tests.zoo.spiking_fixtures import QUICK
-from zoo.checkpoint import Checkpoint, read_checkpoint
-from zoo.convert import Conversion, convert
-from zoo.data import ImageSet, Preprocess, open_images
-from zoo.resnet import topology
-from zoo.train import Plan, Trainer, save_checkpoint
-from zoo.training import DIGITS_MEAN as MEAN
-from zoo.training import DIGITS_STD as STD
+from zoo.conversion.convert import Conversion, convert
+from zoo.data.images import ImageSet, Preprocess
+from zoo.data.open import open_images
+from zoo.networks.topology import topology
+from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
+from zoo.training.run import DIGITS_MEAN as MEAN
+from zoo.training.run import DIGITS_STD as STD
+from zoo.training.trainer import Plan, Trainer, save_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

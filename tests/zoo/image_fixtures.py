@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data import ImageSet, Preprocess, open_images
+from zoo.data.images import ImageSet, Preprocess
+from zoo.data.open import open_images
 
 CIFAR = Preprocess((3, 32, 32))
 EVERYTHING = slice(None)
@@ -69,9 +70,13 @@ def write_parquet(
     path.parent.mkdir(parents=True, exist_ok=True)
     kinds = {"bytes": pa.binary(), "path": pa.string()}
     rows = [{"bytes": encoded(x) if isinstance(x, np.ndarray) else x} for x in images]
-    table = pa.table({image: pa.array(rows, pa.struct([(f, kinds[f]) for f in fields])), label: pa.array(labels)})
+    table = pa.table(
+        {image: pa.array(rows, pa.struct([(f, kinds[f]) for f in fields])), label: pa.array(labels)}
+    )
     if names:
         features = {label: {"names": names, "_type": "ClassLabel"}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        table = table.replace_schema_metadata(
+            {"huggingface": json.dumps({"info": {"features": features}})}
+        )
     pq.write_table(table, path, row_group_size=3, **options)
     return path

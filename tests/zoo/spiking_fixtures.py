@@ -12,11 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from zoo.data import ImageSet, open_images
+from zoo.data.images import ImageSet
+from zoo.data.open import open_images
 from zoo.errors import ZooError
 from zoo.kernels.spiking_conv import SpikingConv
-from zoo.network import Head, SpikingResNet
-from zoo.resnet import IMAGE, Layer, ResNet, Shortcut, Topology
+from zoo.networks.resnet import ResNet
+from zoo.networks.run import Head
+from zoo.networks.spiking import SpikingResNet
+from zoo.networks.topology import IMAGE, Layer, Shortcut, Topology
 
 # A quick conversion of 8 x 8 digits, for tests that need one but not a good one.
 QUICK = {"mean": (0.3053,), "std": (0.3763,), "input_size": 8, "timesteps": 8, "samples": 32}
@@ -31,7 +34,9 @@ def naive_conv(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> 
     out = np.zeros((len(x), len(weight), height, width), np.int64)
     for dy in range(kernel):
         for dx in range(kernel):
-            seen = x[:, :, dy : dy + stride * height : stride, dx : dx + stride * width : stride][..., :height, :width]
+            seen = x[:, :, dy : dy + stride * height : stride, dx : dx + stride * width : stride][
+                ..., :height, :width
+            ]
             out += np.einsum("bchw,oc->bohw", seen, weight[:, :, dy, dx])
     return out
 
@@ -40,7 +45,9 @@ def naive_pool(x: np.ndarray) -> np.ndarray:
     """3x3 max-pooling with stride 2; the border never wins."""
     x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.iinfo(np.int64).min)
     height, width = ((n - 3) // 2 + 1 for n in x.shape[2:])
-    windows = [x[:, :, i : i + 2 * height : 2, j : j + 2 * width : 2] for i in range(3) for j in range(3)]
+    windows = [
+        x[:, :, i : i + 2 * height : 2, j : j + 2 * width : 2] for i in range(3) for j in range(3)
+    ]
     return np.max([window[..., :height, :width] for window in windows], 0)
 
 
@@ -54,7 +61,9 @@ def naive_current(layer: SpikingConv, x: np.ndarray, source: np.ndarray | None) 
     elif source is not None:
         assert layer.gain is not None
         for c in range(source.shape[1]):
-            strided = source[:, c, :: layer.shortcut_stride, :: layer.shortcut_stride].astype(np.int64)
+            strided = source[:, c, :: layer.shortcut_stride, :: layer.shortcut_stride].astype(
+                np.int64
+            )
             current[:, c + layer.shortcut_pad] += strided * int(layer.gain[c + layer.shortcut_pad])
     return current
 
@@ -84,11 +93,15 @@ class NaiveNeurons:
         return spike
 
 
-def naive_run(layer: SpikingConv, x: np.ndarray, source: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def naive_run(
+    layer: SpikingConv, x: np.ndarray, source: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Spikes [T, B, C, H, W] and the last potential of a layer for inputs [T, B, Cin, H, W]."""
     neurons, spikes = None, []
     for t in range(len(x)):
-        current = naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(layer, t)
+        current = naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(
+            layer, t
+        )
         neurons = neurons or NaiveNeurons(layer, current.shape)
         spikes.append(neurons.step(current))
     assert neurons is not None
@@ -124,17 +137,34 @@ def tiny_topology(form: str) -> Topology:
         layers = (
             Layer("conv1", "bn1", IMAGE, 1, 4, 3),
             Layer("layer1.0.conv1", "layer1.0.bn1", "conv1", 4, 4, 3),
-            Layer("layer1.0.conv2", "layer1.0.bn2", "layer1.0.conv1", 4, 4, 3, 1, Shortcut("identity", "conv1")),
+            Layer(
+                "layer1.0.conv2",
+                "layer1.0.bn2",
+                "layer1.0.conv1",
+                4,
+                4,
+                3,
+                1,
+                Shortcut("identity", "conv1"),
+            ),
             Layer("layer2.0.conv1", "layer2.0.bn1", "layer1.0.conv2", 4, 8, 3, 2),
             Layer(
-                "layer2.0.conv2", "layer2.0.bn2", "layer2.0.conv1", 8, 8, 3, 1,
+                "layer2.0.conv2",
+                "layer2.0.bn2",
+                "layer2.0.conv1",
+                8,
+                8,
+                3,
+                1,
                 Shortcut("identity", "layer1.0.conv2", 2, pad=2),
             ),
-        )  # fmt: skip
+        )
         return Topology("tiny", "A", 1, 3, layers)
     first, second = "layer1.0", "layer1.1"
     strides = (2, 1) if form == "v1" else (1, 2)
-    projection = Shortcut("projection", "conv1", 2, conv=f"{first}.downsample.0", bn=f"{first}.downsample.1")
+    projection = Shortcut(
+        "projection", "conv1", 2, conv=f"{first}.downsample.0", bn=f"{first}.downsample.1"
+    )
     layers = (
         Layer("conv1", "bn1", IMAGE, 3, 6, 7, 2, max_pool=True),
         Layer(f"{first}.conv1", f"{first}.bn1", "conv1", 6, 4, 1, strides[0]),
@@ -143,14 +173,22 @@ def tiny_topology(form: str) -> Topology:
         Layer(f"{second}.conv1", f"{second}.bn1", f"{first}.conv3", 9, 4, 1),
         Layer(f"{second}.conv2", f"{second}.bn2", f"{second}.conv1", 4, 4, 3),
         Layer(
-            f"{second}.conv3", f"{second}.bn3", f"{second}.conv2", 4, 9, 1, 1,
+            f"{second}.conv3",
+            f"{second}.bn3",
+            f"{second}.conv2",
+            4,
+            9,
+            1,
+            1,
             Shortcut("identity", f"{first}.conv3"),
         ),
-    )  # fmt: skip
+    )
     return Topology("tiny", "B", 3, 4, layers)
 
 
-def random_network(net: Topology, *, neuron: str = "if", schedule: str = "causal", seed: int = 0) -> SpikingResNet:
+def random_network(
+    net: Topology, *, neuron: str = "if", schedule: str = "causal", seed: int = 0
+) -> SpikingResNet:
     """An integer network whose layers all fire, and none of them always; a multi-level one has spikes of 4 bits."""
     gen, bits = torch.Generator().manual_seed(seed), 4 if neuron == "multi-level" else 1
 
@@ -162,29 +200,42 @@ def random_network(net: Topology, *, neuron: str = "if", schedule: str = "causal
         stem, c = spec.source == IMAGE, spec.out_channels
         gain = projection = None
         if spec.shortcut is not None and spec.shortcut.kind == "projection":
-            projection = draw(-127, 127, c, net.channels[spec.shortcut.source], 1, 1, dtype=torch.int8)
+            projection = draw(
+                -127, 127, c, net.channels[spec.shortcut.source], 1, 1, dtype=torch.int8
+            )
         elif spec.shortcut is not None:
             gain = draw(1, 150, c)
         size = int(127 * (spec.in_channels * spec.kernel**2) ** 0.5 * (100 if stem else 1))
         threshold = draw(size // 3, size, c)
         layers[spec.name] = SpikingConv(
             draw(-127, 127, c, spec.in_channels, spec.kernel, spec.kernel, dtype=torch.int8),
-            draw(-size // 8, size // 3, 1 if stem else 3, c), threshold, threshold // 2, spec.stride, spec.padding,
-            neuron, gain, projection, spec.shortcut.stride if spec.shortcut else 1,
-            spec.shortcut.pad if spec.shortcut else 0, spec.max_pool, input_bound=512 if stem else 2**bits - 1, bits=bits,
-        )  # fmt: skip
+            draw(-size // 8, size // 3, 1 if stem else 3, c),
+            threshold,
+            threshold // 2,
+            spec.stride,
+            spec.padding,
+            neuron,
+            gain,
+            projection,
+            spec.shortcut.stride if spec.shortcut else 1,
+            spec.shortcut.pad if spec.shortcut else 0,
+            spec.max_pool,
+            input_bound=512 if stem else 2**bits - 1,
+            bits=bits,
+        )
     head = Head(
         draw(-127, 127, net.num_classes, net.features, dtype=torch.int8),
-        torch.rand(net.num_classes, generator=gen) + 0.01, torch.randn(net.num_classes, generator=gen),
-    )  # fmt: skip
+        torch.rand(net.num_classes, generator=gen) + 0.01,
+        torch.randn(net.num_classes, generator=gen),
+    )
     table = draw(-512, 512, net.in_channels, 256, dtype=torch.int16)
     return SpikingResNet(net, layers, head, table, schedule=schedule)
 
 
 def random_pixels(count: int, channels: int, side: int, seed: int = 0) -> Tensor:
-    return torch.randint(0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(seed)).to(
-        torch.uint8
-    )
+    return torch.randint(
+        0, 256, (count, channels, side, side), generator=torch.Generator().manual_seed(seed)
+    ).to(torch.uint8)
 
 
 def random_model(net: Topology, seed: int = 0) -> ResNet:
@@ -204,20 +255,30 @@ def image_set(folder: Path, pixels: Tensor, labels: list[int] | None) -> ImageSe
     """An ImageSet of uint8 [B, C, H, W]; without labels they are -1, as in an unlabelled split."""
     path = folder / f"set{len(list(folder.iterdir()))}.npz"
     arrays = {"x": pixels.permute(0, 2, 3, 1).numpy()}
-    np.savez(path, **arrays, y=np.zeros(len(pixels), np.int64) if labels is None else np.array(labels))
+    np.savez(
+        path, **arrays, y=np.zeros(len(pixels), np.int64) if labels is None else np.array(labels)
+    )
     images = open_images(path, "test")
     return images if labels is not None else replace(images, labels=np.full(len(pixels), -1))
 
 
 def files_of(folder: Path) -> Mapping[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @contextmanager
-def refuses(error: type[ZooError] | tuple[type[ZooError], ...], match: str | None = None) -> Iterator[None]:
+def refuses(
+    error: type[ZooError] | tuple[type[ZooError], ...], match: str | None = None
+) -> Iterator[None]:
     """The block raises exactly `error` (or one of them), with one line that names a way out behind a colon."""
     with pytest.raises(ZooError, match=match) as caught:
         yield
-    assert type(caught.value) in (error if isinstance(error, tuple) else (error,)), repr(caught.value)
+    assert type(caught.value) in (error if isinstance(error, tuple) else (error,)), repr(
+        caught.value
+    )
     message = str(caught.value)
     assert "\n" not in message and ": " in message, message

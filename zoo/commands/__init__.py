@@ -1,5 +1,6 @@
-"""The commands of `zoo`, by what they are about; `cli.py` puts them together.
+"""The command line, one file a command or group; arguments, messages and tables.
 
-What heavy work needs is imported inside the commands, so that `--help` answers at once. stdout carries data, stderr what is said
-about it.
+`cli.py` puts them together.
+
+Imports: everything; nothing imports it.
 """

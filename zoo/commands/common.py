@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.terminal import Terminal
+from zoo.commands.terminal import Terminal
 
 terminal = Terminal()
 
@@ -19,26 +19,36 @@ def epilog(*examples: str) -> str:
 
 def names(incomplete: str) -> list[str]:
     """The names of the zoo that begin so."""
-    from zoo.recipes import RECIPES
-    from zoo.registry import index
+    from zoo.models.recipes import RECIPES
+    from zoo.models.registry import index
 
     return [name for name in (*index(), *RECIPES) if name.startswith(incomplete)]
 
 
 def find_model(model: str, *, json_output: bool = False) -> Path:
     """The folder of a MODEL; one that has to be pulled first is, with a bar."""
-    from zoo import registry
+    from zoo.models import registry
 
     with terminal.progress(json_output=json_output, of_bytes=True) as progress:
         return registry.resolve(model, progress=progress)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Endpoint = Annotated[str | None, typer.Option(metavar="URL", help="Another hub than HF_ENDPOINT; it gets no token.")]
+
+
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="Another hub than HF_ENDPOINT; it gets no token.")
+]
+
+
 Offline = Annotated[bool, typer.Option("--offline", help="Ask no hub (as HF_HUB_OFFLINE=1).")]
+
+
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A name of `zoo list`, an artifact folder, or org/name[@revision] of a hub.", autocompletion=names
+        metavar="MODEL",
+        help="A name of `zoo list`, an artifact folder, or org/name[@revision] of a hub.",
+        autocompletion=names,
     ),
 ]

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from zoo import arguments
-from zoo.commands.common import Json, Model, epilog, terminal
+from zoo.commands.common import Json, epilog, terminal
+from zoo.commands.terminal import print_lines, write_json
 from zoo.errors import IntegrityError, NotFoundError
-from zoo.terminal import human_bytes, print_lines, write_json
+from zoo.text import human_bytes
 
 app = typer.Typer()
 
 
-@app.command(epilog=epilog(
-    "zoo mirror /srv/models",
-    "zoo mirror /srv/models s-resnet20-digits ./s-resnet20 --name my-lab",
-))  # fmt: skip
-def mirror(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to fill; it is made if it does not exist.")],
+@app.command(
+    "mirror",
+    epilog=epilog(
+        "zoo mirror /srv/models",
+        "zoo mirror /srv/models s-resnet20-digits ./s-resnet20 --name my-lab",
+    ),
+)
+def mirror_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to fill; it is made if it does not exist.")
+    ],
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL", help="Names, folders or `org/name` of a hub.  [default: what ships]")
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL", help="Names, folders or `org/name` of a hub.  [default: what ships]"
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="ORG", help="Org of those that have none.  [default: spiking-zoo]")
+        str | None,
+        typer.Option(
+            "--name", metavar="ORG", help="Org of those that have none.  [default: spiking-zoo]"
+        ),
     ] = None,
     json_output: Json = False,
 ) -> None:
@@ -33,33 +44,51 @@ def mirror(
 
     Each becomes DIR/ORG/NAME, checked, whole or not at all. What is there already with the same bytes is left alone.
     """
-    from zoo import mirror as mirroring
-    from zoo import registry
+    from zoo.models import registry
+    from zoo.share import mirror as mirroring
 
     wanted = models or [entry.name for entry in registry.shipped()]
     with terminal.progress(json_output=json_output) as progress:
-        found = mirroring.mirror(folder, wanted, org=mirroring.ORG if name is None else name, progress=progress)
+        found = mirroring.mirror(
+            folder, wanted, org=mirroring.ORG if name is None else name, progress=progress
+        )
     if json_output:
         write_json([vars(row) | {"folder": str(row.folder)} for row in found])
     else:
         print_lines(
             terminal.out,
-            [f"{row.id}  {human_bytes(row.size)}  {'written' if row.changed else 'was there'}" for row in found],
+            [
+                f"{row.id}  {human_bytes(row.size)}  {'written' if row.changed else 'was there'}"
+                for row in found
+            ],
         )
         terminal.note(f"next: zoo serve {folder}")
 
 
-@app.command(epilog=epilog(
-    "zoo serve /srv/models --host 0.0.0.0",
-    "HF_ENDPOINT=http://host:8765 python -c \"import huggingface_hub as h; "
-    "print(h.snapshot_download('spiking-zoo/s-resnet20-digits'))\"",
-))  # fmt: skip
-def serve(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of artifacts as DIR/ORG/NAME (zoo mirror).")],
-    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="0: any free one.")] = 8765,
+@app.command(
+    "serve",
+    epilog=epilog(
+        "zoo serve /srv/models --host 0.0.0.0",
+        'HF_ENDPOINT=http://host:8765 python -c "import huggingface_hub as h; '
+        "print(h.snapshot_download('spiking-zoo/s-resnet20-digits'))\"",
+    ),
+)
+def serve_command(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Folder of artifacts as DIR/ORG/NAME (zoo mirror)."),
+    ],
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every one.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="0: any free one.")
+    ] = 8765,
     name: Annotated[
-        str | None, typer.Option("--name", metavar="ORG", help="DIR holds artifacts directly: serve them as ORG/NAME.")
+        str | None,
+        typer.Option(
+            "--name", metavar="ORG", help="DIR holds artifacts directly: serve them as ORG/NAME."
+        ),
     ] = None,
 ) -> None:
     """Serve artifacts to huggingface_hub, read-only.
@@ -67,7 +96,7 @@ def serve(
     Clients set HF_ENDPOINT to the address, which is printed on stdout. Damaged artifacts are not served. There is no access
     control and no TLS: listen where only those may connect who may read everything in DIR. Ctrl-C ends it, with exit code 130.
     """
-    from zoo import serve as serving
+    from zoo.share import serve as serving
 
     served = serving.Folder(folder, name)
     identities = served.ids()
@@ -85,26 +114,9 @@ def serve(
                 terminal.warn(f"not served: {error or f'{identity} is changing'}")
     terminal.note(f"{count} artifact{'' if count == 1 else 's'} in {folder}; Ctrl-C ends it")
     serving.serve(
-        served, host, port, ready=lambda url: print(url, flush=True), talk=None if terminal.quiet else terminal.note
+        served,
+        host,
+        port,
+        ready=lambda url: print(url, flush=True),
+        talk=None if terminal.quiet else terminal.note,
     )
-
-
-@app.command(epilog=epilog("zoo export s-resnet20-digits --format nir --out s-resnet20-digits.nir"))
-def export(
-    model: Model,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; it ends in .nir.")],
-    format: Annotated[Literal["nir"], typer.Option(help="NIR, the neuromorphic intermediate representation (HDF5).")] = "nir",
-) -> None:
-    """Write a model in a form that other frameworks read.
-
-    For int8 networks of the CIFAR form with `if` neurons, causal. What the form cannot say is in the file's metadata: the reset
-    subtracts the threshold, and biases that differ by timestep come from extra input channels.
-    """
-    arguments.check_writable("--out", out, suffix=f".{format}")
-    from zoo import exchange, registry
-
-    graph = exchange.export_nir(registry.resolve(model), out)
-    print_lines(terminal.out, [f"{out}  {human_bytes(out.stat().st_size)}  {len(graph.nodes)} nodes, {len(graph.edges)} edges"])
-    exact = graph.metadata["exact_timesteps_in_float32"]
-    if exact < 4096:
-        terminal.note(f"in float32 its potentials are exact up to {exact} timesteps, whatever the image")

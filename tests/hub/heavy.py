@@ -1,9 +1,0 @@
-"""What the children of `tests.hub.children` have imported before they are forked."""
-
-import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch
-
-torch.set_num_threads(1)

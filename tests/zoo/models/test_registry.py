@@ -1,0 +1,68 @@
+"""What a name or path on the command line means, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.zoo.spiking_fixtures import refuses
+from zoo.errors import IntegrityError, NotFoundError
+from zoo.models import registry
+
+
+@pytest.mark.parametrize("name", ["", "nothing", "x" * 300, "a\0b", "../nowhere", "~", "/"])
+def test_what_is_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with refuses(NotFoundError):
+        registry.resolve(name)
+
+
+def test_a_folder_goes_before_a_name(saved, tmp_path, monkeypatch):
+    name = registry.shipped()[0].name
+    assert registry.resolve(name) == registry._SHIPPED / name
+    os.rename(saved, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert registry.resolve(name) == Path(name)
+
+
+def test_near_names_are_listed():
+    name = registry.shipped()[0].name
+    with refuses(NotFoundError, name):
+        registry.resolve(name.replace("-", "_"))
+
+
+def test_entry_reads_the_facts(saved):
+    plain = registry.entry(saved)
+    assert (plain.name, plain.folder, plain.evaluation) == ("digits", saved, None)
+    assert plain.size == sum(path.stat().st_size for path in saved.iterdir())
+    (saved / "eval.json").write_text('{"rows": []}')
+    measured = registry.entry(saved, "another")
+    assert (measured.name, measured.evaluation) == ("another", {"rows": []})
+    assert measured.size == plain.size + 12
+
+
+@pytest.mark.parametrize("name", ["config.json", "eval.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_broken_files_are_named(saved, name, content):
+    (saved / name).write_bytes(content)
+    with refuses(IntegrityError, name):
+        registry.entry(saved)
+
+
+def test_data_of_a_model_is_what_it_was_calibrated_on(saved):
+    assert registry.default_data(registry.entry(saved).config) == "digits"
+    text = json.loads((saved / "config.json").read_text())
+    del text["calibration"]["dataset"]
+    (saved / "config.json").write_text(json.dumps(text))
+    assert registry.default_data(registry.entry(saved).config) is None
+
+
+def test_what_ships_is_small():
+    """CIFAR's networks up to ResNet-56 are under a megabyte, int8 weights and a bias per timestep."""
+    shipped = registry.shipped()
+    assert len(shipped) >= 7
+    for entry in shipped:
+        assert (entry.folder / "model.safetensors").stat().st_size < 1_000_000, entry.name

@@ -1,0 +1,425 @@
+"""Where an ANN comes from: files, timm's layout on a hub and in a folder, torchvision; what each says, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+from tests.minihub import MiniHub
+from tests.zoo.spiking_fixtures import image_set, random_model, random_pixels, refuses
+from zoo.conversion.convert import convert
+from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError
+from zoo.imagenet import imagenet_classes
+from zoo.networks.resnet import ann_forward
+from zoo.networks.topology import topology
+from zoo.pretrained import sources
+from zoo.pretrained.sources import TORCHVISION, find_checkpoint, read_source
+
+CONFIG: dict[str, Any] = {
+    "architecture": "resnet20",
+    "num_classes": 7,
+    "num_features": 64,
+    "pretrained_cfg": {
+        "tag": "a1_in1k",
+        "custom_load": False,
+        "input_size": [3, 40, 40],
+        "fixed_input_size": False,
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "crop_mode": "center",
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.25],
+        "num_classes": 7,
+        "pool_size": [2, 2],
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "apache-2.0",
+        "origin_url": "https://example.org/a.pth",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return random_model(topology("resnet20", num_classes=7))
+
+
+@pytest.fixture(scope="module")
+def weights(model: Any) -> bytes:
+    return save(dict(model.state_dict()), metadata={"format": "pt"})
+
+
+def changed(**changes: Any) -> bytes:
+    """The config with other entries, those of pretrained_cfg behind `cfg_`."""
+    config = {**CONFIG, "pretrained_cfg": dict(CONFIG["pretrained_cfg"])}
+    for name, value in changes.items():
+        (config["pretrained_cfg"] if name.startswith("cfg_") else config)[
+            name.removeprefix("cfg_")
+        ] = value
+    return json.dumps(config).encode()
+
+
+def folder_with(path: Path, weights: bytes, config: bytes) -> Path:
+    path.mkdir()
+    (path / "config.json").write_bytes(config)
+    (path / "model.safetensors").write_bytes(weights)
+    return path
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MiniHub]:
+    """A hub, and a client that knows no other and has an empty cache."""
+    with MiniHub() as running:
+        for name, value in {
+            "ENDPOINT": running.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+        }.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+        yield running
+
+
+def test_a_file_says_nothing_of_itself(tmp_path: Path, model: Any) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(model.state_dict(), path)
+    found = read_source(path, "resnet20")
+    assert (found.name, found.origin) == ("net.pth", sources.Origin())
+    with refuses(UsageError, "pass --arch"):
+        read_source(path)
+
+
+def test_a_repository_in_timms_layout(
+    hub: MiniHub, weights: bytes, model: Any, tmp_path: Path
+) -> None:
+    first = hub.upload(
+        "timm/small.a1_in1k", {"config.json": changed(), "model.safetensors": weights}
+    )
+    hub.upload("timm/small.a1_in1k", {"config.json": changed(cfg_crop_pct=0.5)})
+    seen: list[tuple[str, int, int]] = []
+    found = read_source(f"timm/small.a1_in1k@{first}", progress=lambda *step: seen.append(step))
+    made = found.origin
+    assert (found.name, found.net.arch, found.net.num_classes) == (
+        "timm/small.a1_in1k",
+        "resnet20",
+        7,
+    )
+    assert (made.license, made.url, made.revision) == (
+        "apache-2.0",
+        f"{hub.url}/timm/small.a1_in1k",
+        first,
+    )
+    assert (made.mean, made.std, made.input_size) == ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25), 40)
+    assert (made.crop, made.interpolation, made.class_names) == (0.95, "bicubic", None)
+    assert ("model.safetensors", len(weights), len(weights)) in seen
+    image = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        assert torch.allclose(ann_forward(found.net, found.params, image), model(image), atol=1e-4)
+    # The newest, by no revision; both files of one commit.
+    newest = read_source("timm/small.a1_in1k").origin
+    assert (
+        newest.crop == 0.5
+        and newest.revision == hub.repos["model", "timm/small.a1_in1k"].head != first
+    )
+    # `zoo eval` finds the ANN again in the client's cache, where files lie under names without a suffix.
+    from zoo.pretrained.checkpoint import find_source, read_checkpoint
+
+    again = find_source(found.sha256)
+    assert again is not None and read_checkpoint(again, "resnet20").sha256 == found.sha256
+
+
+def test_what_a_hub_has_not(hub: MiniHub, weights: bytes) -> None:
+    hub.upload("org/bare", {"README.md": b"none"})
+    hub.upload("org/half", {"config.json": changed()})
+    for name, said in (
+        ("org/bare", "no config.json"),
+        ("org/half", "no model.safetensors"),
+        ("org/none", "not at"),
+    ):
+        with refuses(NotFoundError, said):
+            find_checkpoint(name)
+    with refuses(NotFoundError, "no such revision"):
+        find_checkpoint("org/half@v9")
+    assert len(hub.log) > 0
+    before = len(hub.log)
+    for name in ("nothing.pth", "runs/nothing.pth", "org/half@", "a/b/c", "x" * 5000, "nul\0nul"):
+        with refuses(NotFoundError, "does not exist"):
+            find_checkpoint(name)
+    assert len(hub.log) == before
+
+
+def test_preprocessing_goes_into_the_artifact(tmp_path: Path, weights: bytes) -> None:
+    from zoo.artifact.folder import read_config
+
+    path = folder_with(tmp_path / "small", weights, changed(label_names=list("abcdefg")))
+    images = image_set(tmp_path, random_pixels(8, 3, 50), [0, 1, 2, 3, 4, 5, 6, 0])
+    quick = {"method": "hu2018", "parameters": {"steps": 1}, "timesteps": 2, "samples": 4}
+    convert(read_source(path), images, **quick).save(tmp_path / "net")
+    config = read_config(tmp_path / "net")
+    made = config.preprocess
+    # floor(40 / 0.95)
+    assert (made.input_size, made.resize, made.interpolation) == ((3, 40, 40), 42, "bicubic")
+    assert (made.mean, made.std, config.class_names) == (
+        [0.5, 0.4, 0.3],
+        [0.2, 0.3, 0.25],
+        list("abcdefg"),
+    )
+    assert (config.source.license, config.source.url) == ("apache-2.0", "https://example.org/a.pth")
+    own = convert(
+        read_source(path),
+        images,
+        mean=(0.1,) * 3,
+        std=(0.9,) * 3,
+        input_size=16,
+        interpolation="bilinear",
+        license="mine",
+        **quick,
+    ).facts
+    assert (own["preprocess"].resize, own["preprocess"].interpolation, own["preprocess"].mean) == (
+        16,
+        "bilinear",
+        [0.1] * 3,
+    )
+    assert own["source"].license == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architecture": "resnet50d"}, "is a resnet50d, which the zoo cannot convert"),
+        ({"architecture": "seresnet50"}, "is a seresnet50"),
+        ({"cfg_first_conv": "conv1.0"}, "first_conv conv1.0"),
+        ({"model_args": {"act_layer": "silu"}}, "model_args act_layer"),
+        ({"cfg_crop_mode": "squash"}, "crop_mode squash"),
+        ({"cfg_interpolation": "nearest"}, "interpolation nearest"),
+        ({"cfg_input_size": [3, 40, 48]}, "40x48"),
+    ],
+)
+def test_networks_the_zoo_has_not(
+    tmp_path: Path, weights: bytes, changes: dict[str, Any], said: str
+) -> None:
+    with refuses(UsageError, said):
+        read_source(folder_with(tmp_path / "net", weights, changed(**changes)))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"architecture": 3}',
+        changed(cfg_mean=[0.5]),
+        changed(cfg_crop_pct=0),
+        changed(cfg_std=[0, 1, 1]),
+        changed(num_classes=8),
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
+def test_a_config_that_is_not_timms(tmp_path: Path, weights: bytes, config: bytes) -> None:
+    with refuses(IntegrityError):
+        read_source(folder_with(tmp_path / "net", weights, config))
+
+
+def test_other_folders(tmp_path: Path, weights: bytes) -> None:
+    with refuses(NotFoundError, "no config.json"):
+        find_checkpoint(tmp_path)
+    with refuses(UsageError, "spiking network already"):
+        find_checkpoint(folder_with(tmp_path / "spiking", weights, b'{"format": "spiking-zoo"}'))
+    with refuses(UsageError, "is a resnet20, not a resnet56"):
+        read_source(folder_with(tmp_path / "net", weights, changed()), "resnet56")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("conv1.0.weight", "stem of several"),
+        ("layer2.0.downsample.2.weight", "average pooling"),
+        ("layer1.0.se.fc1.weight", "attention"),
+    ],
+)
+def test_parts_that_other_networks_have(tmp_path: Path, model: Any, key: str, said: str) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file({**model.state_dict(), key: torch.zeros(1)}, path)
+    with refuses(UsageError, said):
+        read_source(path, "resnet20")
+
+
+@dataclass
+class Site:
+    """A web server with the files of `content`, as pytorch.org is."""
+
+    url: str
+    content: dict[str, bytes] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    cut: int = 0
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found.asked.append(self.path)
+            data = found.content.get(self.path[1:])
+            self.send_response(404 if data is None else 200)
+            self.send_header("Content-Length", str(len(data or b"")))
+            self.end_headers()
+            self.wfile.write((data or b"")[: len(data or b"") - found.cut])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = Site(f"http://127.0.0.1:{server.server_address[1]}/")
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setattr("zoo.pretrained.sources.TORCHVISION_URL", found.url)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    yield found
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def published(site: Site, monkeypatch: pytest.MonkeyPatch, model: Any, tmp_path: Path) -> str:
+    """A small network at the site, under a name as torchvision gives it; the file's name."""
+    path = tmp_path / "net.pth"
+    torch.save(model.state_dict(), path)
+    name = f"resnet20-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
+    monkeypatch.setitem(TORCHVISION, "resnet20", name)
+    site.content[name] = path.read_bytes()
+    return name
+
+
+def test_torchvisions_weights_are_fetched_once(
+    site: Site, published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int, int]] = []
+    found = find_checkpoint("torchvision:resnet20", progress=lambda *step: seen.append(step))
+    kept, size = tmp_path / "torch" / "hub" / "checkpoints", len(site.content[published])
+    assert found.path == kept / published and found.path.read_bytes() == site.content[published]
+    assert seen[-1] == (published, size, size)
+    assert (found.name, found.arch, found.num_classes) == ("torchvision:resnet20", "resnet20", 1000)
+    assert (found.origin.url, found.origin.license) == (site.url + published, "BSD-3-Clause")
+    assert find_checkpoint("torchvision:resnet20.v1").path == found.path and len(site.asked) == 1
+    # A damaged copy is fetched again; offline it is not used.
+    found.path.write_bytes(b"x")
+    with refuses(NetworkError, "offline"):
+        find_checkpoint("torchvision:resnet20", offline=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with refuses(NetworkError, "offline"):
+        find_checkpoint("torchvision:resnet20")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert find_checkpoint("torchvision:resnet20").path.read_bytes() == site.content[published]
+    assert [path.name for path in kept.iterdir()] == [published]
+    with refuses(IntegrityError, "has 7 classes"):
+        read_source("torchvision:resnet20")
+
+
+def test_a_download_is_whole_or_not_there(site: Site, published: str, tmp_path: Path) -> None:
+    kept = tmp_path / "torch" / "hub" / "checkpoints"
+    whole = site.content[published]
+    site.content[published] = whole[:-1] + b"?"
+    with refuses(IntegrityError, "nothing was kept"):
+        find_checkpoint("torchvision:resnet20")
+    site.cut = 10
+    with refuses(NetworkError):
+        find_checkpoint("torchvision:resnet20")
+    del site.content[published]
+    with refuses(NetworkError, "answered 404"):
+        find_checkpoint("torchvision:resnet20")
+    assert list(kept.iterdir()) == []
+
+
+def test_no_site_at_all(published: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.pretrained.sources.TORCHVISION_URL", "http://127.0.0.1:9/")
+    with refuses(NetworkError, "could not be reached"):
+        find_checkpoint("torchvision:resnet20")
+    with refuses(NotFoundError, "torchvision:resnet50.v2"):
+        find_checkpoint("torchvision:resnet51")
+
+
+def test_both_generations_of_torchvisions_preprocessing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import math
+
+    monkeypatch.setattr("zoo.pretrained.sources._download", lambda base, name, *_: Path(name))
+    resizes = {}
+    for name in TORCHVISION:
+        found = find_checkpoint(f"torchvision:{name}")
+        assert found.arch == name.partition(".")[0] and found.path.name.startswith(found.arch + "-")
+        assert found.origin.crop is not None and found.origin.input_size == 224
+        resizes[name] = math.floor(224 / found.origin.crop)
+    assert {name: 232 if name.endswith("v2") else 256 for name in TORCHVISION} == resizes
+
+
+def test_imagenets_classes() -> None:
+    names = imagenet_classes()
+    assert len(set(names)) == 1000 and list(names) == sorted(names)
+    assert (names[0], names[1], names[999]) == ("n01440764", "n01443537", "n15075141")
+
+
+@pytest.mark.shared
+def test_imagenets_classes_are_those_of_the_images(shared: Path) -> None:
+    assert list(imagenet_classes()) == json.loads(
+        (shared / "data" / "imagenet" / "wnids.json").read_text()
+    )
+
+
+def test_the_command_line_needs_no_architecture(
+    tmp_path: Path, weights: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zoo.cli import main
+
+    path = folder_with(tmp_path / "small", weights, changed())
+    torch.manual_seed(0)
+    images = image_set(tmp_path, random_pixels(4, 3, 50), [0, 1, 2, 3]).source
+    quick = (
+        "--method",
+        "hu2018",
+        "--parameter",
+        "steps=1",
+        "--timesteps",
+        "2",
+        "--samples",
+        "2",
+        "--json",
+    )
+    assert (
+        main(["convert", str(path), "--calib", images, "--out", str(tmp_path / "net"), *quick]) == 0
+    )
+    out, err = capsys.readouterr()
+    assert json.loads(out)["config"]["arch"] == "resnet20" and "small: licence apache-2.0" in err
+    save_file(dict(random_model(topology("resnet20")).state_dict()), tmp_path / "file.safetensors")
+    assert (
+        main(
+            [
+                "convert",
+                str(tmp_path / "file.safetensors"),
+                "--calib",
+                images,
+                "--out",
+                str(tmp_path / "file"),
+            ]
+        )
+        == 2
+    )
+    assert "pass --arch" in capsys.readouterr().err

@@ -1,0 +1,211 @@
+"""What `config.json` of an artifact says, and how strictly it is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zoo.errors import IntegrityError
+
+FORMAT_VERSION = 1
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+Channels = Annotated[int, Field(ge=1, le=16)]
+
+
+# Bounds what a hostile config can make a run allocate, as MAX_CHECKSUM_PIXELS does for `verify --deep`.
+Side = Annotated[int, Field(ge=1, le=1024)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PreprocessConfig(_Strict):
+    """How an image becomes the network's uint8 input, and how the image table was made from it."""
+
+    input_size: tuple[Channels, Side, Side]
+    resize: Annotated[int, Field(ge=1, le=8192)] | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> PreprocessConfig:
+        if not len(self.mean) == len(self.std) == self.input_size[0]:
+            raise ValueError("mean and std need one value per channel")
+        return self
+
+
+class TrainingConfig(_Strict):
+    """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from, if it did; that may be one of a
+    shallower network (`arch`; None is the artifact's own). `began` is the model of the zoo that it began from, if it was one.
+
+    mean, std and input_size say how images became its input; seconds is the time the steps took, top1 the ANN's accuracy in
+    percent on the test split, measured once at the end.
+    """
+
+    arch: Text | None = None
+    dataset: Text
+    images: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    seconds: Annotated[float, Field(ge=0)]
+    top1: Annotated[float, Field(ge=0, le=100)]
+    settings: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+    input_size: Side
+    start: TrainingConfig | None = None
+    began: Text | None = None
+
+
+class SourceConfig(_Strict):
+    """The pretrained ANN; `revision`: the commit where a hub has it; `training` where `zoo train` made it."""
+
+    name: Text
+    sha256: Sha256
+    revision: Text | None = None
+    license: Text | None = None
+    url: Text | None = None
+    training: TrainingConfig | None = None
+
+
+class CalibrationConfig(_Strict):
+    """The images that were used, and how they were drawn; `dataset` is a name of `zoo.data.datasets` they are known by.
+
+    Training images, or (method data-free) images made by `zoo.conversion.synthetic` with this seed, which no data set has.
+    """
+
+    description: Text
+    dataset: Text | None = None
+    sha256: Sha256
+    images: Annotated[int, Field(ge=1)]
+    seed: int
+
+
+class MethodConfig(_Strict):
+    """A conversion method and every parameter it ran with."""
+
+    name: Literal["hu2018", "calibrated", "data-free"]
+    parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
+
+
+# Images x timesteps x height x width of the spike checksum: a network of the CIFAR form takes about 0.5 GB for as many.
+MAX_CHECKSUM_PIXELS = 2**20
+
+
+class ChecksumConfig(_Strict):
+    """sha256 over every layer's spikes on the stated input; see `zoo.artifact.folder.spike_checksum`."""
+
+    input: Literal["shake256-noise"]
+    images: Annotated[int, Field(ge=1, le=16)]
+    timesteps: Annotated[int, Field(ge=1, le=64)]
+    sha256: Sha256
+
+
+class Config(_Strict):
+    """`config.json`: everything about an artifact that is not a tensor."""
+
+    format: Literal["spiking-zoo"]
+    format_version: Annotated[int, Field(strict=True)]
+    arch: Text
+    shortcut: Literal["A", "B"]
+    stride_in: Literal["3x3", "1x1"] = "3x3"
+    stem: Annotated[int, Field(ge=1, le=8)] = 1
+    num_classes: Annotated[int, Field(ge=1, le=100_000)]
+    class_names: list[Annotated[str, Field(max_length=200)]] | None = None
+    preprocess: PreprocessConfig
+    numerics: Literal["int8", "float32"]
+    neuron: Literal["if", "signed", "multi-level"]
+    spike_bits: Literal[1, 2, 4] = 1
+    schedule: Literal["causal", "layerwise"]
+    timesteps: Annotated[int, Field(ge=1, le=4096)]
+    readout_delay: dict[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=0, le=4096)]]
+    bias_rows: Annotated[int, Field(ge=1, le=4096)]
+    method: MethodConfig
+    source: SourceConfig
+    calibration: CalibrationConfig
+    weights_sha256: Sha256
+    checksum: ChecksumConfig
+
+    @model_validator(mode="after")
+    def _names_match(self) -> Config:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class names for {self.num_classes} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _graded_spikes(self) -> Config:
+        if (self.neuron == "multi-level") != (self.spike_bits > 1):
+            raise ValueError(f"{self.neuron} neurons do not have spikes of {self.spike_bits} bits")
+        if self.spike_bits > 1 and self.schedule != "causal":
+            raise ValueError("multi-level neurons are causal")
+        return self
+
+    @model_validator(mode="after")
+    def _checksum_is_bounded(self) -> Config:
+        _, height, width = self.preprocess.input_size
+        if self.checksum.images * self.checksum.timesteps * height * width > MAX_CHECKSUM_PIXELS:
+            raise ValueError(
+                f"the checksum's images x timesteps x height x width pass {MAX_CHECKSUM_PIXELS}"
+            )
+        return self
+
+
+def parse_config(data: bytes, where: str) -> Config:
+    """Reads a config strictly. Raises IntegrityError naming the first field that is wrong, or a newer format version."""
+    import json
+
+    try:
+        text = data.decode()
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(
+            f"{where} is not valid JSON ({str(error)[:80]}): fetch the artifact again"
+        ) from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+        raise IntegrityError(
+            f"{where} has format version {version}, this zoo reads up to {FORMAT_VERSION}: pip install -U spiking-zoo"
+        )
+    try:
+        config = Config.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])[:100] or "the file"
+        raise IntegrityError(
+            f"{where}: {place}: {first['msg'][:160]}: fetch the artifact again"
+        ) from error
+    except RecursionError as error:
+        raise IntegrityError(f"{where} is nested too deeply: fetch the artifact again") from error
+    if config.format_version != FORMAT_VERSION:
+        raise IntegrityError(
+            f"{where} has unknown format version {config.format_version}: fetch the artifact again"
+        )
+    return config
+
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+FILES = (
+    CONFIG,
+    "README.md",
+    "eval.json",
+    WEIGHTS,
+)  # of an artifact, in the order they are fetched; nothing else ever is
+
+
+MAX_BYTES = {
+    CONFIG: 4_000_000,
+    "README.md": 4_000_000,
+    "eval.json": 8_000_000,
+    WEIGHTS: 4_000_000_000,
+}

@@ -1,0 +1,205 @@
+"""`zoo convert` and `zoo train`: networks out of images."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from zoo.commands import arguments
+from zoo.commands.common import Json, epilog, terminal
+from zoo.commands.terminal import print_lines, write_json
+from zoo.conversion.settings import check_calibration
+from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from zoo.conversion.convert import Conversion
+
+_SILENT = 0.999  # a layer that never fires has an error of 1, but for rounding
+
+
+app = typer.Typer()
+
+
+@app.command(
+    "convert",
+    epilog=epilog(
+        "zoo convert resnet20.th --arch resnet20 --calib cifar-10-python.tar.gz --out s-resnet20",
+        "zoo convert timm/resnet50.tv_in1k --calib imagenet/train --out s-resnet50",
+        "zoo convert torchvision:resnet18 --calib imagenet/train --method hu2018 --out s-resnet18",
+        "zoo convert resnet56.th --arch resnet56 --method data-free --out s-resnet56",
+    ),
+)
+def convert_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="The trained ANN: a .pth, .pt, .th or .safetensors file, timm/NAME of a hub (or such a folder), "
+            "torchvision:NAME.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    calib: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Training images to calibrate on; data-free needs none."),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of a file: resnet20, resnet18 and so on.  [default: what SRC says]",
+        ),
+    ] = None,
+    method: Annotated[
+        Literal["calibrated", "hu2018", "data-free"],
+        typer.Option(
+            help="How it is converted; data-free: on images made from its BatchNorm statistics."
+        ),
+    ] = "calibrated",
+    neuron: Annotated[
+        Literal["if", "signed", "multi-level"],
+        typer.Option(
+            help="signed may take spikes back; multi-level has graded spikes of 4 bits, for T = 1 to 8."
+        ),
+    ] = "if",
+    schedule: Annotated[
+        Literal["causal", "layerwise"],
+        typer.Option(help="layerwise: a layer starts when the one before is done."),
+    ] = "causal",
+    timesteps: Annotated[str, typer.Option(metavar="T", help="The number it is meant for.")] = "32",
+    numerics: Annotated[
+        Literal["int8", "float32"], typer.Option(help="What it computes in.")
+    ] = "int8",
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Calibration images to draw.  [default: the method's own]"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="What draws them.")] = 0,
+    shortcut: Annotated[
+        Literal["A", "B"] | None,
+        typer.Option(help="Of the CIFAR form.  [default: what the file has]"),
+    ] = None,
+    stride_in: Annotated[
+        Literal["3x3", "1x1"],
+        typer.Option(help="Where a bottleneck has its stride; 1x1 in the first ResNets (v1)."),
+    ] = "3x3",
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,G,B", help="Of its training, pixels 0 to 1. [default: SRC's, or ImageNet's]"
+        ),
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Likewise.  [default: SRC's, or ImageNet's]")
+    ] = None,
+    input_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=4096, help="Side of the input.  [default: SRC's; 32 or 224]"
+        ),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=8192, help="Shorter side, before the input is cut out."
+        ),
+    ] = None,
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"] | None,
+        typer.Option(help="Of that.  [default: SRC's, or bilinear]"),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A parameter of the method; repeatable."),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="The ANN's, for the record.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Where the ANN came from, for the record.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the artifact at --out.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Turn a trained ResNet into a spiking one.
+
+    Prints each layer's firing rate and error, so that a bad conversion shows at once.
+    """
+    steps = arguments.timesteps(timesteps)
+    if len(steps) > 1:
+        raise UsageError(
+            f"--timesteps {timesteps!r}: a conversion is for one number; zoo eval measures several"
+        )
+    means, stds = arguments.per_channel("--mean", mean), arguments.per_channel("--std", std)
+    settings = arguments.parameters(parameter or [])
+    arguments.check_text("--license", license)
+    arguments.check_text("--url", url)
+    check_calibration(method, calib is not None)
+    arguments.check_replaceable(out, force)
+
+    from zoo.commands import report
+    from zoo.conversion import convert as conversion
+    from zoo.data.open import open_images
+    from zoo.models.registry import default_data
+    from zoo.pretrained.sources import read_source
+
+    with terminal.progress(json_output=json_output) as progress:
+        checkpoint = read_source(
+            source, arch, shortcut=shortcut, stride_in=stride_in, progress=progress
+        )
+    if license is None and checkpoint.origin.license is not None:
+        terminal.note(f"{checkpoint.name}: licence {checkpoint.origin.license}")
+    images = None if calib is None else open_images(calib, "train")
+    if images is not None:
+        terminal.note(f"calibrating on {calib}: {images.description}")
+    with terminal.progress(json_output=json_output) as progress:
+        result = conversion.convert(
+            checkpoint,
+            images,
+            method=method,
+            neuron=neuron,
+            schedule=schedule,
+            numerics=numerics,
+            timesteps=steps[0],
+            samples=samples,
+            seed=seed,
+            mean=means,
+            std=stds,
+            input_size=input_size,
+            resize=resize,
+            interpolation=interpolation,
+            license=license,
+            url=url,
+            parameters=settings,
+            progress=progress,
+        )
+        config = result.save(out, force=force)
+    if json_output:
+        write_json({"path": str(out), **result.summary(), "config": config.model_dump(mode="json")})
+    else:
+        report.layer_errors(terminal.out, result.layers)
+        share = f"predicts what the ANN predicts on {result.agreement:.1%} of the calibration images at T = {steps[0]}"
+        print_lines(terminal.out, ["", share, f"wrote {out}"])
+    _warn_of_bad(result)
+    data = default_data(config)
+    following = ["zoo", "eval", str(out), *([] if data else ["--data", str(calib or "IMAGES")])]
+    terminal.note(f"next: {shlex.join(following)}")
+
+
+def _warn_of_bad(result: Conversion) -> None:
+    if not result.agreement >= 0.5:
+        terminal.warn(
+            f"it predicts what the ANN predicts on only {result.agreement:.1%} of the calibration images: check "
+            "--mean, --std, --input-size and --calib, or raise --timesteps"
+        )
+    bad = [layer.name for layer in result.layers if not layer.error < _SILENT]
+    if bad:
+        named = ", ".join(bad[:4]) + (", ..." if len(bad) > 4 else "")
+        terminal.warn(
+            f"{len(bad)} of {len(result.layers)} layers do no better than silence, an error near 1: {named}"
+        )

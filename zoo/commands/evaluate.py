@@ -1,0 +1,173 @@
+"""`zoo eval` and `zoo verify`: what an artifact does, and whether it is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from zoo.commands import arguments
+from zoo.commands.common import Json, Model, epilog, find_model, terminal
+from zoo.commands.terminal import write_json
+from zoo.errors import GateError, UsageError, ZooError
+from zoo.files import replaced_file
+from zoo.parallel import pick_device
+
+if TYPE_CHECKING:
+    from zoo.artifact.results import Evaluation
+
+app = typer.Typer()
+
+
+@app.command(
+    "eval",
+    epilog=epilog(
+        "zoo eval s-resnet20-digits --timesteps 4,8,16",
+        "zoo eval ./s-resnet20 --data cifar-10-python.tar.gz --ann resnet20.th --output eval.json --plot eval.png",
+        "torchrun --nproc-per-node 8 -m zoo eval ./s-resnet50 --data imagenet/val --resume eval.part --output eval.json",
+    ),
+)
+def evaluate_command(
+    model: Model,
+    timesteps: Annotated[
+        str, typer.Option(metavar="T,T,...", help="Where to measure.")
+    ] = "1,2,4,8,16,32",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Labelled images.  [default: the model's own, if at hand]"
+        ),
+    ] = None,
+    split: Annotated[Literal["test", "train"], typer.Option(help="Which part of them.")] = "test",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only so many, drawn with seed 0.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 100,
+    ann: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SRC", help="The ANN it was made from.  [default: where convert read it]"
+        ),
+    ] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
+    backend: Annotated[
+        Literal["auto", "triton", "torch", "interpret"],
+        typer.Option(
+            help="What runs it; the spikes are the same. interpret: the kernels without a GPU, slowly."
+        ),
+    ] = "auto",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw accuracy over timesteps.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE.json", help="Write everything measured.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep what is measured there; if it exists, go on from it."
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", min=0, max=100, help="Exit 7 below it, at the largest T."),
+    ] = None,
+    layers: Annotated[
+        bool, typer.Option("--layers/--no-layers", help="Show each layer's firing rate.")
+    ] = True,
+    json_output: Json = False,
+) -> None:
+    """Measure accuracy over timesteps.
+
+    Beside it the ANN's accuracy, firing rates, synaptic operations, modelled energy, speed and memory.
+    Under torchrun the images are shared out over its processes; the figures are the same.
+    """
+    steps = arguments.timesteps(timesteps)
+    arguments.check_writable("--plot", plot, suffix=".png")
+    arguments.check_writable("--output", output)
+    arguments.check_writable("--resume", resume)
+    from zoo import parallel
+    from zoo.artifact.folder import read_config
+    from zoo.commands import report
+    from zoo.data.open import FORMS, open_images
+    from zoo.hub import cache
+    from zoo.models import registry
+    from zoo.render import chart
+
+    if plot is not None:
+        chart.require_matplotlib()
+    ranks = parallel.current_ranks()
+    terminal.quiet = terminal.quiet or not ranks.first
+    folder = find_model(model, json_output=json_output)
+    config = read_config(folder)
+    where = data if data is not None else registry.default_data(config)
+    if where is None:
+        raise UsageError(f"{model} comes without images to measure on: pass --data PATH ({FORMS})")
+    images = open_images(where, split)
+    if limit is not None:
+        images = images.take(limit, seed=0)
+    terminal.note(f"measuring on {where}: {images.description}")
+    if resume is not None and resume.exists():
+        terminal.note(f"going on from {resume}")
+
+    from zoo.evaluation import evaluate as evaluation
+
+    with terminal.progress(json_output=json_output) as progress:
+        found = evaluation.evaluate(
+            folder,
+            images,
+            steps,
+            batch_size=batch_size,
+            ann=ann,
+            device=pick_device(device, backend),
+            backend=backend,
+            state=resume,
+            progress=progress,
+        )
+    if not ranks.first:
+        return
+    found = found.model_copy(update={"command": terminal.command, "name": cache.name_of(folder)})
+    # First the files: a reader who closes the pipe early must not cost them; nor may a full disk cost what was measured.
+    failure: ZooError | None = None
+    try:
+        _write_evaluation(found, output, plot)
+    except ZooError as error:
+        failure = error
+    if json_output:
+        write_json(found.model_dump(mode="json"))
+    else:
+        report.evaluation(terminal.out, found, with_layers=layers)
+        if found.ann is None:
+            terminal.note(
+                "no ANN to compare with: pass --ann FILE, the checkpoint it was converted from"
+            )
+    if failure is not None:
+        raise failure
+    last = found.rows[-1]
+    if min_accuracy is not None and not last.top1 >= min_accuracy:
+        raise GateError(
+            f"accuracy at T = {last.timesteps} is {last.top1:.2f} %, under --min-accuracy {min_accuracy:g}: "
+            "raise --timesteps or convert again"
+        )
+
+
+def _write_evaluation(found: Evaluation, output: Path | None, plot: Path | None) -> None:
+    from zoo.render import chart
+
+    if output is not None:
+        with replaced_file(output) as temporary:
+            temporary.write_text(json.dumps(found.model_dump(mode="json"), indent=2) + "\n")
+        terminal.note(f"wrote {output}")
+    if plot is not None:
+        curve = chart.Curve(
+            f"{found.method}, {found.neuron}, {found.schedule}, {found.numerics}",
+            {row.timesteps: row.top1 for row in found.rows},
+            {row.timesteps: row.interval95 for row in found.rows},
+        )
+        with replaced_file(plot) as temporary:
+            chart.plot_png(
+                temporary, [curve], ann=found.ann.top1 if found.ann else None, title=found.name
+            )
+        terminal.note(f"wrote {plot}")

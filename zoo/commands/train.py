@@ -1,0 +1,120 @@
+"""`zoo train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from zoo.commands import arguments
+from zoo.commands.common import Json, epilog, terminal
+from zoo.commands.terminal import print_lines, write_json
+from zoo.files import replaced_file
+from zoo.parallel import pick_device
+
+app = typer.Typer()
+
+
+@app.command(
+    "train",
+    epilog=epilog(
+        "zoo train resnet20 --dataset cifar10 --out runs/resnet20 --plot resnet20.png",
+        "zoo train resnet20 --dataset cifar10 --out runs/resnet20 --resume",
+        "zoo train resnet20 --dataset cifar-10-python.tar.gz --levels 8 --start runs/resnet20/resnet20.safetensors "
+        "--epochs 20 --rate 0.05 --out runs/resnet20-levels",
+        "zoo train resnet32 --dataset cifar10 --levels 8 --start s-resnet20 --out runs/resnet32",
+    ),
+)
+def train_command(
+    arch: Annotated[
+        str, typer.Argument(metavar="ARCH", help="resnet20, resnet32, resnet18 and so on.")
+    ],
+    dataset: Annotated[
+        str,
+        typer.Option(metavar="NAME|PATH", help="cifar10, cifar100, digits, or labelled images."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    epochs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Times through the training images.")
+    ] = 60,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images a step.")] = 128,
+    rate: Annotated[
+        float, typer.Option(metavar="X", min=1e-9, help="Highest learning rate.")
+    ] = 0.2,
+    levels: Annotated[
+        int,
+        typer.Option(
+            metavar="L", min=0, max=255, help="Train with L-level activations; 0: plain ReLU."
+        ),
+    ] = 0,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|MODEL",
+            help="Begin from what zoo train wrote, or a converted model, also a shallower one.",
+        ),
+    ] = None,
+    shortcut: Annotated[
+        Literal["A", "B"] | None, typer.Option(help="Of the CIFAR form.  [default: A]")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Of weights, order and augmentation.")
+    ] = 0,
+    precision: Annotated[
+        Literal["auto", "bf16", "float32"],
+        typer.Option(help="auto: bf16 where the processor has it."),
+    ] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw loss and accuracy by epoch.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training in --out.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Train a ResNet that converts well.
+
+    Writes OUT/ARCH.safetensors, the log and what --resume needs, every two minutes and on Ctrl-C.
+    """
+    arguments.check_writable("--plot", plot, suffix=".png")
+    from zoo.render import chart
+    from zoo.training import run
+
+    if plot is not None:
+        chart.require_matplotlib()
+    with terminal.progress(json_output=json_output) as progress:
+        found = run.train(
+            arch,
+            dataset,
+            out,
+            epochs=epochs,
+            batch_size=batch_size,
+            rate=rate,
+            levels=levels,
+            start=start,
+            shortcut=shortcut,
+            seed=seed,
+            precision=precision,
+            device=pick_device(device),
+            resume=resume,
+            progress=progress,
+            talk=terminal.note,
+        )
+    if plot is not None:
+        with replaced_file(plot) as temporary:
+            chart.training_png(
+                temporary, found["log"], top1=found["top1"], title=f"{arch} on {dataset}"
+            )
+        terminal.note(f"wrote {plot}")
+    if json_output:
+        write_json(found)
+    else:
+        terminal.note(f"wrote {found['file']}")
+        print_lines(
+            terminal.out,
+            [
+                f"{found['arch']}: {found['top1']:.2f} % of {found['test_images']} test images after {found['epochs']} epochs"
+            ],
+        )

@@ -1,0 +1,67 @@
+"""Rounding a layer's weights to int8 so that its output, not each weight, stays closest to the float layer's.
+
+Error feedback (GPTQ, Frantar et al., arXiv:2210.17323): weights are rounded one input after another, and what each rounding
+does to the output is taken back by the inputs not rounded yet, as far as they are correlated with it. With x the inputs of
+one position (firing rates, 0 to 1) and H = cov(x) + damping, this minimises E |(w - w_q) . (x - E x)|^2 greedily; what is
+left of the mean goes into the bias.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Patches that the second moments are taken from, and the share of the mean variance added to every input's own.
+_PATCHES = 16_384
+
+
+_DAMPING = 0.01
+
+
+# Inputs whose feedback reaches the others in one matrix product, as in GPTQ's own code.
+_BLOCK = 64
+
+
+def patches(
+    x: Tensor, kernel: int, stride: int, padding: int, generator: torch.Generator
+) -> Tensor:
+    """Inputs [n, Cin k k] of about 16,384 random output positions of a convolution over x [B, Cin, H, W]."""
+    per_image = max(1, _PATCHES // len(x))
+    found = []
+    for image in x.split(16):
+        columns = F.unfold(image, kernel, padding=padding, stride=stride)
+        chosen = torch.randperm(columns.shape[2], generator=generator)[:per_image]
+        found.append(columns[:, :, chosen].transpose(1, 2).flatten(0, 1))
+    return torch.cat(found)
+
+
+def round_to_int8(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds weights [Cout, K], given in units of their scale, on inputs [n, K].
+
+    Returns int8 [Cout, K] and what to add to the bias, float [Cout], in the same units, so that the mean output stays.
+    """
+    mean = inputs.double().mean(0)
+    centred = inputs.double() - mean
+    moments = centred.T @ centred / len(inputs)
+    moments.diagonal().add_(_DAMPING * moments.diagonal().mean().clamp_min(1e-9))
+    order = moments.diagonal().argsort(descending=True)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments[order][:, order]))
+    feedback = torch.linalg.cholesky(inverse, upper=True)
+    left = weight.double()[:, order]
+    rounded = torch.empty_like(left)
+    for begin in range(0, left.shape[1], _BLOCK):
+        block, own = (
+            left[:, begin : begin + _BLOCK],
+            feedback[begin : begin + _BLOCK, begin : begin + _BLOCK],
+        )
+        errors = torch.empty_like(block)
+        for k in range(block.shape[1]):
+            nearest = block[:, k].round().clamp_(-127, 127)
+            errors[:, k] = (block[:, k] - nearest) / own[k, k]
+            block[:, k:] -= errors[:, k, None] * own[k, k:]
+            rounded[:, begin + k] = nearest
+        left[:, begin + _BLOCK :] -= errors @ feedback[begin : begin + _BLOCK, begin + _BLOCK :]
+    result = torch.empty_like(rounded)
+    result[:, order] = rounded
+    return result.to(torch.int8), ((weight.double() - result) @ mean).float()

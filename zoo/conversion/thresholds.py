@@ -1,0 +1,158 @@
+"""Where thresholds come from: rules that take a sample of the ANN's activations, run it, or ask its BatchNorm statistics alone.
+
+A threshold is in ANN units: a spike of a neuron with threshold theta is worth theta, so T timesteps can represent 0, theta/T,
+... theta.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from zoo.networks.batchnorm import Moments
+from zoo.networks.resnet import activate, ann_forward
+from zoo.networks.topology import Layer, Topology
+
+SAMPLE = 16_384
+
+
+@torch.inference_mode()
+def sample_activations(
+    net: Topology,
+    params: Mapping[str, Tensor],
+    batches: Iterable[Tensor],
+    images: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
+    """Activations after each ReLU at random positions: float [C, about SAMPLE] per layer, the same number from every image.
+
+    batches: normalised float images [B, C, H, W], `images` in all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    sample: dict[str, list[Tensor]] = {layer.name: [] for layer in net.layers}
+
+    def visit(layer: Layer, z: Tensor) -> Tensor:
+        activation = activate(layer, params, z)
+        flat = activation.permute(1, 0, 2, 3).flatten(2)
+        per_image = max(1, SAMPLE // images)
+        if flat.shape[2] > per_image:
+            flat = flat[:, :, torch.randperm(flat.shape[2], generator=generator)[:per_image]]
+        sample[layer.name].append(flat.flatten(1).clone())
+        return activation
+
+    done = 0
+    for batch in batches:
+        ann_forward(net, params, batch, visit)
+        done += len(batch)
+        if progress is not None:
+            progress(done)
+    return {name: torch.cat(parts, 1) for name, parts in sample.items()}
+
+
+def percentile(sample: Tensor, share: float, *, per_channel: bool) -> Tensor:
+    """The activation [C] that `share` of the sample stays under: Hu et al. sort all values and take index floor(share * n)."""
+    values = sample if per_channel else sample.reshape(1, -1)
+    index = min(int(share * values.shape[1]), values.shape[1] - 1)
+    found = values.kthvalue(index + 1, dim=1).values.clamp_min(1e-6)
+    return found.expand(len(sample)).clone()
+
+
+def mmse(sample: Tensor, levels: int, grid: int = 64) -> Tensor:
+    """The threshold [C] with the least squared error of `levels` evenly spaced spikes counts.
+
+    Minimises E (x - theta/N clip(floor(N x/theta + 1/2), 0, N))^2 over `grid` candidates between the maximum and 1/grid of it
+    (Li et al., arXiv:2106.06984, eq. 11).
+    """
+    peak = sample.amax(1).clamp_min(1e-6)
+    best, error = peak.clone(), torch.full_like(peak, torch.inf)
+    for step in range(grid):
+        theta = (peak * (1 - step / grid))[:, None]
+        rounded = (
+            (sample * (levels / theta)).add_(0.5).floor_().clamp_(0, levels).mul_(theta / levels)
+        )
+        mean = rounded.sub_(sample).square_().mean(1)
+        better = mean < error
+        best, error = torch.where(better, theta[:, 0], best), torch.where(better, mean, error)
+    return best
+
+
+@torch.inference_mode()
+def local_threshold_balancing(
+    net: Topology,
+    params: Mapping[str, Tensor],
+    batches: Iterable[Tensor],
+    channels: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """theta_c += 2 E[(z - theta_c) 1(z > theta_c)], all layers at once while the clipped ANN runs (Bu, Li and Yu, CVPR 2025,
+    eq. 17).
+
+    There is no interior minimum: theta grows towards the maximum, and the number of batches is what decides.
+    """
+    theta = {name: torch.zeros(channels[name]) for name in (layer.name for layer in net.layers)}
+
+    def visit(layer: Layer, z: Tensor) -> Tensor:
+        over = (z - theta[layer.name].view(-1, 1, 1)).clamp_min_(0)
+        theta[layer.name] += 2 * over.mean((0, 2, 3))
+        return torch.minimum(z.clamp_min(0), theta[layer.name].view(-1, 1, 1))
+
+    for batch in batches:
+        ann_forward(net, params, batch, visit)
+    return {name: value.clamp_min(1e-6) for name, value in theta.items()}
+
+
+def gaussian(mean: Tensor, std: Tensor, levels: int) -> Tensor:
+    """What `mmse` finds on pre-activations that are normal, float64 [C]: the root of the error's derivative, by bisection.
+
+    With c_i = (i - 1/2) theta / N, e_i = erfc((c_i - mean) / (sqrt(2) std)), g_i = exp(-(c_i - mean)^2 / (2 std^2)) it is where
+
+        mean sum e_i + std sqrt(2 / pi) sum g_i = theta / N sum (2i - 1) e_i
+
+    (Huang et al., arXiv:2503.00301, whose fixed-point iteration converges slowly). At smaller theta the left side is the larger.
+    """
+    low, high = 0.1 * std, mean.clamp_min(0) + 10 * std
+    middles = torch.arange(1, levels + 1).double() - 0.5
+    for _ in range(60):
+        theta = (low + high) / 2
+        offset = (middles * theta[:, None] / levels - mean[:, None]) / std[:, None]
+        tail = torch.erfc(offset / math.sqrt(2))
+        gained = mean * tail.sum(1) + std * math.sqrt(2 / math.pi) * (
+            -offset.square() / 2
+        ).exp().sum(1)
+        small = gained > theta / levels * (2 * middles * tail).sum(1)
+        low, high = torch.where(small, theta, low), torch.where(small, high, theta)
+    return (low + high) / 2
+
+
+def from_moments(net: Topology, moments: Mapping[str, Moments], levels: int) -> dict[str, Tensor]:
+    """theta [C] of each layer without any image: `gaussian` of what reaches its neurons.
+
+    A convolution delivers what BatchNorm recorded, mean beta and deviation |gamma|; an identity shortcut delivers a normal value
+    behind a ReLU. What meets in a neuron is taken to be independent, and its sum to be normal; max-pooling is left out.
+    """
+    theta: dict[str, Tensor] = {}
+    rectified: dict[str, tuple[Tensor, Tensor]] = {}  # mean and variance behind the ReLU
+    for layer in net.layers:
+        mean, var = moments[layer.name].mean.double(), moments[layer.name].std.double().square()
+        if layer.shortcut is not None:
+            if layer.shortcut.kind == "projection":
+                side = moments[f"{layer.name}.shortcut"]
+                extra = side.mean.double(), side.std.double().square()
+            else:
+                pad = (layer.shortcut.pad, layer.shortcut.pad)
+                first, second = rectified[layer.shortcut.source]
+                extra = torch.nn.functional.pad(first, pad), torch.nn.functional.pad(second, pad)
+            mean, var = mean + extra[0], var + extra[1]
+        std = var.sqrt().clamp_min(1e-6)
+        theta[layer.name] = gaussian(mean, std, levels).float()
+        share = torch.special.ndtr(mean / std)
+        density = std * (-(mean / std).square() / 2).exp() / math.sqrt(2 * math.pi)
+        first = mean * share + density
+        rectified[layer.name] = (
+            first,
+            ((mean.square() + var) * share + mean * density - first.square()).clamp_min(0),
+        )
+    return theta

@@ -1,0 +1,128 @@
+"""Labelled images from whatever the user has: recognised by content, checked, handed out as uint8.
+
+`open_images(path, split)` accepts every form named in `FORMS`. Arrays stay in memory; image files and parquet rows are
+decoded when a batch asks for them. Nothing in a data file is ever executed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo.data import datasets
+from zoo.data.cifar import read_cifar
+from zoo.data.images import ImageSet, _Arrays, _Encoded
+from zoo.data.readers import (
+    SPLITS,
+    Found,
+    read_digits,
+    read_image_folder,
+    read_npz,
+    read_pack,
+    read_parquet,
+    reading,
+)
+from zoo.errors import IntegrityError, NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["FORMS", "ImageSet", "open_images"]
+
+
+FORMS = (
+    "'digits', 'cifar10' or 'cifar100' (fetched from the hub), a CIFAR pack (folder with manifest.json), "
+    "CIFAR's own archive or its folder (python or binary), "
+    "hub parquet, a folder of images by class, or an .npz"
+)
+
+
+def open_images(path: str | Path, split: str) -> ImageSet:
+    """Opens a set of images, whatever its form; `FORMS` lists them.
+
+    Args:
+        path: a file or folder, or a name of `zoo.data.datasets`: "digits" comes with scikit-learn, "cifar10" and "cifar100" are
+            fetched from the hub where there is no file or folder of that name.
+        split: "train" or "test"; a source that does not name its splits serves for either.
+
+    Raises:
+        NotFoundError: the path does not exist, or has no such split.
+        UsageError: nothing in it is recognised, or it holds no image.
+        IntegrityError: a file is cut, altered or malformed.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: use train or test")
+    if str(path) == "digits":
+        return _image_set(read_digits(split), "digits")
+    if str(path) in datasets.KNOWN and not Path(path).exists():
+        return _image_set(_named(str(path), split), str(path))
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise NotFoundError(f"{path} does not exist: check the path; accepted are {FORMS}")
+    found = (_in_folder if path.is_dir() else _in_file)(path, split)
+    if found is None:
+        raise UsageError(f"nothing recognised in {path}: accepted are {FORMS}")
+    return _image_set(found, path)
+
+
+def _named(name: str, split: str) -> Found:
+    found = read_parquet(datasets.fetch(name, split), split)
+    assert found is not None  # it is one file, of a sha256 that is known
+    return replace(found, kind=datasets.KNOWN[name].title)
+
+
+def _in_folder(path: Path, split: str) -> Found | None:
+    return (
+        read_pack(path, split)
+        or read_parquet(path, split)
+        or read_cifar(path, split)
+        or read_image_folder(path, split)
+    )
+
+
+def _in_file(path: Path, split: str) -> Found | None:
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] == b"PK" or path.suffix == ".npz":
+        return read_npz(path, split)
+    if head == b"PAR1" or path.suffix == ".parquet":
+        return read_parquet(path, split)
+    if head[:2] == b"\x1f\x8b" or path.suffix in (".tar", ".tgz"):
+        return read_cifar(path, split)
+    return None
+
+
+def _image_set(found: Found, source: str | Path) -> ImageSet:
+    count = len(found.images)
+    if not count:
+        raise UsageError(f"{source} has no images: accepted are {FORMS}")
+    with reading(source):
+        names = None if found.names is None else tuple(map(str, found.names))
+        y = np.full(count, -1) if found.labels is None else np.asarray(found.labels)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.shape != (count,) or y.dtype.kind not in "iu":
+        have = f"{y.dtype} labels of shape {list(y.shape)} for {count} images"
+        raise IntegrityError(f"{source} has {have}: give one integer per image")
+    if found.labels is not None and (y.min() < 0 or (names and y.max() >= len(names))):
+        most = f" to {len(names) - 1}" if names else " and up"
+        raise IntegrityError(
+            f"{source} has labels outside 0{most}: choose a labelled split, or correct them"
+        )
+    store = (
+        _Arrays(found.images) if isinstance(found.images, np.ndarray) else _Encoded(found.images)
+    )
+    seen = len(np.unique(y))
+    size = f" of {'x'.join(map(str, store.pixels.shape[1:]))}" if isinstance(store, _Arrays) else ""
+    classes = (
+        f"{seen} of {len(names)} classes" if names and seen < len(names) else f"{seen} classes"
+    )
+    parts = [found.kind, f"{found.split} split" if found.split else "", f"{count} images{size}"]
+    description = ", ".join(
+        filter(None, [*parts, "no labels" if found.labels is None else classes])
+    )
+    return ImageSet(
+        y.astype(np.int64), names, description, str(source), found.split, store, np.arange(count)
+    )

@@ -1,0 +1,332 @@
+"""Measuring an artifact: accuracy at every timestep beside the ANN's, firing rates, synaptic operations, speed and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from zoo import parallel
+from zoo.artifact.config import CONFIG, WEIGHTS, Config
+from zoo.artifact.folder import read_artifact
+from zoo.artifact.results import AnnFacts, ClassRow, DataFacts, Evaluation, LayerRow, Row, wilson
+from zoo.artifact.tensors import network_of
+from zoo.data.datasets import identify
+from zoo.data.images import ImageSet, preprocess_of
+from zoo.environment import peak_memory, versions
+from zoo.errors import UsageError, ZooError
+from zoo.evaluation.energy import (
+    count_operations,
+    dense_macs,
+    footprint,
+    modelled_energy,
+    per_image,
+)
+from zoo.evaluation.tally import TOP, Hits, Tally, load_state, save_state
+from zoo.networks.fused import Backend
+from zoo.networks.pixels import image_table, look_up
+from zoo.networks.resnet import ann_forward
+from zoo.networks.spiking import SpikingResNet
+from zoo.pretrained.checkpoint import Checkpoint, find_source, read_checkpoint
+from zoo.pretrained.sources import find_checkpoint
+
+Progress = Callable[[str, int, int], None]
+
+
+_STORE_EVERY = 10.0  # seconds between two state files
+
+
+_ANN_PIXELS = 2**19  # of one part of a batch: 512 images of 32 x 32, 10 of 224 x 224 (0.4 GB)
+
+
+def evaluate(
+    folder: str | Path,
+    images: ImageSet,
+    timesteps: Sequence[int],
+    *,
+    batch_size: int = 128,
+    ann: str | Path | None = None,
+    device: str = "cpu",
+    backend: Backend = "auto",
+    state: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measures the artifact at `folder` on labelled images.
+
+    A causal network runs once, to the largest of `timesteps`; that run gives every smaller one. A layerwise network runs once
+    each. Under torchrun the batches are shared out, and every process returns the figures of all (`zoo.parallel`).
+
+    Args:
+        ann: the checkpoint it was converted from, as `zoo.pretrained.sources` takes it; without it, the file that `zoo convert` read, where
+            it is still in its place.
+        backend: as in `zoo.load`.
+        state: a file that keeps what is counted, and where it exists says where to go on; the figures are those of a run that was
+            never stopped. It is removed at the end. Under torchrun each process has its own, with its number behind the name.
+        progress: called with a stage, images done and images in all (of this process).
+
+    Raises:
+        UsageError: no labels, labels the network has no class for, timesteps < 1, images of the wrong size, an `ann` that is not
+            the checkpoint the config names, a backend that cannot run here, or a state of another evaluation.
+        IntegrityError: the state file is none.
+    """
+    started = time.perf_counter()
+    config, tensors = read_artifact(folder)
+    network = network_of(config, tensors).to(device).with_backend(backend)
+    wanted = sorted(set(timesteps))
+    if not wanted or wanted[0] < 1:
+        raise UsageError(
+            f"timesteps must be 1 or more, not {list(timesteps)}: name some, such as 8,16,32"
+        )
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
+    images = images.for_classes(config.num_classes, config.class_names)
+    if len(images) == 0 or images.labels.min() < 0 or images.labels.max() >= config.num_classes:
+        raise UsageError(
+            f"{images.description}: labels must be 0 to {config.num_classes - 1} for {config.arch} with "
+            f"{config.num_classes} classes: give a labelled test set with --data"
+        )
+    source = _ann_checkpoint(config, ann)
+    ranks = parallel.current_ranks()
+    # One process reads all images for their hash, not each.
+    met = ranks.exchange(
+        f"{images.sha256() if ranks.first else ''} {'without' if source is None else 'with'}"
+    )
+    sha256 = met[0].partition(" ")[0]
+    if len({text.partition(" ")[2] for text in met}) > 1:
+        raise UsageError(
+            "the ANN is not at hand for every process: pass --ann FILE with a path that all of them have"
+        )
+    about = {
+        "weights": config.weights_sha256,
+        "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+        "images": sha256,
+        "timesteps": wanted,
+        "batch size": batch_size,
+        "ann": None if source is None else source.sha256,
+        "process": f"{ranks.rank} of {ranks.world}",
+    }
+    if state is not None and ranks.world > 1:
+        state = Path(state).with_name(f"{Path(state).name}.{ranks.rank}-of-{ranks.world}")
+    mine = _count(
+        network,
+        config,
+        images,
+        source,
+        wanted,
+        about,
+        batch_size=batch_size,
+        ranks=ranks,
+        state=None if state is None else Path(state),
+        progress=progress,
+    )
+    mine.memory = (
+        torch.cuda.max_memory_allocated() if network.device.type == "cuda" else peak_memory()
+    )
+    tally = Tally.total(
+        [Tally.model_validate_json(part) for part in ranks.exchange(mine.model_dump_json())]
+    )
+    if state is not None:
+        Path(state).unlink(missing_ok=True)
+
+    count = len(images)
+    height, width = config.preprocess.input_size[1:]
+    ann_macs = dense_macs(network, height, width)
+    neurons = _neurons(network, height, width)
+    rows = []
+    for mark in wanted:
+        counted = tally.marks[mark]
+        operations = per_image(network, counted.operations, count)
+        rows.append(
+            Row(
+                timesteps=mark,
+                top1=100 * counted.hits.top1 / count,
+                interval95=wilson(counted.hits.top1, count),
+                top5=_top5(config, counted.hits, count),
+                firing_rate=sum(counted.spikes.values()) / (sum(neurons.values()) * count * mark),
+                effective_acs=operations.acs,
+                effective_macs=operations.macs,
+                energy_nj=modelled_energy(
+                    operations.acs, operations.macs, ann_macs, mark, config.spike_bits
+                ),
+            )
+        )
+    layers = [
+        LayerRow(
+            name=name,
+            neurons=size,
+            firing_rate={
+                mark: tally.marks[mark].spikes[name] / (size * count * mark) for mark in wanted
+            },
+        )
+        for name, size in neurons.items()
+    ]
+    return Evaluation(
+        name=Path(folder).resolve().name,
+        arch=config.arch,
+        method=config.method.name,
+        neuron=config.neuron,
+        schedule=config.schedule,
+        numerics=config.numerics,
+        weights_sha256=config.weights_sha256,
+        data=DataFacts(
+            description=images.description,
+            dataset=identify(images) if ranks.first else None,
+            sha256=sha256,
+            images=count,
+        ),
+        ann=None
+        if source is None
+        else AnnFacts(
+            top1=100 * tally.ann.top1 / count,
+            top5=_top5(config, tally.ann, count),
+            source=config.source.name,
+        ),
+        rows=rows,
+        layers=layers,
+        classes=_class_rows(config, images, tally, wanted[-1], with_ann=source is not None),
+        activation_sparsity=1 - rows[-1].firing_rate / config.spike_bits,
+        footprint_bytes=footprint(network),
+        artifact_bytes=sum((Path(folder) / name).stat().st_size for name in (CONFIG, WEIGHTS)),
+        images_per_second={run_to: count / spent for run_to, spent in tally.seconds.items()},
+        peak_memory_bytes=tally.memory,
+        seconds=time.perf_counter() - started,
+        device=device,
+        backend=network.backend,
+        versions=versions(network.backend, device, ranks.world),
+        command="",
+        config=config,
+    )
+
+
+def _count(
+    network: SpikingResNet,
+    config: Config,
+    images: ImageSet,
+    source: Checkpoint | None,
+    wanted: list[int],
+    about: Mapping[str, object],
+    *,
+    batch_size: int,
+    ranks: parallel.Ranks,
+    state: Path | None,
+    progress: Progress | None,
+) -> Tally:
+    """Counts on this process's batches, from where a state file says it stopped."""
+    layerwise = config.schedule == "layerwise"
+    runs = wanted if layerwise else wanted[-1:]
+    prep = preprocess_of(config)
+
+    def start() -> Tally:
+        return Tally.empty(wanted, runs)
+
+    tally = start() if state is None else load_state(state, about, start)
+    mine = range(0, len(images), batch_size)[ranks.rank :: ranks.world]
+    share = sum(min(batch_size, len(images) - begin) for begin in mine)
+    stored = time.monotonic()
+    try:
+        for begin in mine[tally.batches :]:
+            part = slice(begin, begin + batch_size)
+            batch, labels = images.batch(part, prep), torch.from_numpy(images.labels[part].copy())
+            # Counted apart and added at once, so that an interruption never leaves half a batch.
+            fresh = start()
+            fresh.batches = 1
+            fresh.images = dict(Counter(labels.tolist()))
+            active = (network.pixels(batch.to(network.device)) != 0).sum(0).cpu()
+            for run_to in runs:
+                marks = [run_to] if layerwise else wanted
+                begun = time.perf_counter()
+                run = network.run(batch, run_to, snapshots=marks)
+                if network.device.type == "cuda":
+                    torch.cuda.synchronize()
+                fresh.seconds[run_to] = time.perf_counter() - begun
+                for mark in marks:
+                    counted, spikes = (
+                        fresh.marks[mark],
+                        {name: total.cpu() for name, total in run.spikes[mark].items()},
+                    )
+                    counted.hits.count(
+                        run.logits[-1] if layerwise else run.logits[mark - 1], labels
+                    )
+                    counted.spikes = {name: int(total.sum()) for name, total in spikes.items()}
+                    counted.operations = count_operations(network, spikes, active)
+            if source is not None:
+                fresh.ann.count(_ann_logits(source, config, batch), labels)
+            tally = Tally.total([tally, fresh], at_once=False)
+            if state is not None and time.monotonic() - stored > _STORE_EVERY:
+                save_state(state, about, tally)
+                stored = time.monotonic()
+            if progress is not None:
+                progress("evaluating", sum(tally.images.values()), share)
+    except BaseException:
+        if state is not None and tally.batches:
+            with contextlib.suppress(ZooError):  # what ended it is what has to be said
+                save_state(state, about, tally)
+        raise
+    if state is not None:
+        save_state(state, about, tally)  # the other processes may not be done, or be stopped
+    return tally
+
+
+def _neurons(network: SpikingResNet, height: int, width: int) -> dict[str, int]:
+    sizes = network.net.sizes(height, width)
+    return {
+        spec.name: spec.out_channels * math.prod(sizes[spec.name]) for spec in network.net.layers
+    }
+
+
+def _top5(config: Config, hits: Hits, count: int) -> float | None:
+    return 100 * hits.top5 / count if config.num_classes > TOP else None
+
+
+def _class_rows(
+    config: Config, images: ImageSet, tally: Tally, mark: int, *, with_ann: bool
+) -> list[ClassRow]:
+    names = config.class_names or (
+        images.class_names if len(images.class_names or ()) == config.num_classes else None
+    )
+    hits = tally.marks[mark].hits.by_class
+    return [
+        ClassRow(
+            label=label,
+            name=names[label] if names else None,
+            images=count,
+            top1=100 * hits.get(label, 0) / count,
+            ann=100 * tally.ann.by_class.get(label, 0) / count if with_ann else None,
+        )
+        for label, count in sorted(tally.images.items())
+    ]
+
+
+def _ann_checkpoint(config: Config, given: str | Path | None) -> Checkpoint | None:
+    path = find_checkpoint(given).path if given is not None else find_source(config.source.sha256)
+    if path is None:
+        return None
+    found = read_checkpoint(path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in)
+    if found.sha256 != config.source.sha256:
+        raise UsageError(
+            f"{path} is not {config.source.name}, which this network was converted from: sha256 differs"
+        )
+    params = {
+        name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        for name, tensor in found.params.items()
+    }
+    return Checkpoint(found.net, params, found.name, found.sha256)
+
+
+@torch.inference_mode()
+def _ann_logits(source: Checkpoint, config: Config, batch: Tensor) -> Tensor:
+    table = image_table(config.preprocess.mean, config.preprocess.std, integer=False)
+    at_once = max(1, _ANN_PIXELS // math.prod(batch.shape[2:]))
+    return torch.cat(
+        [
+            ann_forward(source.net, source.params, look_up(table, part))
+            for part in batch.split(at_once)
+        ]
+    )

@@ -1,0 +1,158 @@
+"""What an evaluation counts: whole numbers alone, so that its parts can be stopped, stored and added up without changing one.
+
+The state file of a long evaluation is such a count, with what it is a count of; a file of another artifact, of other images or
+settings is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from zoo.errors import IntegrityError, UsageError, ZooError
+from zoo.files import write_synced
+
+TOP = 5
+
+
+class Hits(BaseModel):
+    """Images whose label is the first, or among the first five, of the predictions; and the first ones by class."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top1: int = 0
+    top5: int = 0
+    by_class: dict[int, int] = Field(default_factory=dict)
+
+    def count(self, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: logits [B, classes], labels [B]. Of equal logits the lower class comes first."""
+        logits, at = logits.cpu(), labels[:, None]
+        own = logits.gather(1, at)
+        lower = (logits == own) & (torch.arange(logits.shape[1]) < at)
+        rank = (~(logits <= own) | lower).sum(1)  # so that a NaN is no hit
+        self.top1 += int((rank == 0).sum())
+        self.top5 += int((rank < TOP).sum())
+        for label in labels[rank == 0].tolist():
+            self.by_class[label] = self.by_class.get(label, 0) + 1
+
+    def add(self, other: Hits) -> None:
+        self.top1 += other.top1
+        self.top5 += other.top5
+        add_counts(self.by_class, other.by_class)
+
+
+class Marked(BaseModel):
+    """Counts at one number of timesteps: hits, and by layer spikes and synaptic operations."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hits: Hits = Field(default_factory=Hits)
+    spikes: dict[str, int] = Field(default_factory=dict)
+    operations: dict[str, int] = Field(default_factory=dict)
+
+    def add(self, other: Marked) -> None:
+        self.hits.add(other.hits)
+        add_counts(self.spikes, other.spikes)
+        add_counts(self.operations, other.operations)
+
+
+class Tally(BaseModel):
+    """Everything counted on some of the batches.
+
+    batches: how many; marks: by number of timesteps; images: by class. seconds: of each run, the one figure that is measured,
+    not counted; memory: the peak in bytes.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    batches: int = 0
+    images: dict[int, int] = Field(default_factory=dict)
+    marks: dict[int, Marked] = Field(default_factory=dict)
+    ann: Hits = Field(default_factory=Hits)
+    seconds: dict[int, float] = Field(default_factory=dict)
+    memory: int = 0
+
+    @classmethod
+    def empty(cls, marks: Iterable[int], runs: Iterable[int]) -> Tally:
+        return cls(marks={mark: Marked() for mark in marks}, seconds=dict.fromkeys(runs, 0.0))
+
+    @classmethod
+    def total(cls, parts: Iterable[Tally], *, at_once: bool = True) -> Tally:
+        """The sum of several; if they were counted at the same time, they took as long as the slowest."""
+        first, *others = parts
+        whole = first.model_copy(deep=True)
+        for other in others:
+            whole.batches += other.batches
+            add_counts(whole.images, other.images)
+            for mark, counts in other.marks.items():
+                whole.marks[mark].add(counts)
+            whole.ann.add(other.ann)
+            for run, spent in other.seconds.items():
+                whole.seconds[run] = (
+                    max(whole.seconds[run], spent) if at_once else whole.seconds[run] + spent
+                )
+            whole.memory = max(whole.memory, other.memory)
+        return whole
+
+
+def add_counts(total: dict[Any, int], part: Mapping[Any, int]) -> None:
+    """Adds to each count of `total` the one of `part`."""
+    for name, count in part.items():
+        total[name] = total.get(name, 0) + count
+
+
+def load_state(path: Path, about: Mapping[str, object], start: Callable[[], Tally]) -> Tally:
+    """What a state file holds, or a new tally where there is none.
+
+    Raises:
+        UsageError: it is of another evaluation; the message names the first difference.
+        IntegrityError: it is not such a file.
+    """
+    if not path.exists():
+        return start()
+    try:
+        found = json.loads(path.read_bytes())
+        theirs, tally = found["about"], Tally.model_validate(found["tally"])
+        differing = next((name for name in about if theirs.get(name) != about[name]), None)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        ValidationError,
+    ) as error:
+        raise IntegrityError(
+            f"{path} is not what a stopped zoo eval left there: choose another file for --resume"
+        ) from error
+    if differing is not None:
+        raise UsageError(
+            f"{path} is of another evaluation, {differing} was {str(theirs.get(differing))[:80]}, now it is "
+            f"{str(about[differing])[:80]}: delete it or choose another file for --resume"
+        )
+    return tally
+
+
+def save_state(path: Path, about: Mapping[str, object], tally: Tally) -> None:
+    """Replaces the state file; raises ZooError when it cannot be written, and then the old one stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_synced(
+            temporary,
+            json.dumps({"about": dict(about), "tally": tally.model_dump(mode="json")}).encode(),
+        )
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ZooError(
+            f"{path} could not be written ({error.strerror}): free some space, then go on from it"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)

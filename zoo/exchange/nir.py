@@ -1,0 +1,205 @@
+"""Networks in NIR, the neuromorphic intermediate representation (neuroir.org), for other frameworks and for chips.
+
+NIR has convolutions, integrate-and-fire neurons and sums of edges, all of them the same at every timestep. What differs by
+timestep here goes in through the input: behind the image's channels it has R clock channels, of which channel min(t, R - 1) is 1
+everywhere at timestep t and the others are 0. From them a 1x1 convolution brings each layer its bias of that timestep, and at the
+first timestep its initial potential.
+
+What NIR does not say is said in the graph's metadata: a neuron spikes at most once a timestep, where v >= v_threshold, and then
+v_threshold is subtracted from v in the same timestep. Initial potentials are one half higher than the zoo's, so that v is never
+equal to v_threshold and it makes no difference whether a framework asks for > or >=. All other numbers are integers in float32.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.artifact.config import Config
+from zoo.artifact.folder import read_artifact
+from zoo.artifact.tensors import network_of
+from zoo.errors import UsageError
+from zoo.files import replaced_file
+from zoo.kernels.spiking_conv import SpikingConv
+from zoo.networks.pixels import look_up
+from zoo.networks.spiking import SpikingResNet
+from zoo.networks.topology import IMAGE, Layer
+
+if TYPE_CHECKING:
+    import nir
+
+_EXACT = 2**23  # float32 holds halves up to here
+
+
+_INPUT = (
+    "float [timesteps, image channels + clock channels, height, width]: image.table of the pixel, the same at every timestep, "
+    "then clock channels, of which the one numbered min(timestep, clock channels - 1) is 1 and the others are 0"
+)
+
+
+_NEURON = "at most one spike a timestep, where v >= v_threshold; then v -= v_threshold in the same timestep (soft reset)"
+
+
+_OUTPUT = (
+    "logits after T timesteps: the mean of the output over the timesteps from readout_delay to T"
+)
+
+
+def export_nir(folder: str | Path, out: Path) -> nir.NIRGraph:
+    """Writes the artifact at `folder` as a NIR file (HDF5) and returns the graph.
+
+    Raises:
+        UsageError: NIR cannot say what the network does, or the extra `nir` is not installed.
+        NotFoundError, IntegrityError: as `zoo.artifact.folder.read_artifact`.
+    """
+    nir = _require()
+    config, tensors = read_artifact(folder)
+    graph = to_nir(config, network_of(config, tensors))
+    with replaced_file(out) as temporary:
+        nir.write(temporary, graph)
+    return graph
+
+
+def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
+    """The NIR graph of a network. Raises UsageError when there is none that does the same."""
+    nir = _require()
+    _check(config, network)
+    channels, height, width = config.preprocess.input_size
+    rows = max(
+        config.bias_rows, 2
+    )  # one for the first timestep at least: it brings the initial potential
+    shape = (channels + rows, height, width)
+    sizes = {IMAGE: (height, width), **network.net.sizes(height, width)}
+    steps = {IMAGE: 1}  # pixels of the image from one neuron of a layer to the next
+    nodes: dict[str, Any] = {"input": nir.Input({"input": np.array(shape)})}
+    edges: list[tuple[str, str]] = []
+
+    def convolve(
+        name: str,
+        source: str,
+        size: tuple[int, int],
+        weight: Tensor,
+        stride: int,
+        padding: int = 0,
+        bias: Tensor | None = None,
+    ) -> str:
+        shift = torch.zeros(len(weight)) if bias is None else bias
+        nodes[name] = nir.Conv2d(
+            size,
+            weight.float().numpy(),
+            (stride, stride),
+            (padding, padding),
+            (1, 1),
+            1,
+            shift.float().numpy(),
+        )
+        edges.append((source, name))
+        return name
+
+    for spec in network.net.layers:
+        layer, name = network.layers[spec.name], _name(spec.name)
+        neurons, size = f"{name}_if", sizes[spec.name]
+        steps[spec.name] = steps[spec.source] * spec.stride
+        weight = layer.weight.float()
+        if spec.source == IMAGE:  # the image's channels, none of the clock's
+            weight = torch.cat([weight, torch.zeros(len(weight), rows, *weight.shape[2:])], 1)
+        source = "input" if spec.source == IMAGE else f"{_name(spec.source)}_if"
+        parts = [convolve(name, source, sizes[spec.source], weight, spec.stride, spec.padding)]
+        clock = torch.zeros(len(weight), channels + rows, 1, 1)
+        clock[:, channels:, 0, 0] = layer.bias[torch.arange(rows).clamp_max(len(layer.bias) - 1)].T
+        clock[:, channels, 0, 0] += layer.v_init + 0.5
+        parts.append(convolve(f"{name}_clock", "input", (height, width), clock, steps[spec.name]))
+        if spec.shortcut is not None:
+            begin = spec.shortcut.source
+            weight = _shortcut(spec, layer, network.net.channels[begin])
+            parts.append(
+                convolve(
+                    f"{name}_shortcut",
+                    f"{_name(begin)}_if",
+                    sizes[begin],
+                    weight,
+                    spec.shortcut.stride,
+                )
+            )
+        threshold = layer.threshold.float().view(-1, 1, 1).expand(-1, *size).numpy()
+        nodes[neurons] = nir.IF(np.ones_like(threshold), threshold.copy(), np.zeros_like(threshold))
+        edges += [(part, neurons) for part in parts]
+    last = network.net.layers[-1].name
+    nodes["sum"] = nir.SumPool2d(np.array(sizes[last]), np.array(sizes[last]), np.array([0, 0]))
+    edges.append((f"{_name(last)}_if", "sum"))
+    head = network.head
+    weight = (head.weight.double() * head.scale.double()[:, None])[:, :, None, None]
+    convolve("fc", "sum", (1, 1), weight, 1, bias=head.bias)
+    nodes["output"] = nir.Output({"output": np.array([config.num_classes, 1, 1])})
+    edges.append(("fc", "output"))
+    metadata = {
+        "format": "spiking-zoo",
+        "config": config.model_dump_json(),
+        "input": _INPUT,
+        "neuron": _NEURON,
+        "output": _OUTPUT,
+        "image_channels": channels,
+        "clock_channels": rows,
+        "readout_delay": json.dumps(config.readout_delay),
+        "exact_timesteps_in_float32": exact_timesteps(network),
+    }
+    return nir.NIRGraph(nodes, edges, metadata)
+
+
+def nir_input(network: SpikingResNet, images: Tensor, timesteps: int) -> Tensor:
+    """What the graph's input node takes for uint8 images [B, C, H, W]: float [timesteps, B, C + R, H, W]."""
+    rows = max(2, *(len(layer.bias) for layer in network.layers.values()))
+    image = look_up(network.image_table, images).contiguous()
+    clock = torch.eye(rows)[torch.arange(timesteps).clamp_max(rows - 1)]
+    clock = clock.view(timesteps, 1, rows, 1, 1).expand(-1, len(image), -1, *image.shape[2:])
+    return torch.cat([image.expand(timesteps, *image.shape), clock], 2)
+
+
+def exact_timesteps(network: SpikingResNet) -> int:
+    """Timesteps, at most 4096, for which every potential is exact in float32 whatever the image."""
+    layers = network.layers.values()
+    return max(
+        (t for t in range(1, 4097) if all(layer.potential_bound(t) < _EXACT for layer in layers)),
+        default=0,
+    )
+
+
+def _shortcut(spec: Layer, layer: SpikingConv, source: int) -> Tensor:
+    """The weight of the 1x1 convolution that a shortcut from `source` channels is."""
+    if layer.projection is not None:
+        return layer.projection
+    assert layer.gain is not None and spec.shortcut is not None
+    weight, inner = torch.zeros(spec.out_channels, source, 1, 1), torch.arange(source)
+    weight[inner + spec.shortcut.pad, inner, 0, 0] = layer.gain[inner + spec.shortcut.pad].float()
+    return weight
+
+
+def _check(config: Config, network: SpikingResNet) -> None:
+    reasons = {
+        f"{config.neuron} neurons: its neurons spike 0 or 1": config.neuron != "if",
+        "the layerwise schedule: its neurons fire while they receive": config.schedule != "causal",
+        "max-pooling": any(spec.max_pool for spec in network.net.layers),
+        "float32 networks, as this export relies on integers": config.numerics != "int8",
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise UsageError(
+                f"NIR has no {reason}: export an int8 network of the CIFAR form with `if` neurons, causal"
+            )
+
+
+def _name(layer: str) -> str:
+    return layer.replace(".", "_")  # torch takes no dots in a module's name
+
+
+def _require() -> Any:
+    try:
+        import nir
+    except ImportError as error:
+        raise UsageError("zoo export needs nir: pip install 'spiking-zoo[nir]'") from error
+    return nir

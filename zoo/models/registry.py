@@ -1,0 +1,340 @@
+"""Names of the zoo, and what a name, path or hub id on the command line means.
+
+`zoo/models/index.json` says what every named model is: the sha256 of each of its files, its spike checksum and, for one that does
+not ship, the repository and commit it is pulled from. `python -m zoo.models.registry` writes it anew from the folders beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+
+from zoo.artifact.config import CONFIG, FILES, WEIGHTS, Config, Sha256, parse_config
+from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
+from zoo.hub import cache
+from zoo.hub import client as hub
+from zoo.models import recipes
+
+if TYPE_CHECKING:
+    from zoo.artifact.folder import Check
+
+_SHIPPED = Path(__file__).parent
+
+
+Origin = Literal["shipped", "cached", "made", "folder"]
+
+
+class Named(BaseModel):
+    """What the index says about one model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: dict[str, Sha256]
+    spikes: Sha256
+    repo: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Named:
+        if not {CONFIG, WEIGHTS} <= self.files.keys() <= {*FILES}:
+            raise ValueError(
+                f"files must be of {', '.join(FILES)}, the first and the last among them"
+            )
+        if (self.repo is None) != (self.revision is None):
+            raise ValueError("repo and revision go together")
+        if self.repo is not None and not hub.is_repo(self.repo):
+            raise ValueError("repo must be org/name")
+        return self
+
+
+class _Index(
+    RootModel[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], Named]]
+):
+    pass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An artifact that has a name.
+
+    `size` is that of its files in bytes, `evaluation` what its eval.json says, if it has one, `origin` where its folder is,
+    `commit` that of the repository it was pulled from.
+    """
+
+    name: str
+    folder: Path
+    config: Config
+    size: int
+    evaluation: dict[str, Any] | None
+    origin: Origin = "folder"
+    commit: str | None = None
+
+
+def index() -> dict[str, Named]:
+    """The models that have a name. Raises IntegrityError when the index is not what it should be."""
+    path = _SHIPPED / "index.json"
+    try:
+        return _Index.model_validate_json(path.read_bytes()).root
+    except (OSError, ValidationError) as error:
+        raise IntegrityError(
+            f"{path} cannot be used ({str(error)[:120]}): install spiking-zoo again"
+        ) from error
+
+
+def entry(folder: Path, name: str | None = None) -> Entry:
+    """Reads the facts of one artifact folder, without its tensors."""
+    config = parse_config((folder / "config.json").read_bytes(), f"{folder}/config.json")
+    measured = folder / "eval.json"
+    try:
+        evaluation = json.loads(measured.read_text()) if measured.is_file() else None
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(
+            f"{measured} is not valid JSON ({str(error)[:80]}): fetch the artifact again"
+        ) from error
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    pulled = cache.is_cached(folder)
+    origin: Origin = "folder"
+    if folder.parent == _SHIPPED:
+        origin = "shipped"
+    elif pulled or cache.is_made(folder):
+        origin = "cached" if pulled else "made"
+    return Entry(
+        name or cache.name_of(folder),
+        folder,
+        config,
+        size,
+        evaluation,
+        origin,
+        folder.name if pulled else None,
+    )
+
+
+def _folders() -> list[str]:
+    return sorted(path.parent.name for path in _SHIPPED.glob("*/config.json"))
+
+
+def shipped() -> list[Entry]:
+    """The artifacts inside the package, by name."""
+    return [entry(_SHIPPED / name) for name in _folders()]
+
+
+def at_hand() -> list[Entry]:
+    """The artifacts that need no network: those inside the package, the whole ones in the cache, and those that were made."""
+    names = {(named.repo, named.revision): name for name, named in index().items() if named.repo}
+    pulled = [one for one in cache.snapshots() if one.whole]
+    made = [one.folder for one in recipes.everything() if one.state == "current"]
+    return (
+        shipped()
+        + [entry(one.folder, names.get((one.repo, one.commit))) for one in pulled]
+        + [entry(one) for one in made]
+    )
+
+
+def to_make() -> list[recipes.Recipe]:
+    """The recipes that were not followed yet: `zoo pull` does."""
+    return [
+        recipe for name, recipe in recipes.RECIPES.items() if recipes.current_artifact(name) is None
+    ]
+
+
+def resolve(
+    name_or_path: str | Path,
+    *,
+    offline: bool = False,
+    token: str | None = None,
+    progress: hub.Progress | None = None,
+) -> Path:
+    """The artifact folder of what a user names; the first of these that it is:
+
+    a folder; a model that ships; one that a recipe made; a pinned name or an `org/name[@revision]` in the hub client's cache; the
+    same on the hub, from where it is pulled. `org/name` of the cache is the newest that was pulled; `zoo pull` looks for a newer
+    one, and it alone makes what a recipe makes.
+
+    Raises:
+        NotFoundError: it is none of these, and lists near names; or a recipe was not followed yet.
+        NetworkError, AuthError, IntegrityError: as `zoo.hub.cache.fetch_artifact`.
+    """
+    text, path = str(name_or_path), Path(name_or_path)
+    try:
+        if (path / "config.json").is_file():
+            return path
+        is_folder = path.is_dir()
+    except (OSError, ValueError):  # a name too long for a file, or with a null byte in it
+        is_folder = False
+    if text in _folders():
+        return _SHIPPED / text
+    named = index().get(text)
+    if named is None and text in recipes.RECIPES:
+        made = recipes.current_artifact(text)
+        if made is None:
+            raise NotFoundError(f"{text} is not here yet: {recipes.how_to(text)}")
+        return made
+    wanted = (
+        (str(named.repo), named.revision)
+        if named
+        else cache.parse(text)
+        if isinstance(name_or_path, str)
+        else None
+    )
+    folder = cache.cached(*wanted) if wanted else None
+    if folder is not None:
+        return folder
+    if is_folder and text:
+        raise NotFoundError(
+            f"{path} has no config.json: it is not an artifact; make one with zoo convert"
+        )
+    if wanted is None or (
+        named is None and Path(wanted[0]).parent.is_dir()
+    ):  # a mistyped path is not for a hub to know
+        raise NotFoundError(
+            f"{text} is neither a folder, nor a model of the zoo, nor org/name of a hub; {near(text)}"
+        )
+    try:
+        expected = named.files if named else None
+        return cache.fetch_artifact(
+            *wanted, expected=expected, token=token, offline=offline, progress=progress
+        ).folder
+    except (NotFoundError, NetworkError) as error:
+        raise type(error)(f"{text} is no folder here, and {error}") from error
+
+
+def near(text: str) -> str:
+    """The names of the zoo that are nearest to a text, as words of a message."""
+    names = sorted({*index(), *_folders(), *recipes.RECIPES})
+    found = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or _folders()
+    return f"known: {', '.join(found) or 'none is shipped'}"
+
+
+def pull(
+    text: str,
+    *,
+    calib: Path | None = None,
+    samples: int | None = None,
+    endpoint: str | None = None,
+    offline: bool = False,
+    force: bool = False,
+    progress: hub.Progress | None = None,
+    talk: Callable[[str], None] = lambda _: None,
+) -> cache.Pulled:
+    """Makes a named model or an `org/name[@revision]` ready for use without a network, every file checked.
+
+    `calib`, `samples` and `talk` are of `zoo.models.recipes.make` alone.
+
+    Raises NotFoundError for a name that does not exist, IntegrityError, and what `zoo.hub.cache.fetch_artifact` and `zoo.models.recipes.make` raise.
+    """
+    named = index().get(text)
+    if named is None and text in recipes.RECIPES:
+        return recipes.make(
+            text,
+            calib=calib,
+            samples=samples,
+            endpoint=endpoint,
+            offline=offline,
+            force=force,
+            progress=progress,
+            talk=talk,
+        )
+    if calib is not None or samples is not None:
+        raise UsageError(
+            f"{text} is not converted here: --calib and --samples are for {', '.join(recipes.RECIPES)}"
+        )
+    if named is not None and text in _folders():
+        problem = check(_SHIPPED / text)
+        if problem is not None:
+            raise IntegrityError(f"{_SHIPPED / text}: {problem}: install spiking-zoo again")
+        files = {
+            name: ((_SHIPPED / text / name).stat().st_size, sha256)
+            for name, sha256 in named.files.items()
+        }
+        return cache.Pulled(text, None, None, _SHIPPED / text, files, fetched=False)
+    wanted = (str(named.repo), named.revision) if named else cache.parse(text)
+    if wanted is None:
+        raise NotFoundError(
+            f"{text} is neither a model of the zoo nor org/name of a hub; {near(text)}"
+        )
+    return cache.fetch_artifact(
+        *wanted,
+        expected=named.files if named else None,
+        endpoint=endpoint,
+        offline=offline,
+        force=force,
+        progress=progress,
+    )
+
+
+def check(folder: Path) -> str | None:
+    """What differs between a shipped folder and the index, or None."""
+    named = index().get(folder.name)
+    if named is None:
+        return "is not in the index: python -m zoo.models.registry writes it anew"
+    return _difference(folder, named.files)
+
+
+def _difference(folder: Path, files: Mapping[str, str]) -> str | None:
+    found = {path.name for path in folder.iterdir() if path.name in FILES}
+    for name in sorted(found ^ files.keys()):
+        return f"{name} is {'missing' if name in files else 'not in the index'}"
+    for name, sha256 in files.items():
+        have = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        if have != sha256:
+            return f"{name} has sha256 {have}, the index says {sha256}"
+    return None
+
+
+def verify_model(folder: Path, *, deep: bool = False) -> list[Check]:
+    """`zoo.artifact.folder.verify_artifact`, and before it the files against the index, or in the cache against the hashes of the hub."""
+    from zoo.artifact.folder import Check, verify_artifact
+
+    first = []
+    if folder.parent == _SHIPPED:
+        problem = check(folder)
+        first = [
+            Check("index", problem is None, problem or "every file has the sha256 of the index")
+        ]
+    elif cache.is_cached(folder):
+        problem = cache.problem_of(folder)
+        first = [Check("cache", problem is None, problem or "every file has the hash of the hub")]
+    return first + verify_artifact(folder, deep=deep)
+
+
+def default_data(config: Config) -> str | None:
+    """What `zoo eval` measures on when no --data is given: the data set it was calibrated on, where that one has a name."""
+    return config.calibration.dataset
+
+
+def make_index() -> dict[str, Any]:
+    """The index as the folders are now; what it says of models that do not ship, and where one is hosted, is kept."""
+    kept = index() if (_SHIPPED / "index.json").is_file() else {}
+    made = {name: named for name, named in kept.items() if named.repo is not None}
+    for found in shipped():
+        files = {
+            name: hashlib.sha256((found.folder / name).read_bytes()).hexdigest()
+            for name in sorted(FILES)
+            if (found.folder / name).is_file()
+        }
+        before = kept.get(found.name)
+        made[found.name] = Named.model_validate(
+            {
+                "files": files,
+                "spikes": found.config.checksum.sha256,
+                "repo": before.repo if before else None,
+                "revision": before.revision if before else None,
+            }
+        )
+    return {name: made[name].model_dump() for name in sorted(made)}
+
+
+if __name__ == "__main__":
+    try:
+        text = json.dumps(make_index(), indent=2) + "\n"
+    except ZooError as error:
+        raise SystemExit(f"error: {error}") from error
+    (_SHIPPED / "index.json").write_text(text)
+    print(f"wrote {_SHIPPED / 'index.json'}")

@@ -1,0 +1,179 @@
+"""Residual networks as data: one description from which the ANN and the spiking network are both built.
+
+A topology is the list of its spiking layers in the order in which they run. A layer is one convolution, its BatchNorm, at
+most one shortcut that ends in the same neurons, and the ReLU (ANN) or integrate-and-fire neuron (SNN) behind them. Names
+follow torchvision (`conv1`, `layer1.0.conv1`, `layer1.0.downsample.0`, `fc`), so a checkpoint's keys are a layer's keys.
+
+CIFAR form: He et al. 2015 (arXiv:1512.03385) section 4.2, three stages of 16, 32 and 64 channels; shortcut "A" is the strided,
+zero-padded identity, "B" a 1x1 projection. ImageNet form: the same paper's table 1, with the stride of a bottleneck in its 3x3
+convolution (torchvision's and timm's "v1.5"), or in its first 1x1 convolution (the paper's own, "v1").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.networks.quantise import Quantise, quantise
+from zoo.networks.topology import IMAGE, Layer, Shortcut, Topology
+
+
+def identity_shortcut(x: Tensor, shortcut: Shortcut) -> Tensor:
+    """The source's activations [B, C, H, W] as an identity shortcut delivers them: strided, then padded with zero channels."""
+    x = x[:, :, :: shortcut.stride, :: shortcut.stride]
+    return F.pad(x, (0, 0, 0, 0, shortcut.pad, shortcut.pad)) if shortcut.pad else x
+
+
+Visitor = Callable[[Layer, Tensor], Tensor]
+
+
+Watcher = Callable[[str, Tensor], None]
+
+
+def ann_forward(
+    net: Topology,
+    params: Mapping[str, Tensor],
+    image: Tensor,
+    visit: Visitor | None = None,
+    watch: Watcher | None = None,
+) -> Tensor:
+    """Logits [B, classes] of the ANN with folded BatchNorm.
+
+    Args:
+        params: `{layer}.weight`, `{layer}.bias`, `{layer}.shortcut.weight` for projections, `fc.weight`, `fc.bias`; float. With
+            `levels` (one value) and `{layer}.threshold`, activations are quantised.
+        image: normalised float image [B, C, H, W].
+        visit: called with each layer and its pre-activation [B, C, H, W] (for the stem, after max-pooling); what it returns is
+            the layer's activation. Without it that is `activate`.
+        watch: called with the name of each convolution's parameters, `{layer}` or `{layer}.shortcut`, and what it delivers.
+    """
+    out = {IMAGE: image}
+    last = net.last_reader()
+    for index, layer in enumerate(net.layers):
+        z = preactivation(
+            layer,
+            params,
+            out[layer.source],
+            out[layer.shortcut.source] if layer.shortcut else None,
+            watch,
+        )
+        out[layer.name] = activate(layer, params, z) if visit is None else visit(layer, z)
+        for name in [name for name in out if last[name] <= index and name != net.layers[-1].name]:
+            del out[name]
+    pooled = out[net.layers[-1].name].mean((2, 3))
+    return F.linear(pooled, params["fc.weight"], params["fc.bias"])
+
+
+def activate(layer: Layer, params: Mapping[str, Tensor], z: Tensor) -> Tensor:
+    """The ANN's activation: ReLU, or what the network was trained with in its place (`zoo.networks.quantise`)."""
+    if "levels" in params:
+        return quantise(z, params[f"{layer.name}.threshold"], int(params["levels"].item()))
+    return F.relu(z)
+
+
+def preactivation(
+    layer: Layer,
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    source: Tensor | None,
+    watch: Watcher | None = None,
+) -> Tensor:
+    """What reaches the ReLU of one layer, [B, C, H, W]: convolution, bias, shortcut from `source`, and the stem's max-pooling."""
+    z = F.conv2d(
+        x, params[f"{layer.name}.weight"], params[f"{layer.name}.bias"], layer.stride, layer.padding
+    )
+    if watch is not None:
+        watch(layer.name, z)
+    if layer.shortcut is not None and source is not None:
+        if layer.shortcut.kind == "projection":
+            side = F.conv2d(
+                source, params[f"{layer.name}.shortcut.weight"], None, layer.shortcut.stride
+            )
+            if watch is not None:
+                watch(f"{layer.name}.shortcut", side)
+            z = z + side
+        else:
+            z = z + identity_shortcut(source, layer.shortcut)
+    return F.max_pool2d(z, 3, 2, 1) if layer.max_pool else z
+
+
+class ResNet(nn.Module):
+    """The trainable ANN of a topology, with BatchNorm; its state_dict has torchvision's keys.
+
+    With `levels`, each ReLU is the quantised activation of `zoo.networks.quantise`, with a learnt `{layer}.log_threshold` [C].
+    """
+
+    def __init__(self, net: Topology, levels: int = 0) -> None:
+        super().__init__()
+        self.topology, self.levels = net, levels
+        for layer in net.layers:
+            _add(
+                self,
+                layer.name,
+                nn.Conv2d(
+                    layer.in_channels,
+                    layer.out_channels,
+                    layer.kernel,
+                    layer.stride,
+                    layer.padding,
+                    bias=False,
+                ),
+            )
+            _add(self, layer.bn, nn.BatchNorm2d(layer.out_channels))
+            if levels:
+                # Four standard deviations of what BatchNorm delivers at first.
+                threshold = nn.Parameter(torch.full((layer.out_channels,), math.log(4.0)))
+                self.get_submodule(layer.name).register_parameter("log_threshold", threshold)
+            if layer.shortcut is not None and layer.shortcut.kind == "projection":
+                width = net.channels[layer.shortcut.source]
+                _add(
+                    self,
+                    layer.shortcut.conv,
+                    nn.Conv2d(width, layer.out_channels, 1, layer.shortcut.stride, bias=False),
+                )
+                _add(self, layer.shortcut.bn, nn.BatchNorm2d(layer.out_channels))
+        self.fc = nn.Linear(net.features, net.num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor, visit: Visitor | None = None) -> Tensor:
+        """Logits [B, classes] of a normalised image [B, C, H, W]; `visit` as in `ann_forward`."""
+        out = {IMAGE: image}
+        for layer in self.topology.layers:
+            z = self.get_submodule(layer.bn)(self.get_submodule(layer.name)(out[layer.source]))
+            if layer.shortcut is not None:
+                x = out[layer.shortcut.source]
+                if layer.shortcut.kind == "projection":
+                    z = z + self.get_submodule(layer.shortcut.bn)(
+                        self.get_submodule(layer.shortcut.conv)(x)
+                    )
+                else:
+                    z = z + identity_shortcut(x, layer.shortcut)
+            if layer.max_pool:
+                z = F.max_pool2d(z, 3, 2, 1)
+            out[layer.name] = self._activate(layer, z) if visit is None else visit(layer, z)
+        last = out[self.topology.layers[-1].name]
+        # Unlike that of mean, its gradient has the memory layout of what it pools.
+        return self.fc(F.avg_pool2d(last, last.shape[2:]).flatten(1))
+
+    def _activate(self, layer: Layer, z: Tensor) -> Tensor:
+        if not self.levels:
+            return F.relu(z)
+        activation: Tensor = Quantise.apply(
+            z, self.get_submodule(layer.name).log_threshold, self.levels
+        )
+        return activation
+
+
+def _add(root: nn.Module, path: str, module: nn.Module) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        if parent not in root._modules:
+            root.add_module(parent, nn.Module())
+        root = root.get_submodule(parent)
+    root.add_module(name, module)

@@ -1,0 +1,235 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from zoo.errors import UsageError
+
+IMAGE = "image"
+
+
+_CIFAR_BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
+
+
+_IMAGENET_BLOCKS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, int, int, int]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+
+
+ARCHITECTURES = (*_CIFAR_BLOCKS, *_IMAGENET_BLOCKS)
+
+
+StrideIn = Literal["3x3", "1x1"]
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A second input of a layer's neurons.
+
+    `identity`: the source's activations times one, every `stride`-th row and column, with `pad` zero channels on either side.
+    `projection`: a 1x1 convolution `conv` with BatchNorm `bn`.
+    """
+
+    kind: Literal["identity", "projection"]
+    source: str
+    stride: int = 1
+    pad: int = 0
+    conv: str = ""
+    bn: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One convolution and the neurons behind it; `name` is the convolution's name in a checkpoint."""
+
+    name: str
+    bn: str
+    source: str
+    in_channels: int
+    out_channels: int
+    kernel: int
+    stride: int = 1
+    shortcut: Shortcut | None = None
+    max_pool: bool = False
+
+    @property
+    def padding(self) -> int:
+        return self.kernel // 2
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A residual network: its layers in running order, then global average pooling and the classifier `fc`.
+
+    stem: neurons for each channel of the stem (`with_stem`).
+    """
+
+    arch: str
+    shortcut: Literal["A", "B"]
+    in_channels: int
+    num_classes: int
+    layers: tuple[Layer, ...]
+    stride_in: StrideIn = "3x3"
+    stem: int = 1
+
+    @property
+    def features(self) -> int:
+        return self.layers[-1].out_channels
+
+    @cached_property
+    def channels(self) -> dict[str, int]:
+        """Channels of each layer's output, by name, and of the image."""
+        return {
+            IMAGE: self.in_channels,
+            **{layer.name: layer.out_channels for layer in self.layers},
+        }
+
+    def last_reader(self) -> dict[str, int]:
+        """Index of the last layer that reads each layer's output, so that an executor can free it."""
+        readers = {name: index for index, name in enumerate(self.channels, start=-1)}
+        for index, layer in enumerate(self.layers):
+            readers[layer.source] = index
+            if layer.shortcut is not None:
+                readers[layer.shortcut.source] = max(readers[layer.shortcut.source], index)
+        return readers
+
+    def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
+        """Height and width of each layer's neurons for an image of `height` x `width`."""
+        size = {IMAGE: (height, width)}
+        for layer in self.layers:
+            h, w = (
+                (n + 2 * layer.padding - layer.kernel) // layer.stride + 1
+                for n in size[layer.source]
+            )
+            size[layer.name] = ((h + 1) // 2, (w + 1) // 2) if layer.max_pool else (h, w)
+        return size
+
+
+def topology(
+    arch: str,
+    *,
+    num_classes: int = 10,
+    in_channels: int = 3,
+    shortcut: Literal["A", "B"] | None = None,
+    stride_in: StrideIn = "3x3",
+    stem: int = 1,
+) -> Topology:
+    """The description of `arch` (one of ARCHITECTURES), with `stem` neurons for each channel of its stem.
+
+    `shortcut` is "A" (the default) or "B" for the CIFAR form; the ImageNet form always projects. `stride_in` says which
+    convolution of a bottleneck has the stride; weights do not tell.
+    Raises UsageError for an unknown name, or for a shortcut, stride or stem the form does not have.
+    """
+    if stride_in == "1x1" and _IMAGENET_BLOCKS.get(arch, ("basic",))[0] != "bottleneck":
+        raise UsageError(
+            f"{arch} has no bottlenecks, whose stride could be in a 1x1 convolution: leave --stride-in out"
+        )
+    if arch in _CIFAR_BLOCKS:
+        if shortcut not in (None, "A", "B"):
+            raise UsageError(
+                f"shortcut {shortcut!r} does not exist: use A (zero padding) or B (projection)"
+            )
+        builder = _Builder(in_channels)
+        builder.stem(16, kernel=3, stride=1, max_pool=False)
+        for stage, channels in enumerate((16, 32, 64), start=1):
+            for block in range(_CIFAR_BLOCKS[arch]):
+                stride = 2 if stage > 1 and block == 0 else 1
+                builder.basic(f"layer{stage}.{block}", channels, stride, project=shortcut == "B")
+        return with_stem(
+            Topology(arch, shortcut or "A", in_channels, num_classes, tuple(builder.layers)), stem
+        )
+    if arch in _IMAGENET_BLOCKS:
+        if shortcut not in (None, "B"):
+            raise UsageError(f"{arch} has projection shortcuts: leave --shortcut out or pass B")
+        kind, blocks = _IMAGENET_BLOCKS[arch]
+        builder = _Builder(in_channels, stride_in)
+        builder.stem(64, kernel=7, stride=2, max_pool=True)
+        for stage, count in enumerate(blocks, start=1):
+            for block in range(count):
+                stride = 2 if stage > 1 and block == 0 else 1
+                add = builder.basic if kind == "basic" else builder.bottleneck
+                add(f"layer{stage}.{block}", 32 * 2**stage, stride, project=True)
+        return with_stem(
+            Topology(arch, "B", in_channels, num_classes, tuple(builder.layers), stride_in), stem
+        )
+    raise UsageError(f"architecture {arch!r} is unknown: use one of {', '.join(ARCHITECTURES)}")
+
+
+def with_stem(net: Topology, copies: int) -> Topology:
+    """The network with `copies` neurons for each channel of its stem (`zoo.conversion.stem`), copy after copy.
+
+    Raises UsageError where a shortcut adds the stem's output to a sum as it is: it has no weights that could share it out.
+    """
+    if copies == 1:
+        return net
+    first = net.layers[0]
+    if any(
+        layer.shortcut and (layer.shortcut.kind, layer.shortcut.source) == ("identity", first.name)
+        for layer in net.layers
+    ):
+        raise UsageError(
+            f"{net.arch} adds its stem's output to a sum as it is, so stem={copies} is not possible: resnet50 and deeper take it"
+        )
+    width = copies * first.out_channels
+    rest = [
+        replace(layer, in_channels=width) if layer.source == first.name else layer
+        for layer in net.layers[1:]
+    ]
+    return replace(net, layers=(replace(first, out_channels=width), *rest), stem=copies)
+
+
+class _Builder:
+    def __init__(self, in_channels: int, stride_in: StrideIn = "3x3") -> None:
+        self.layers: list[Layer] = []
+        self.source, self.width, self.stride_in = IMAGE, in_channels, stride_in
+
+    def stem(self, channels: int, *, kernel: int, stride: int, max_pool: bool) -> None:
+        self._conv("conv1", "bn1", channels, kernel, stride, max_pool=max_pool)
+
+    def basic(self, block: str, channels: int, stride: int, project: bool) -> None:
+        shortcut = self._shortcut(block, channels, stride, project)
+        self._conv(f"{block}.conv1", f"{block}.bn1", channels, 3, stride)
+        self._conv(f"{block}.conv2", f"{block}.bn2", channels, 3, 1, shortcut)
+
+    def bottleneck(self, block: str, channels: int, stride: int, project: bool) -> None:
+        shortcut = self._shortcut(block, 4 * channels, stride, project)
+        first, second = (stride, 1) if self.stride_in == "1x1" else (1, stride)
+        self._conv(f"{block}.conv1", f"{block}.bn1", channels, 1, first)
+        self._conv(f"{block}.conv2", f"{block}.bn2", channels, 3, second)
+        self._conv(f"{block}.conv3", f"{block}.bn3", 4 * channels, 1, 1, shortcut)
+
+    def _shortcut(self, block: str, channels: int, stride: int, project: bool) -> Shortcut:
+        if stride == 1 and channels == self.width:
+            return Shortcut("identity", self.source)
+        if project:
+            return Shortcut(
+                "projection",
+                self.source,
+                stride,
+                conv=f"{block}.downsample.0",
+                bn=f"{block}.downsample.1",
+            )
+        return Shortcut("identity", self.source, stride, pad=(channels - self.width) // 2)
+
+    def _conv(
+        self,
+        name: str,
+        bn: str,
+        channels: int,
+        kernel: int,
+        stride: int,
+        shortcut: Shortcut | None = None,
+        *,
+        max_pool: bool = False,
+    ) -> None:
+        self.layers.append(
+            Layer(name, bn, self.source, self.width, channels, kernel, stride, shortcut, max_pool)
+        )
+        self.source, self.width = name, channels

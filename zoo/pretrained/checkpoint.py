@@ -1,0 +1,313 @@
+"""Reading a pretrained ANN: a checkpoint file becomes the folded parameters of one topology, or one clear error.
+
+A `.pth`, `.pt` or `.th` file is read with `weights_only=True`: no code in it is ever executed. `.safetensors` is read as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from zoo.artifact.config import TrainingConfig
+from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.files import cache_folder
+from zoo.networks.batchnorm import Moments, fold_batchnorm, recorded_moments
+from zoo.networks.topology import StrideIn, Topology, topology
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "model_ema")
+
+
+_MAX_WRAPPERS = 8
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+_PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+# Other names for torchvision's keys: akamaster's CIFAR ResNets say `linear` and `shortcut`.
+_RENAMES = (("linear.", "fc."), (".shortcut.", ".downsample."))
+
+
+# Parts that other residual networks have, by a key that only they have.
+_STRANGERS = (
+    (
+        re.compile(r"conv1\.\d+\.weight"),
+        "a stem of several convolutions (a `d`, `c`, `s` or `t` variant)",
+    ),
+    (re.compile(r".*\.downsample\.2\.weight"), "average pooling in its shortcuts (a `d` variant)"),
+    (re.compile(r".*\.(se|attn)\..*weight"), "attention in its blocks"),
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the place that a checkpoint comes from says of it; None where it does not say.
+
+    input_size: height and width of the input; crop: its share of the shorter side that images are resized to.
+    mean, std: per channel, for pixels in 0 to 1. class_names: in label order. revision: the commit on a hub.
+    """
+
+    license: str | None = None
+    url: str | None = None
+    revision: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    input_size: int | None = None
+    crop: float | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pretrained ANN, BatchNorm folded: `params` as `zoo.networks.resnet.ann_forward` takes them.
+
+    training: what the log.json beside the file says of it, where `zoo train` wrote both. moments: what its BatchNorm recorded of
+    each convolution (`zoo.networks.batchnorm.recorded_moments`); None where it recorded nothing. origin: see `zoo.pretrained.sources`.
+    """
+
+    net: Topology
+    params: dict[str, Tensor]
+    name: str
+    sha256: str
+    training: TrainingConfig | None = None
+    moments: dict[str, Moments] | None = None
+    origin: Origin = Origin()
+
+
+def read_checkpoint(
+    path: str | Path,
+    arch: str,
+    *,
+    shortcut: Literal["A", "B"] | None = None,
+    stride_in: StrideIn = "3x3",
+) -> Checkpoint:
+    """Reads `path` as an `arch` network; the number of classes and input channels, and the shortcut, follow from the file.
+
+    Where a bottleneck has its stride does not: `stride_in` says it.
+
+    Raises:
+        NotFoundError: there is no such file.
+        IntegrityError: the file is no checkpoint, is cut, would execute code, or holds NaN or infinite weights.
+        UsageError: it does not fit `arch` (the message lists missing and unexpected keys, or the first wrong shape).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"{path} does not exist: give a .pth, .th, .pt or .safetensors file")
+    state = _canonical(_tensors(path))
+    if shortcut is None and any(".downsample." in key for key in state):
+        shortcut = "B"
+    stem, head = state.get("conv1.weight"), state.get("fc.weight")
+    net = topology(
+        arch,
+        num_classes=max(1, len(head)) if head is not None and head.ndim == 2 else 10,
+        in_channels=max(1, stem.shape[1]) if stem is not None and stem.ndim == 4 else 3,
+        shortcut=shortcut,
+        stride_in=stride_in,
+    )
+    _check(net, state, path)
+    params = fold_batchnorm(net, state)
+    for name, values in params.items():
+        if not torch.isfinite(values).all():
+            raise IntegrityError(
+                f"{path}: {name} overflows float32 with its BatchNorm folded: use a checkpoint that is sound"
+            )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    _remember_source(sha256, path)
+    moments = recorded_moments(net, state, params)
+    return Checkpoint(net, params, path.name, sha256, training_of(path, sha256), moments)
+
+
+def training_of(path: Path, sha256: str) -> TrainingConfig | None:
+    """What the log.json beside a checkpoint says of its training; None without one that belongs to this very file."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        log = json.loads(path.with_name("log.json").read_bytes())
+        if log["sha256"] == sha256:
+            return TrainingConfig(
+                arch=log["arch"],
+                dataset=log["dataset"] or log["train"],
+                images=log["train_images"],
+                epochs=log["epochs"],
+                seconds=log["seconds"],
+                top1=log["top1"],
+                settings=log["plan"],
+                mean=log["mean"],
+                std=log["std"],
+                input_size=log["input_size"],
+                start=log["start"],
+                began=log.get("began"),
+            )
+    return None
+
+
+def _remember_source(sha256: str, path: Path) -> None:
+    """Notes where a checkpoint was read, so that `zoo eval` can measure the ANN beside its conversion; a hint, never needed."""
+    with contextlib.suppress(OSError):
+        folder = cache_folder() / "sources"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not resolved: the file may be a link of the hub client's cache, to a name without the suffix.
+        (folder / sha256).write_text(str(path.absolute()))
+
+
+def find_source(sha256: str) -> Path | None:
+    """The checkpoint with this sha256, if it was read before and is still unchanged in its place."""
+    with contextlib.suppress(OSError):
+        path = Path((cache_folder() / "sources" / sha256).read_text())
+        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return path
+    return None
+
+
+def _tensors(path: Path) -> Mapping[str, Any]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise IntegrityError(
+                f"{path} is not a whole safetensors file ({_line(error)}): fetch it again"
+            ) from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise IntegrityError(
+            f"{path} holds more than tensors, or is no checkpoint ({_line(error)}): nothing was executed; "
+            "save its state_dict alone, or as .safetensors"
+        ) from error
+    except (
+        Exception
+    ) as error:  # a damaged file can raise anything: KeyError, OverflowError, AssertionError, ...
+        raise IntegrityError(
+            f"{path} is not a whole PyTorch checkpoint ({_line(error)}): fetch it again"
+        ) from error
+    for _ in range(_MAX_WRAPPERS):
+        if not isinstance(loaded, Mapping):
+            break
+        inner = next(
+            (loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None
+        )
+        if inner is None:
+            return loaded
+        loaded = inner
+    raise IntegrityError(
+        f"{path} holds a {type(loaded).__name__}, not a state_dict: save model.state_dict()"
+    )
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _canonical(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    while prefix := next(
+        (p for p in _PREFIXES if tensors and all(key.startswith(p) for key in tensors)), None
+    ):
+        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
+    renamed = {}
+    for key, value in tensors.items():
+        for old, new in _RENAMES:
+            key = (
+                new + key[len(old) :]
+                if key.startswith(old)
+                else key.replace(old, new)
+                if old[0] == "."
+                else key
+            )
+        renamed[key] = value
+    return renamed
+
+
+def _expected(net: Topology, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, bn: str, shape: tuple[int, ...]) -> None:
+        shapes[f"{name}.weight"] = shape
+        if f"{name}.bias" in state:
+            shapes[f"{name}.bias"] = shape[:1]
+        # A file without any statistics of this BatchNorm but with a convolution bias was folded by its authors.
+        if f"{bn}.running_mean" in state or f"{name}.bias" not in state:
+            shapes.update(
+                {
+                    f"{bn}.{part}": shape[:1]
+                    for part in ("weight", "bias", "running_mean", "running_var")
+                }
+            )
+
+    for layer in net.layers:
+        conv(
+            layer.name,
+            layer.bn,
+            (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel),
+        )
+        if layer.shortcut is not None and layer.shortcut.kind == "projection":
+            width = net.channels[layer.shortcut.source]
+            conv(layer.shortcut.conv, layer.shortcut.bn, (layer.out_channels, width, 1, 1))
+    if "levels" in state:  # trained with the quantised activation of `zoo.networks.quantise`
+        shapes["levels"] = (1,)
+        shapes.update({f"{layer.name}.threshold": (layer.out_channels,) for layer in net.layers})
+    shapes["fc.weight"], shapes["fc.bias"] = (net.num_classes, net.features), (net.num_classes,)
+    return shapes
+
+
+def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
+    expected = _expected(net, state)
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(
+        key for key in state.keys() - expected.keys() if not key.endswith("num_batches_tracked")
+    )
+    if missing or unexpected:
+        strange = next(
+            (what for key, what in _STRANGERS if any(key.fullmatch(name) for name in unexpected)),
+            None,
+        )
+        if strange is not None:
+            raise UsageError(
+                f"{path} has {strange}, which the zoo cannot convert: choose a plain ResNet"
+            )
+        parts = [
+            f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+            for what, keys in (("missing", missing), ("unexpected", unexpected))
+            if keys
+        ]
+        raise UsageError(
+            f"{path} does not fit --arch {net.arch}: {'; '.join(parts)}: choose the file's own architecture"
+        )
+    for key, shape in expected.items():
+        if tuple(state[key].shape) != shape:
+            raise UsageError(
+                f"{path} does not fit --arch {net.arch}: {key} is {list(state[key].shape)}, expected {list(shape)}"
+            )
+        plain = state[key].layout == torch.strided and state[key].device.type == "cpu"
+        plain = plain and (
+            state[key].dtype in _FLOATS or (key == "levels" and state[key].dtype == torch.int32)
+        )
+        if not plain or not torch.isfinite(state[key]).all():
+            raise IntegrityError(
+                f"{path}: {key} has NaN, infinite or other than float values: use a sound checkpoint"
+            )
+    for key in expected:
+        if (key == "levels" and not 1 <= state[key].item() <= 255) or (
+            key.endswith(".threshold") and (state[key] <= 0).any()
+        ):
+            raise IntegrityError(
+                f"{path}: {key} must be positive (levels: 1 to 255): use a sound checkpoint"
+            )
+        if key.endswith("running_var") and (state[key] < 0).any():
+            raise IntegrityError(
+                f"{path}: {key} has negative variances: use a checkpoint that is sound"
+            )

@@ -1,0 +1,399 @@
+"""Pretrained ANNs by name: a text on the command line becomes a checkpoint file and what its origin says of it.
+
+    resnet50.pth                       a file: .pth, .pt, .th or .safetensors
+    timm/resnet50.tv_in1k[@revision]   a repository of a hub in timm's layout: config.json and model.safetensors
+    ./resnet50.tv_in1k                 a folder in that layout
+    torchvision:resnet50[.v2]          torchvision's own weights, from torch.hub's cache or pytorch.org
+
+Both libraries put the stride of a bottleneck in its 3x3 convolution. Nothing is executed, and everything is checked before it is
+used: files of a hub against the hash it stores them under, torchvision's against the hash in their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
+from zoo.hub import client as hub
+from zoo.imagenet import imagenet_classes
+from zoo.networks.topology import ARCHITECTURES, StrideIn
+from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint
+
+Progress = Callable[[str, int, int], None]
+
+
+FORMS = "a .pth, .pt, .th or .safetensors file, a folder or hub repository in timm's layout, or torchvision:resnet50"
+
+
+TORCHVISION_URL = "https://download.pytorch.org/models/"
+
+
+# The eight digits begin the file's sha256.
+TORCHVISION = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet50.v2": "resnet50-11ad3fa6.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "resnet101.v2": "resnet101-cd907fc2.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+    "resnet152.v2": "resnet152-f82ba261.pth",
+}
+
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+_MAX_CONFIG, _MAX_WEIGHTS = 4_000_000, 2_000_000_000  # bytes; ResNet-152 has 241 MB
+
+
+_SUFFIXES = (".pth", ".pt", ".th", ".safetensors")
+
+
+_TIMEOUT = 30  # seconds without a byte
+
+
+_IMAGENET: dict[str, Any] = {
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "input_size": 224,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint file, the name it is recorded under, and what its origin says; None where it does not say."""
+
+    path: Path
+    name: str
+    arch: str | None = None
+    num_classes: int | None = None
+    origin: Origin = field(default_factory=Origin)
+
+
+class _Pretrained(BaseModel):
+    """The part of timm's `pretrained_cfg` that a conversion depends on; defaults are timm's own."""
+
+    input_size: tuple[
+        int, Annotated[int, Field(ge=1, le=1024)], Annotated[int, Field(ge=1, le=1024)]
+    ]
+    interpolation: str = "bilinear"
+    crop_pct: Annotated[float, Field(gt=0.1, le=1)] | None = None
+    crop_mode: str | None = None
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    first_conv: Any = None
+    tag: str | None = None
+    license: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+    origin_url: Annotated[str, Field(max_length=500)] | None = None
+    label_names: list[Annotated[str, Field(max_length=200)]] | None = None
+
+
+class _Timm(BaseModel):
+    architecture: Annotated[str, Field(max_length=100)]
+    num_classes: int | None = None
+    model_args: dict[str, Any] | None = None
+    label_names: list[Annotated[str, Field(max_length=200)]] | None = None
+    pretrained_cfg: _Pretrained
+
+
+def read_source(
+    text: str | Path,
+    arch: str | None = None,
+    *,
+    shortcut: Literal["A", "B"] | None = None,
+    stride_in: StrideIn = "3x3",
+    sha256: str | None = None,
+    endpoint: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Reads the pretrained ANN that `text` names, in any of the forms above.
+
+    Args:
+        arch: needed for a file alone; the other forms say it.
+        sha256: what the weights of a hub must have, beside the hash the hub stores them under.
+        endpoint: another hub than HF_ENDPOINT, of `org/name` alone.
+        offline: what is in a cache alone.
+        progress: called with a file's name, bytes done and bytes in all.
+
+    Raises:
+        NotFoundError, NetworkError, AuthError: there is no such source, or it cannot be reached.
+        IntegrityError: a file is not what it should be.
+        UsageError: the architecture is missing, contradicts the source, or is not one the zoo has.
+    """
+    source = find_checkpoint(
+        text, sha256=sha256, endpoint=endpoint, offline=offline, progress=progress
+    )
+    if source.arch is None and arch is None:
+        raise UsageError(
+            f"{source.name} does not say its architecture: pass --arch, one of {', '.join(ARCHITECTURES)}"
+        )
+    if None not in (source.arch, arch) and source.arch != arch:
+        raise UsageError(f"{source.name} is a {source.arch}, not a {arch}: leave --arch out")
+    found = read_checkpoint(
+        source.path, source.arch or arch or "", shortcut=shortcut, stride_in=stride_in
+    )
+    classes, origin = found.net.num_classes, source.origin
+    if source.num_classes not in (None, classes):
+        raise IntegrityError(
+            f"{source.name} has {classes} classes, its {_CONFIG} says {source.num_classes}: do not use it"
+        )
+    if origin.class_names is not None and len(origin.class_names) != classes:
+        origin = replace(origin, class_names=None)
+    return replace(found, name=source.name, origin=origin)
+
+
+def find_checkpoint(
+    text: str | Path,
+    *,
+    sha256: str | None = None,
+    endpoint: str | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Source:
+    """The file of a source, fetched if need be, and what its origin says; errors as of `read_source`."""
+    text, path = str(text), Path(text)
+    if text.startswith("torchvision:"):
+        return _torchvision(text, offline, progress)
+    with contextlib.suppress(
+        OSError, ValueError
+    ):  # a name too long for a file, or with a null byte in it
+        if path.is_file():
+            return Source(path, path.name)
+        if path.is_dir():
+            return _folder(path)
+    repo, at, revision = text.partition("@")
+    if hub.is_repo(repo) and not text.endswith(_SUFFIXES) and bool(at) == bool(revision):
+        return _repository(
+            repo, revision or "main", sha256, endpoint=endpoint, offline=offline, progress=progress
+        )
+    raise NotFoundError(f"{text} does not exist: give {FORMS}")
+
+
+def _folder(path: Path) -> Source:
+    weights = path / _WEIGHTS
+    if not (path / _CONFIG).is_file() or not weights.is_file():
+        raise NotFoundError(f"{path} has no {_CONFIG} or no {_WEIGHTS}: give {FORMS}")
+    data = (path / _CONFIG).read_bytes()
+    name = path.resolve().name
+    arch, classes, origin = _timm(data, str(path))
+    return Source(weights, name, arch, classes, origin)
+
+
+def _repository(
+    repo: str,
+    revision: str,
+    sha256: str | None,
+    *,
+    endpoint: str | None,
+    offline: bool,
+    progress: Progress | None,
+) -> Source:
+    where: dict[str, Any] = {"endpoint": endpoint, "offline": offline, "progress": progress}
+    data = _file_of(repo, _CONFIG, revision=revision, limit=_MAX_CONFIG, **where)
+    # The client keeps a file under its commit, so that both files are of the same one.
+    commit = data.parent.name
+    arch, classes, origin = _timm(data.read_bytes(), repo)
+    weights = _file_of(repo, _WEIGHTS, revision=commit, limit=_MAX_WEIGHTS, sha256=sha256, **where)
+    origin = replace(origin, url=f"{hub.base(endpoint)}/{repo}", revision=commit)
+    return Source(weights, repo, arch, classes, origin)
+
+
+def _file_of(repo: str, file: str, **how: Any) -> Path:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return hub.fetch_file(repo, file, **how)
+    except NotFoundError as error:
+        if isinstance(error.__cause__, EntryNotFoundError):
+            raise NotFoundError(
+                f"{repo} has no {file}, so it is not in timm's layout: give {FORMS}"
+            ) from error
+        raise
+
+
+def _timm(data: bytes, where: str) -> tuple[str, int | None, Origin]:
+    """Architecture, number of classes and origin from a config.json of timm."""
+    try:
+        config = _Timm.model_validate_json(data)
+    except ValidationError as error:
+        if b'"spiking-zoo"' in data:
+            raise UsageError(
+                f"{where} is a spiking network already: give the ANN it was converted from"
+            ) from error
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))[:100] or "the file"
+        raise IntegrityError(
+            f"{where}/{_CONFIG} is not timm's: {place}: {first['msg'][:160]}: give {FORMS}"
+        ) from error
+    arch, made = config.architecture, config.pretrained_cfg
+    if arch not in ARCHITECTURES:
+        plain = ", ".join(name for name in ARCHITECTURES if name in TORCHVISION)
+        raise UsageError(
+            f"{where} is a {arch}, which the zoo cannot convert: choose a plain {plain}"
+        )
+    odd = _odd(config)
+    if odd:
+        raise UsageError(
+            f"{where} is a {arch} with {odd}, which the zoo cannot convert: choose another checkpoint"
+        )
+    if not len(made.mean) == len(made.std) == made.input_size[0]:
+        raise IntegrityError(
+            f"{where}/{_CONFIG} has not one mean and std for each channel: do not use it"
+        )
+    names = made.label_names or config.label_names
+    if names is None and config.num_classes == 1000 and (made.tag or "").endswith("in1k"):
+        names = list(imagenet_classes())
+    return (
+        arch,
+        config.num_classes,
+        Origin(
+            license=made.license,
+            url=made.origin_url or None,
+            mean=made.mean,
+            std=made.std,
+            input_size=made.input_size[1],
+            crop=made.crop_pct or 0.875,
+            interpolation="bicubic" if made.interpolation == "bicubic" else "bilinear",
+            class_names=None if names is None else tuple(names),
+        ),
+    )
+
+
+def _odd(config: _Timm) -> str | None:
+    """What about a network of a known architecture the zoo has not."""
+    made = config.pretrained_cfg
+    if config.model_args:
+        return f"model_args {', '.join(sorted(config.model_args))}"[:160]
+    if made.first_conv not in (None, "conv1"):
+        return f"first_conv {made.first_conv}"[:160]
+    if made.input_size[1] != made.input_size[2]:
+        return f"an input of {made.input_size[1]}x{made.input_size[2]}"
+    if made.crop_mode not in (None, "center"):
+        return f"crop_mode {made.crop_mode}"[:160]
+    if made.interpolation not in ("bilinear", "bicubic"):
+        return f"interpolation {made.interpolation}"[:160]
+    return None
+
+
+def _torchvision(text: str, offline: bool, progress: Progress | None) -> Source:
+    name = text.partition(":")[2].removesuffix(".v1")
+    file = TORCHVISION.get(name)
+    if file is None:
+        raise NotFoundError(
+            f"{text} is not known: use one of {', '.join(f'torchvision:{known}' for known in TORCHVISION)}"
+        )
+    origin = Origin(
+        license="BSD-3-Clause",
+        url=TORCHVISION_URL + file,
+        class_names=imagenet_classes(),
+        interpolation="bilinear",
+        # torchvision resizes to 256, the second weights to 232: 224 / 0.875 and 224 / 0.965.
+        crop=0.965 if name.endswith(".v2") else 0.875,
+        **_IMAGENET,
+    )
+    path = _download(TORCHVISION_URL, file, offline, progress)
+    return Source(path, f"torchvision:{name}", name.removesuffix(".v2"), 1000, origin)
+
+
+def _download(base: str, name: str, offline: bool, progress: Progress | None) -> Path:
+    """A file of pytorch.org whose name holds the beginning of its sha256: from torch.hub's cache, else fetched into it."""
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    match = re.search(r"-([0-9a-f]{8})\.", name)
+    assert match is not None
+    if path.is_file() and _sha256(path).startswith(match[1]):
+        return path
+    if hub.is_offline(offline):
+        raise NetworkError(
+            f"{path} is not there or damaged, and the zoo is offline: fetch it once with a connection"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, partial = tempfile.mkstemp(prefix=f".{name}.", dir=path.parent)
+    except OSError as error:
+        raise ZooError(
+            f"{path.parent} cannot be written ({error.strerror}): set TORCH_HOME to another folder"
+        ) from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            found = _receive(base + name, file, progress)
+            file.flush()
+            os.fsync(file.fileno())
+        if not found.startswith(match[1]):
+            raise IntegrityError(
+                f"{base}{name} has sha256 {found[:8]}..., not {match[1]}...: nothing was kept; try again"
+            )
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        raise ZooError(
+            f"{path} could not be written ({error.strerror}): free some space and try again"
+        ) from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return path
+
+
+def _receive(url: str, file: Any, progress: Progress | None) -> str:
+    """Writes what is at `url` to `file`; its sha256."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    digest, done, name = hashlib.sha256(), 0, url.rpartition("/")[2]
+    request = urllib.request.Request(url, headers={"User-Agent": "spiking-zoo"})
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+            total = _length(answer.headers)
+            while part := answer.read(1 << 20):
+                done += len(part)
+                if done > _MAX_WEIGHTS:
+                    raise IntegrityError(
+                        f"{url} has more than {_MAX_WEIGHTS} bytes: nothing was kept; check the address"
+                    )
+                digest.update(part)
+                try:
+                    file.write(part)
+                except OSError as error:
+                    raise ZooError(
+                        f"{name} could not be stored ({error.strerror}): free some space or set TORCH_HOME"
+                    ) from error
+                if progress is not None:
+                    progress(name, done, max(total, done))
+    except urllib.error.HTTPError as error:
+        raise NetworkError(
+            f"{url} answered {error.code}: try again later, or give the file itself"
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        why = getattr(error, "reason", None) or error
+        raise NetworkError(
+            f"{url} could not be reached ({str(why)[:120]}): check the connection, or give the file itself"
+        ) from error
+    if done < total:
+        raise NetworkError(
+            f"{url} ended after {done} of {total} bytes: nothing was kept; try again"
+        )
+    return digest.hexdigest()
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    text = headers.get("Content-Length") or ""
+    return int(text) if text.isdecimal() else 0
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

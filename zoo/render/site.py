@@ -1,0 +1,482 @@
+"""The gallery: a folder of static pages about models of the zoo, which asks nothing of any network.
+
+Every figure comes from an artifact's eval.json and config.json, or from running a digits network (`zoo.render.raster`); one that is
+missing is an error. The same artifacts give the same bytes. A page carries its own style and script, and allows no others.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import ValidationError
+
+from zoo.artifact.folder import read_artifact
+from zoo.artifact.results import AnnFacts, Evaluation, Row
+from zoo.data.datasets import KNOWN
+from zoo.errors import UsageError
+from zoo.files import replaced_folder, write_synced
+from zoo.models import registry
+from zoo.models.registry import Entry
+from zoo.render import figures, raster
+from zoo.render.svg import text_of
+from zoo.text import human_bytes, human_count
+from zoo.version import __version__
+
+MANIFEST = "site.json"
+
+
+_GENERATOR = "spiking-zoo site"
+
+
+_TEMPLATES = Path(__file__).parent / "templates" / "site"
+
+
+_ENERGIES = ("snn_int8", "ann_quantised", "snn_float", "ann_float")
+
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the gallery, all of whose figures are there.
+
+    `page` is its file under models/, `given` what a command line calls it, `data` what `zoo eval` has to be given.
+    """
+
+    entry: Entry
+    measured: Evaluation
+    ann: AnnFacts
+    series: figures.Series
+    page: str
+    given: str
+    data: list[str]
+    rasters: list[raster.Raster]
+
+    @property
+    def images(self) -> str:
+        """The data set it was measured on, in a word or two."""
+        data = self.measured.data
+        return (
+            KNOWN[data.dataset].title if data.dataset in KNOWN else data.description.split(",")[0]
+        )
+
+    @property
+    def by_timesteps(self) -> dict[int, Row]:
+        """What was measured at each number of timesteps."""
+        return {row.timesteps: row for row in self.measured.rows}
+
+    @property
+    def skips(self) -> list[int]:
+        """Timesteps from which on the read-out leaves out more of the first ones."""
+        delay = self.entry.config.readout_delay
+        known = sorted(delay)
+        return [
+            step
+            for before, step in zip([None, *known], known, strict=False)
+            if delay[step] > delay.get(before or 0, 0)
+        ]
+
+    @property
+    def row(self) -> Row:
+        """The row at the timesteps the model is meant for, or the last one."""
+        return self.by_timesteps.get(self.entry.config.timesteps, self.measured.rows[-1])
+
+
+def build_site(
+    out: Path, names: Sequence[str] = (), *, force: bool = False, progress: Progress | None = None
+) -> list[str]:
+    """Writes the gallery of the models named (names of the zoo or artifact folders; all that ship by default) to `out`.
+
+    Returns the files in it, relative to `out`.
+
+    Raises:
+        UsageError: `out` exists and `force` is not set, or it is not such a gallery; two models share a name; there is none; or
+            a figure is missing, which is named.
+        NotFoundError, IntegrityError: a model does not exist, or is not what its config says.
+        ZooError: `out` cannot be written; what was there stays.
+    """
+    check_site_folder(out, force)
+    pages = render_pages(load_pages(names, progress))
+    files = {name: text.encode() for name, text in pages.items()}
+    with replaced_folder(out) as temporary:
+        (temporary / "models").mkdir()
+        for name, data in {**files, MANIFEST: _manifest(files)}.items():
+            write_synced(temporary / name, data)
+    return [*files, MANIFEST]
+
+
+def check_site_folder(out: Path, force: bool) -> None:
+    """Says before the work that `out` is taken; `force` replaces a gallery, never anything else, nor what was put beside it."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise UsageError(
+            f"{out} exists already: choose another --out, or pass --force to replace it"
+        )
+    if out.is_symlink() or not out.is_dir():
+        raise UsageError(f"{out} is not a folder: choose another --out")
+    present = {
+        path.relative_to(out).as_posix()
+        for path in out.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+    if not present:
+        return
+    try:
+        manifest = json.loads((out / MANIFEST).read_text())
+        ours = manifest["generator"] == _GENERATOR
+        listed = {str(name) for name in manifest["files"]} | {MANIFEST}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        ours, listed = False, set()
+    if not ours:
+        raise UsageError(
+            f"{out} was not made by zoo site, --force would delete what is in it: choose another --out"
+        )
+    if foreign := sorted(present - listed):
+        stranger = f"{out}/{foreign[0]}"
+        raise UsageError(
+            f"--force would delete {stranger}, which zoo site did not make: move it, or choose another --out"
+        )
+
+
+def _manifest(files: dict[str, bytes]) -> bytes:
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    return (
+        json.dumps({"generator": _GENERATOR, "version": __version__, "files": hashes}, indent=2)
+        + "\n"
+    ).encode()
+
+
+def load_pages(names: Sequence[str] = (), progress: Progress | None = None) -> list[Model]:
+    """Reads and checks the models, and runs those of digits."""
+    if names:
+        folders = [registry.resolve(name) for name in names]
+        entries = [registry.entry(folder) for folder in folders]
+    else:
+        entries = registry.shipped()
+    if not entries:
+        raise UsageError(
+            "no model comes with this installation: name artifact folders that have an eval.json"
+        )
+    doubles = [
+        entry.name
+        for index, entry in enumerate(entries)
+        if entry.name in [e.name for e in entries[:index]]
+    ]
+    if doubles:
+        raise UsageError(
+            f"two models are called {doubles[0]}: rename one of the folders, its name is its page"
+        )
+    measured = [measured_of(entry) for entry in entries]
+    looks = figures.assign([entry.config.source.sha256 for entry in entries])
+    pages = _pages([entry.name for entry in entries])
+    found = []
+    for index, (entry, (evaluation, ann)) in enumerate(zip(entries, measured, strict=True)):
+        read_artifact(
+            entry.folder
+        )  # the page states what is in the file, so the file has to be that
+        given = {"folder": f"./{entry.name}", "cached": f"{entry.name}@{entry.commit}"}.get(
+            entry.origin, entry.name
+        )
+        found.append(
+            Model(
+                entry=entry,
+                measured=evaluation,
+                ann=ann,
+                page=pages[index],
+                given=given,
+                series=figures.Series(entry.name, *looks[index], measured=evaluation, ann=ann),
+                data=[] if registry.default_data(entry.config) else ["--data", "PATH"],
+                rasters=raster.watch(entry.folder) if raster.can_show(entry.config) else [],
+            )
+        )
+        if progress is not None:
+            progress("models", index + 1, len(entries))
+    return found
+
+
+def measured_of(entry: Entry) -> tuple[Evaluation, AnnFacts]:
+    """What was measured of a model. Raises UsageError naming the first figure that is missing or cannot be one."""
+    where = f"{entry.folder}/eval.json"
+    again = f"measure again with zoo eval {shlex.quote(str(entry.folder))} --ann FILE --output {shlex.quote(where)}"
+    if entry.evaluation is None:
+        raise UsageError(f"{where} is missing, and with it every figure of {entry.name}: {again}")
+    try:
+        found = Evaluation.model_validate(entry.evaluation)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])[:100]
+        raise UsageError(f"{where}: {place}: {first['msg'][:160]}: {again}") from error
+    if found.weights_sha256 != entry.config.weights_sha256:
+        raise UsageError(
+            f"{where}: weights_sha256 is not that of config.json, it was measured on other weights: {again}"
+        )
+    if found.config != entry.config:
+        raise UsageError(f"{where}: config is not what config.json says: {again}")
+    missing = _missing(found)
+    if missing is not None or found.ann is None:
+        raise UsageError(f"{where}: {missing or 'ann is missing'}: {again}")
+    return found, found.ann
+
+
+def _missing(found: Evaluation) -> str | None:
+    """The first figure the pages need that is not there, or is none."""
+    steps = [row.timesteps for row in found.rows]
+    if not steps:
+        return "rows is empty"
+    if steps != sorted(set(steps)) or steps[0] < 1:
+        return "rows are not by rising timesteps of 1 and more"
+    if found.ann is None:
+        return "ann is missing"
+    if found.data.images < 1:
+        return "data.images is not 1 or more"
+    if not found.layers:
+        return "layers is empty"
+    if not found.images_per_second:
+        return "images_per_second is empty"
+    numbers: dict[str, float] = {
+        "ann.top1": found.ann.top1,
+        "activation_sparsity": found.activation_sparsity,
+    }
+    shares = {"ann.top1"}
+    for row in found.rows:
+        at = f"rows at T = {row.timesteps}"
+        for name in _ENERGIES:
+            if not row.energy_nj.get(name, 0.0) > 0:
+                return f"energy_nj.{name} of {at} is missing or not above 0"
+            numbers[f"energy_nj.{name} of {at}"] = row.energy_nj[name]
+        for name in ("top1", "firing_rate", "effective_acs", "effective_macs"):
+            numbers[f"{name} of {at}"] = getattr(row, name)
+        numbers |= {
+            f"interval95 of {at}": row.interval95[0],
+            f"interval95's end of {at}": row.interval95[1],
+        }
+        shares |= {f"top1 of {at}", f"interval95 of {at}", f"interval95's end of {at}"}
+    for layer in found.layers:
+        for step in steps:
+            if step not in layer.firing_rate:
+                return f"firing_rate of layer {layer.name} at T = {step} is missing"
+            numbers[f"firing_rate of layer {layer.name} at T = {step}"] = layer.firing_rate[step]
+    numbers |= {
+        f"images_per_second at T = {step}": rate for step, rate in found.images_per_second.items()
+    }
+    for name, value in numbers.items():
+        if not (math.isfinite(value) and value >= 0 and (name not in shares or value <= 100)):
+            return f"{name} is {value}, which it cannot be"
+    return None
+
+
+def _pages(names: Sequence[str]) -> list[str]:
+    """A file for each model, from its name where that is safe in a link and on every disk; no two differ by case alone."""
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
+        page, count = f"{plain}.html", 1
+        while page.lower() in [other.lower() for other in found]:
+            count += 1
+            page = f"{plain}-{count}.html"
+        found.append(page)
+    return found
+
+
+def render_pages(models: Sequence[Model]) -> dict[str, str]:
+    """Every page by its path in the folder."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "bytes": human_bytes,
+        "count": human_count,
+        "nj": figures.nanojoule,
+        "grouped": "{:,}".format,
+        "plain_nj": lambda value: figures.nanojoule(value).removesuffix(" nJ"),
+        "lines": lambda text: Markup("\n").join(map(text_of, text.split("\n"))),
+    }
+    style, script = ((_TEMPLATES / name).read_text() for name in ("style.css", "script.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    common = {
+        "style": Markup(style),
+        "script": Markup(script),
+        "policy": policy,
+        "generator": _GENERATOR,
+        "version": __version__,
+        "figures": figures,
+        "draw": raster,
+    }
+    steps = sorted({row.timesteps for model in models for row in model.measured.rows})
+    shown = next((model for model in models if model.rasters), None)
+    pages = {
+        "index.html": environment.get_template("index.html").render(
+            **common,
+            models=models,
+            series=[model.series for model in models],
+            steps=steps,
+            shown=shown,
+        )
+    }
+    for model in models:
+        pages[f"models/{model.page}"] = environment.get_template("model.html").render(
+            **common,
+            model=model,
+            config=model.entry.config,
+            measured=model.measured,
+            facts=facts(model),
+            snippets=snippets(model),
+        )
+    return pages
+
+
+def _hash(text: str) -> str:
+    """What a content security policy calls an inline style or script."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _shown(value: object) -> Markup:
+    """What a template prints. None would be a missing figure."""
+    if value is None:
+        raise ValueError("a template prints None")
+    return text_of(value)
+
+
+def snippets(model: Model) -> list[tuple[str, str]]:
+    """What to type, each with what it is for."""
+    config, steps = model.entry.config, ",".join(str(row.timesteps) for row in model.measured.rows)
+    shape = ", ".join(map(str, config.preprocess.input_size))
+    measure = shlex.join(["zoo", "eval", model.given, "--timesteps", steps, *model.data])
+    python = f"import zoo\n\nmodel = zoo.load({model.given!r})\nlogits = model(images, timesteps={config.timesteps})"
+    verify = shlex.join(["zoo", "verify", model.given, "--deep"])
+    fetch = (
+        []
+        if model.entry.origin == "folder"
+        else [("Fetch it, every file checked", shlex.join(["zoo", "pull", model.given]))]
+    )
+    return [
+        *fetch,
+        ("Measure it" + (" (PATH: its labelled test images)" if model.data else ""), measure),
+        ("Check its files, and every spike against the checksum", verify),
+        (f"Use it from Python; images are uint8 [B, {shape}], as decoded", python),
+    ]
+
+
+def facts(model: Model) -> dict[str, list[tuple[str, object]]]:
+    """Where a model and its figures come from, under short headings."""
+    config, measured = model.entry.config, model.measured
+    made, source, used = config.preprocess, config.source, config.calibration
+    delay = ", ".join(
+        f"{skip} from T = {step}" for step, skip in sorted(config.readout_delay.items())
+    )
+    resize = (
+        []
+        if made.resize is None
+        else [("resize", f"shorter side {made.resize}, {made.interpolation}, then cropped")]
+    )
+    speed = ", ".join(
+        f"{rate:.1f} at T = {step}" for step, rate in sorted(measured.images_per_second.items())
+    )
+    return {
+        "Network": [
+            (
+                "architecture",
+                f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes",
+            ),
+            ("input", " × ".join(map(str, (*made.input_size[1:], made.input_size[0])))),
+            *resize,
+            ("neuron", config.neuron),
+            ("schedule", config.schedule),
+            ("numerics", config.numerics),
+            ("meant for", f"T = {config.timesteps}"),
+            ("read-out skips", f"{delay} timesteps" if delay else "nothing"),
+        ],
+        "Conversion": [
+            ("method", config.method.name),
+            (
+                "parameters",
+                ", ".join(
+                    f"{name} {_plain(value)}" for name, value in config.method.parameters.items()
+                ),
+            ),
+            (
+                "calibrated on",
+                f"{used.images} images drawn with seed {used.seed} from {used.description}",
+            ),
+            ("their sha256", used.sha256),
+        ],
+        "Source checkpoint": [
+            ("file", source.name),
+            ("sha256", source.sha256),
+            ("licence", source.license or "not stated"),
+            ("from", _link(source.url) if source.url else "not stated"),
+            *_more(source.model_dump(mode="json", exclude={"name", "sha256", "license", "url"})),
+        ],
+        "Measurement": [
+            ("images", measured.data.description),
+            ("their sha256", measured.data.sha256),
+            ("ANN", model.ann.source),
+            ("images a second", f"{speed}, on {measured.device} ({measured.backend})"),
+            (
+                "versions",
+                ", ".join(f"{name} {version}" for name, version in measured.versions.items()),
+            ),
+            ("command", measured.command or "not stated"),
+        ],
+        "Files": [
+            ("size", human_bytes(measured.artifact_bytes)),
+            ("parameters", human_bytes(measured.footprint_bytes)),
+            ("weights sha256", config.weights_sha256),
+            (
+                "spikes sha256",
+                f"{config.checksum.sha256} after {config.checksum.timesteps} timesteps on {config.checksum.images} "
+                f"images of {config.checksum.input}",
+            ),
+        ],
+    }
+
+
+def _more(values: dict[str, Any], before: str = "") -> list[tuple[str, object]]:
+    """What else a config says, key by key."""
+    rows: list[tuple[str, object]] = []
+    for name, value in values.items():
+        label = f"{before}{name}".replace("_", " ")
+        if isinstance(value, dict) and name == "settings":
+            rows.append(
+                (label, ", ".join(f"{key} {_plain(setting)}" for key, setting in value.items()))
+            )
+        elif isinstance(value, dict):
+            rows += _more(value, f"{label}: ")
+        elif value is not None:
+            rows.append((label, _plain(value)))
+    return rows
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _link(url: str) -> object:
+    """A link, if it leads to the web; as text otherwise."""
+    if not re.match(r"https?://", url):
+        return url
+    return Markup('<a href="{0}" rel="noopener noreferrer">{0}</a>').format(text_of(url))

@@ -1,0 +1,93 @@
+"""The other way: the ANN that an artifact still holds, in ANN units, as a network that can be trained on.
+
+An artifact's integers and scales say the folded weights up to the rounding to int8, and every threshold. Its biases are
+calibrated by timestep; the last row, which stays, is nearest to the ANN's. BatchNorm is put back so that it computes what was
+folded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from zoo.artifact.config import Config
+from zoo.artifact.tensors import topology_of
+from zoo.networks.pixels import IMAGE_SCALE
+from zoo.networks.resnet import ResNet
+from zoo.networks.topology import IMAGE, Topology
+
+
+def ann_params(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `zoo.networks.resnet.ann_forward` takes, float32, and `{layer}.threshold` in ANN units, of an artifact's tensors."""
+    net = topology_of(config)
+    one = IMAGE_SCALE if config.numerics == "int8" else 1
+    params, worth = dict[str, Tensor](), {IMAGE: torch.full((net.in_channels,), 1 / one)}
+    for spec in net.layers:
+        name, scale = spec.name, tensors[f"{spec.name}.scale"]
+        worth[name] = tensors[f"{name}.threshold"] * scale
+        params[f"{name}.threshold"] = worth[name] * (2**config.spike_bits - 1)
+        params[f"{name}.bias"] = tensors[f"{name}.bias"][-1] * scale
+        pairs = [(f"{name}.weight", spec.source)]
+        if spec.shortcut is not None and spec.shortcut.kind == "projection":
+            pairs.append((f"{name}.shortcut.weight", spec.shortcut.source))
+        for weight, source in pairs:
+            params[weight] = (
+                tensors[weight] * scale.view(-1, 1, 1, 1) / worth[source].view(1, -1, 1, 1)
+            )
+    last = net.layers[-1].name
+    height, width = net.sizes(*config.preprocess.input_size[1:])[last]
+    params["fc.weight"] = (
+        tensors["fc.weight"] * tensors["fc.scale"][:, None] * (height * width) / worth[last]
+    )
+    params["fc.bias"] = tensors["fc.bias"]
+    return params
+
+
+@torch.no_grad()
+def trainable(
+    net: Topology, params: Mapping[str, Tensor], inputs: Tensor, levels: int = 0
+) -> ResNet:
+    """A network with BatchNorm that computes what `params` do.
+
+    Args:
+        inputs: normalised images [B, C, H, W], from which BatchNorm's statistics are taken: gamma and the running deviation are
+            the convolution's standard deviation, so that one undoes the other, and beta is its mean and the folded bias.
+        levels: of the quantised activation, with the thresholds of `params`; 0 is ReLU.
+    """
+    model = ResNet(net, levels)
+
+    def put_back(
+        module: nn.Module, arguments: tuple[Tensor, ...], bias: Tensor | float = 0.0
+    ) -> None:
+        assert isinstance(module, nn.BatchNorm2d)
+        var, mean = torch.var_mean(arguments[0], (0, 2, 3), correction=0)
+        module.running_mean, module.running_var = mean, var
+        module.weight.copy_((var + module.eps).sqrt())
+        module.bias.copy_(mean + bias)
+
+    handles = []
+    for spec in net.layers:
+        own = model.get_submodule(spec.name)
+        own.weight.copy_(params[f"{spec.name}.weight"])  # type: ignore[operator]
+        if levels:
+            own.log_threshold.copy_(params[f"{spec.name}.threshold"].log())  # type: ignore[operator]
+        bias = params[f"{spec.name}.bias"]
+        hook = functools.partial(put_back, bias=bias)
+        handles.append(model.get_submodule(spec.bn).register_forward_pre_hook(hook))
+        if spec.shortcut is not None and spec.shortcut.kind == "projection":
+            model.get_submodule(spec.shortcut.conv).weight.copy_(
+                params[f"{spec.name}.shortcut.weight"]
+            )  # type: ignore[operator]
+            handles.append(
+                model.get_submodule(spec.shortcut.bn).register_forward_pre_hook(put_back)
+            )
+    model.fc.weight.copy_(params["fc.weight"])
+    model.fc.bias.copy_(params["fc.bias"])
+    model.eval()
+    model(inputs)
+    for handle in handles:
+        handle.remove()
+    return model

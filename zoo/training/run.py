@@ -1,0 +1,248 @@
+"""`zoo train`: a training run in a folder, from the images to a checkpoint that `zoo convert` takes.
+
+OUT/{arch}.safetensors is the result, OUT/log.json says how it came about, OUT/training.safetensors is there to go on from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from zoo.artifact.folder import read_artifact
+from zoo.artifact.tensors import topology_of
+from zoo.data.datasets import identify
+from zoo.data.images import ImageSet, Preprocess
+from zoo.data.open import open_images
+from zoo.environment import versions
+from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
+from zoo.files import write_synced
+from zoo.hub import cache
+from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from zoo.models import registry
+from zoo.networks.pixels import image_table, look_up
+from zoo.networks.topology import topology
+from zoo.pretrained.checkpoint import training_of
+from zoo.training import from_artifact
+from zoo.training.trainer import Plan, Trainer, exported, save_checkpoint
+
+# Of the training images of digits, for pixels in 0 to 1.
+DIGITS_MEAN, DIGITS_STD = (0.3055,), (0.3759,)
+
+
+_EVERY = 120.0  # seconds between two saves
+
+
+_LOOKED_AT = 1000  # training images that BatchNorm is put back with
+
+
+Progress = Callable[[str, int, int], None]
+
+
+def train(
+    arch: str,
+    dataset: str | Path,
+    out: Path,
+    *,
+    epochs: int = 60,
+    batch_size: int = 128,
+    rate: float = 0.2,
+    levels: int = 0,
+    start: str | Path | None = None,
+    shortcut: Literal["A", "B"] | None = None,
+    seed: int = 0,
+    precision: Literal["auto", "bf16", "float32"] = "auto",
+    device: str = "cpu",
+    resume: bool = False,
+    progress: Progress | None = None,
+    talk: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Trains `arch` on the training split of `dataset` and measures it once, at the end, on the test split.
+
+    Args:
+        levels: of the quantised activation (`zoo.networks.quantise`); 0 trains with ReLU.
+        start: what to begin from: a file of another training, an artifact's folder or a name of the zoo; of a shallower network
+            too.
+        precision: auto is bf16 on a GPU, and on a CPU that computes in it.
+        resume: go on with the training in `out`; with the same arguments it ends where an uninterrupted one would.
+        progress: called with a stage, steps done and steps in all; talk: with a line after each epoch.
+
+    Returns what log.json holds. Raises UsageError, NotFoundError and IntegrityError as the parts do, before any step is taken.
+    """
+    images, test = open_images(dataset, "train"), open_images(dataset, "test")
+    channels, side, mean, std = _geometry(arch, str(dataset))
+    net = topology(arch, num_classes=_classes(images), in_channels=channels, shortcut=shortcut)
+    prep = Preprocess((channels, side, side), 256 if side == 224 else None)
+    digits = channels == 1
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(device) else "float32"
+    plan = Plan(
+        epochs=epochs,
+        batch_size=batch_size,
+        peak_rate=rate,
+        levels=levels,
+        seed=seed,
+        precision=precision,
+        shift=1 if digits else 4,
+        mirror=not digits,
+    )
+    state, earlier, began = None, None, None
+    if start is not None and Path(start).suffix == ".safetensors":
+        state, earlier = _file(Path(start))
+    elif start is not None:
+        state, earlier, began = _artifact(start, images, mean, std, levels)
+    trainer = Trainer(net, images, prep, plan, mean, std, device=device, start=state)
+    running = out / "training.safetensors"
+    if running.exists() and not resume:
+        raise UsageError(
+            f"{running} exists already: pass --resume to go on with it, or choose another --out"
+        )
+    if resume and not running.exists():
+        raise NotFoundError(
+            f"{running} does not exist: there is nothing to resume; leave --resume out"
+        )
+    if resume:
+        trainer.resume(running)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _run(trainer, running, progress, talk)
+        path = out / f"{arch}.safetensors"
+        sha256 = save_checkpoint(trainer.state(), path)
+        found = {
+            "arch": arch,
+            "file": str(path),
+            "sha256": sha256,
+            "epochs": epochs,
+            "top1": trainer.accuracy(test, prep),
+            "test_images": len(test),
+            "train": images.description,
+            "train_images": len(images),
+            "dataset": identify(images),
+            "test": test.description,
+            "plan": asdict(plan),
+            "mean": list(mean),
+            "std": list(std),
+            "input_size": side,
+            "start": earlier,
+            "began": began,
+            "seconds": sum(row.seconds for row in trainer.log),
+            "log": [asdict(row) for row in trainer.log],
+            "device": device,
+            "versions": versions(device=device),
+        }
+        write_synced(
+            out / "log.json", (json.dumps({**found, "file": path.name}, indent=1) + "\n").encode()
+        )
+    except OSError as error:
+        raise ZooError(
+            f"{out} could not be written ({error.strerror}): free some space, then --resume"
+        ) from error
+    return found
+
+
+def _run(
+    trainer: Trainer, running: Path, progress: Progress | None, talk: Callable[[str], None] | None
+) -> None:
+    saved = begun = time.monotonic()
+    first = trainer.step
+
+    def after_step(trainer: Trainer) -> None:
+        nonlocal saved
+        if time.monotonic() - saved > _EVERY:
+            trainer.save(running)
+            saved = time.monotonic()
+        if progress is not None:
+            progress("training", trainer.step, trainer.steps)
+        if talk is not None and trainer.step % trainer.steps_an_epoch == 0:
+            row = trainer.log[-1]
+            left = (
+                (time.monotonic() - begun)
+                / (trainer.step - first)
+                * (trainer.steps - trainer.step)
+                / 60
+            )
+            talk(
+                f"epoch {row.epoch}/{trainer.plan.epochs}: loss {row.loss:.3f}, training accuracy {row.accuracy:.1f} %, "
+                f"{row.seconds:.0f} s, {left:.0f} minutes left"
+            )
+
+    try:
+        trainer.run(after_step)
+    finally:
+        trainer.save(running)
+
+
+def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+    """The tensors of another training, and how they came about."""
+    if not path.is_file():
+        raise NotFoundError(
+            f"{path} does not exist: give what another zoo train wrote, or a name of zoo list"
+        )
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise IntegrityError(
+            f"{path} is not a whole safetensors file ({str(error)[:80]}): train it again"
+        ) from error
+    began = training_of(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    return state, None if began is None else began.model_dump(mode="json")
+
+
+def _artifact(
+    name: str | Path, images: ImageSet, mean: Sequence[float], std: Sequence[float], levels: int
+) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None, str]:
+    """The network that an artifact holds, how it was trained, and its name."""
+    folder = registry.resolve(name)
+    config, tensors = read_artifact(folder)
+    made = config.preprocess
+    if [*made.mean, *made.std] != [*mean, *std]:
+        raise UsageError(
+            f"{name} was made for images of another mean or std: begin from a network of the same data set"
+        )
+    if config.stem > 1:
+        raise UsageError(
+            f"{name} has {config.stem} neurons for each channel of its stem: begin from one converted with stem=1"
+        )
+    net = topology_of(config)
+    pixels = images.take(_LOOKED_AT, 0).batch(slice(None), Preprocess(made.input_size))
+    inputs = look_up(image_table(mean, std, integer=False), pixels)
+    model = from_artifact.trainable(net, from_artifact.ann_params(config, tensors), inputs, levels)
+    training = config.source.training
+    stage = None if training is None else training.model_dump(mode="json")
+    part = stage
+    while part is not None:
+        part["arch"], part = part["arch"] or config.arch, part["start"]
+    return exported(model.state_dict(), levels), stage, cache.name_of(folder)
+
+
+def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Sequence[float]]:
+    """Channels, side, and mean and standard deviation per channel for pixels in 0 to 1."""
+    if dataset == "digits":
+        return 1, 8, DIGITS_MEAN, DIGITS_STD
+    side = 224 if topology(arch).layers[0].max_pool else 32
+    return 3, side, IMAGENET_MEAN, IMAGENET_STD
+
+
+def _classes(images: ImageSet) -> int:
+    if images.class_names:
+        return len(images.class_names)
+    if len(images) == 0 or images.labels.min() < 0:
+        raise UsageError(f"{images.description}: no labels: give a labelled training set")
+    return int(images.labels.max()) + 1
+
+
+def _has_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    flags = Path("/proc/cpuinfo")
+    return os.name == "posix" and flags.exists() and "avx512_bf16" in flags.read_text()

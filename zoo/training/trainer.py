@@ -1,0 +1,427 @@
+"""Training the ANN that is converted later: plain torch, SGD with momentum, one cosine, one seed, one folder out.
+
+Two flavours. `relu`: a plain ResNet. `levels` > 0: every ReLU is the quantisation clip-floor-shift activation of QCFS (Bu et al.,
+ICLR 2022), with a learnt threshold for each channel,
+
+    q(z) = theta / L * clip(floor(L z / theta + 1/2), 0, L),
+
+which is what an integrate-and-fire neuron with threshold theta and initial potential theta / 2 tends to; the conversion takes
+theta from the file. Gradients pass the rounding (`zoo.conversion.distil`).
+
+What comes out is the exponential moving average of the weights. Augmentation is a random shift by `shift` pixels (zero padding
+in normalised units) and, for photographs, a random mirror. Every random draw depends on the seed and the step alone, so a resumed
+run takes the steps an uninterrupted one would have taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.data.augment import augment
+from zoo.data.images import ImageSet, Preprocess
+from zoo.errors import IntegrityError, UsageError
+from zoo.files import write_synced
+from zoo.networks.pixels import image_table, look_up
+from zoo.networks.resnet import ResNet
+from zoo.networks.topology import Layer, Topology
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training run.
+
+    Attributes:
+        peak_rate: SGD's highest learning rate, for a batch of `batch_size`; it rises over `warm_up` of all steps and falls as a
+            cosine to zero.
+        levels: of the quantised activation; 0 trains with plain ReLU.
+        ema: decay of the moving average of the weights, per step.
+        precision: bf16 runs convolutions in bfloat16 (twice as fast on CPUs and GPUs that have it); weights stay float32.
+    """
+
+    epochs: int = 60
+    batch_size: int = 128
+    peak_rate: float = 0.2
+    warm_up: float = 0.15
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    shift: int = 4
+    mirror: bool = True
+    levels: int = 0
+    ema: float = 0.998
+    seed: int = 0
+    precision: Literal["bf16", "float32"] = "float32"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the log: mean loss and accuracy in percent on the augmented training images, and seconds it took."""
+
+    epoch: int
+    loss: float
+    accuracy: float
+    rate: float
+    seconds: float
+
+
+class Trainer:
+    """A training run that can stop at any step and go on.
+
+    Args:
+        net: what to train; images, prep: labelled training images and how they become its input.
+        mean, std: per colour channel, for pixels in 0 to 1.
+        start: what a training gave, to begin from instead of random weights: a ReLU network that is to learn `levels`, say, or a
+            shallower network, whose missing blocks begin as identities.
+
+    Raises:
+        UsageError: no whole batch of images, labels out of range, or a plan that cannot be run.
+    """
+
+    def __init__(
+        self,
+        net: Topology,
+        images: ImageSet,
+        prep: Preprocess,
+        plan: Plan,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        device: str = "cpu",
+        start: dict[str, Tensor] | None = None,
+    ) -> None:
+        _check(net, images, plan)
+        torch.manual_seed(plan.seed)
+        self.plan, self.device = plan, torch.device(device)
+        self.model = ResNet(net, levels=plan.levels)
+        if start is not None:
+            _load_start(self.model, start)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pixels, labels = next(images.batches(prep, len(images)))
+        self.pixels, self.labels = pixels.to(self.device), labels.to(self.device)
+        self.table = image_table(mean, std, integer=False).to(self.device)
+        if plan.levels and start is not None and "levels" not in start:
+            _begin_thresholds(self.model, self._inputs(slice(0, _BATCH)), plan.levels)
+        decayed = [p for p in self.model.parameters() if p.ndim > 1]
+        plain = [p for p in self.model.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.SGD(
+            [
+                {"params": decayed, "weight_decay": plan.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=plan.peak_rate,
+            momentum=0.9,
+            nesterov=True,
+        )
+        self.average = {
+            name: value.detach().clone() for name, value in self.model.state_dict().items()
+        }
+        self.step, self.log = 0, list[Epoch]()
+        # Loss and accuracy summed over the epoch so far, on the device: reading them at every step would make a GPU wait.
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self._seconds = 0.0
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return len(self.pixels) // self.plan.batch_size
+
+    @property
+    def steps(self) -> int:
+        return self.plan.epochs * self.steps_an_epoch
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        rising = max(1, round(self.plan.warm_up * self.steps))
+        if step < rising:
+            return self.plan.peak_rate * (step + 1) / rising
+        return (
+            self.plan.peak_rate
+            * (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising)))
+            / 2
+        )
+
+    def run(self, after_step: Callable[[Trainer], None] | None = None) -> None:
+        """Takes the steps that are left; `after_step` is called after each, when the trainer may be saved."""
+        while self.step < self.steps:
+            self._take_step()
+            if after_step is not None:
+                after_step(self)
+
+    def _take_step(self) -> None:
+        begun = time.perf_counter()
+        plan, (epoch, index) = self.plan, divmod(self.step, self.steps_an_epoch)
+        if index == 0 or not hasattr(self, "_order"):
+            self._order = torch.randperm(
+                len(self.pixels), generator=_generator(plan.seed, 2 * epoch)
+            )
+        rows = self._order[index * plan.batch_size : (index + 1) * plan.batch_size].to(self.device)
+        inputs = augment(
+            self._inputs(rows),
+            _generator(plan.seed, 2 * self.step + 1),
+            shift=plan.shift,
+            mirror=plan.mirror,
+        )
+        labels = self.labels[rows]
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            logits = self.model(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=plan.label_smoothing)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self._average()
+        self.step += 1
+        right = (logits.argmax(1) == labels).double().mean()
+        self._sums += torch.stack([loss.detach().double(), right])
+        if index == self.steps_an_epoch - 1:
+            self._end_epoch(epoch, begun)
+        self._seconds += time.perf_counter() - begun
+
+    def _end_epoch(self, epoch: int, begun: float) -> None:
+        loss, right = (self._sums / self.steps_an_epoch).tolist()
+        if not math.isfinite(loss):
+            raise UsageError(f"the loss is no number any more in epoch {epoch + 1}: lower --rate")
+        seconds = self._seconds + time.perf_counter() - begun
+        self.log.append(
+            Epoch(epoch + 1, loss, 100 * right, self.rate(self.step - 1), round(seconds, 1))
+        )
+        self._sums.zero_()
+        self._seconds -= seconds
+
+    def _inputs(self, rows: Tensor | slice) -> Tensor:
+        return look_up(self.table, self.pixels[rows])
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # From the first steps on the average follows closely; `ema` holds once 1 / (1 - ema) steps are done.
+        weight = max(1 - self.plan.ema, 1 / (self.step + 1))
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, weight)
+            else:
+                self.average[name].copy_(value)
+
+    def state(self) -> dict[str, Tensor]:
+        """The averaged network: torchvision's keys, and `{layer}.threshold` and `levels` if activations are quantised."""
+        return exported(self.average, self.plan.levels)
+
+    @torch.inference_mode()
+    def accuracy(self, images: ImageSet, prep: Preprocess) -> float:
+        """Accuracy of the averaged network in percent, float32."""
+        model = ResNet(self.model.topology, levels=self.plan.levels).to(self.device)
+        model.load_state_dict(self.average)
+        model.eval()
+        right = 0
+        for pixels, labels in images.batches(prep, _BATCH):
+            logits = model(look_up(self.table, pixels.to(self.device)))
+            right += int((logits.argmax(1).cpu() == labels).sum())
+        return 100 * right / len(images)
+
+    def save(self, path: Path) -> None:
+        """Writes everything needed to go on, atomically: safetensors, with the plan and the log as a JSON tensor."""
+        from safetensors.torch import save
+
+        facts = {
+            "plan": asdict(self.plan),
+            "step": self.step,
+            "seconds": self._seconds,
+            "log": [asdict(row) for row in self.log],
+        }
+        text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+        names: dict[Tensor, str] = {p: n for n, p in self.model.named_parameters()}
+        tensors = {"facts": text, "sums": self._sums}
+        tensors |= {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        for p, state in self.optimizer.state.items():
+            tensors[f"momentum.{names[p]}"] = state["momentum_buffer"]
+        payload = save(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            {"format": "pt"},
+        )
+        temporary = path.with_name(f".{path.name}.part")
+        write_synced(temporary, payload)
+        temporary.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Goes on from a file of `save`.
+
+        Raises UsageError when it belongs to another plan, IntegrityError when it is not such a file.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            tensors = load_file(path)
+            facts: dict[str, Any] = json.loads(bytes(tensors.pop("facts").tolist()))
+            plan, step, self._seconds = facts["plan"], int(facts["step"]), float(facts["seconds"])
+            self._sums = tensors.pop("sums").to(self.device)
+            self.log = [Epoch(**row) for row in facts["log"]]
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"{path} is no training state ({str(error)[:80]}): begin again in another --out"
+            ) from error
+        if plan != asdict(self.plan):
+            odd = [
+                f"{name} was {plan.get(name)}"
+                for name, value in asdict(self.plan).items()
+                if plan.get(name) != value
+            ]
+            raise UsageError(
+                f"{path} was made with other settings ({', '.join(odd)}): use the same, or another --out"
+            )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "momentum": {}}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            parts.setdefault(kind, {})[rest] = value.to(self.device)
+        try:
+            self.model.load_state_dict(parts["model"])
+            self.average = {name: parts["average"][name] for name in self.average}
+            for name, p in self.model.named_parameters():
+                if step:
+                    self.optimizer.state[p]["momentum_buffer"] = parts["momentum"][name].to(p)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:80]
+            raise IntegrityError(
+                f"{path} belongs to another network ({reason}): use another --out"
+            ) from error
+        self.step = step
+
+
+def exported(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
+    """A state dict as it is published: log-thresholds become `{layer}.threshold`, and `levels` is said beside them."""
+    out = {}
+    for name, value in state.items():
+        value = value.detach().cpu().contiguous()
+        if name.endswith(".log_threshold"):
+            out[name.removesuffix("log_threshold") + "threshold"] = value.exp()
+        else:
+            out[name] = value
+    if levels:
+        out["levels"] = torch.tensor([levels], dtype=torch.int32)
+    return out
+
+
+def save_checkpoint(state: dict[str, Tensor], path: str | Path) -> str:
+    """Writes a state dict as safetensors, atomically, and returns its sha256."""
+    from safetensors.torch import save
+
+    payload = save(state, metadata={"format": "pt"})
+    temporary = Path(path).with_name(f".{Path(path).name}.part")
+    write_synced(temporary, payload)
+    temporary.replace(path)
+    return hashlib.sha256(payload).hexdigest()
+
+
+def _generator(seed: int, draw: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + draw) % 2**63)
+
+
+@torch.no_grad()
+def _begin_thresholds(model: ResNet, inputs: Tensor, levels: int) -> None:
+    """Thresholds of a network that had none: for each channel the one with the least squared error at this many levels."""
+    from zoo.conversion.thresholds import mmse
+
+    def look(layer: Layer, z: Tensor) -> Tensor:
+        activation = F.relu(z)
+        rows = activation.permute(0, 2, 3, 1).flatten(0, 2)[::16].T
+        model.get_submodule(layer.name).log_threshold.copy_(
+            mmse(rows.cpu(), levels).clamp_min(1e-3).log()
+        )  # type: ignore[operator]
+        return activation
+
+    model.eval()
+    model(inputs, look)
+
+
+def _load_start(model: ResNet, start: dict[str, Tensor]) -> None:
+    state = {
+        name.removesuffix("threshold") + "log_threshold"
+        if name.endswith(".threshold")
+        else name: value
+        for name, value in start.items()
+        if name != "levels"
+    }
+    state = {
+        name: value.log() if name.endswith(".log_threshold") else value
+        for name, value in state.items()
+    }
+    own = model.state_dict()
+    state = _grown(state, own)
+    odd = [
+        n
+        for n in state.keys() ^ own.keys()
+        if not n.endswith(("log_threshold", "num_batches_tracked"))
+    ]
+    odd += [n for n in state.keys() & own.keys() if state[n].shape != own[n].shape]
+    if odd:
+        raise UsageError(
+            f"--start does not fit this network ({', '.join(sorted(odd)[:4])}): give what zoo train wrote for it"
+        )
+    model.load_state_dict(
+        {name: value for name, value in state.items() if name in own}, strict=False
+    )
+
+
+def _grown(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A shallower network's state with the blocks that `own` has more of at the end of each stage.
+
+    Such a block begins as the identity: a copy of the stage's last one whose last BatchNorm gives zero, so that the network
+    computes what the shallower one did (Goyal et al. 2017, arXiv:1706.02677, begin every block so).
+    """
+
+    def depths(names: Iterable[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for stage, block in re.findall(r"^layer(\d+)\.(\d+)\.", "\n".join(names), re.MULTILINE):
+            found[stage] = max(found.get(stage, 0), int(block) + 1)
+        return found
+
+    have, want, out = depths(state), depths(own), dict(state)
+    if have.keys() != want.keys():
+        return out
+    final = "bn3" if any(".conv3." in name for name in own) else "bn2"
+    for stage, depth in have.items():
+        last = f"layer{stage}.{depth - 1}."
+        rest = {
+            name.removeprefix(last): value for name, value in state.items() if name.startswith(last)
+        }
+        for block in range(depth, want[stage]):
+            for name, value in rest.items():
+                ended = name in (f"{final}.weight", f"{final}.bias")
+                out[f"layer{stage}.{block}.{name}"] = (
+                    torch.zeros_like(value) if ended else value.clone()
+                )
+    return out
+
+
+def _check(net: Topology, images: ImageSet, plan: Plan) -> None:
+    for what, value in (("epochs", plan.epochs), ("batch size", plan.batch_size)):
+        if value < 1:
+            raise UsageError(
+                f"{what} must be 1 or more, not {value}: 60 epochs of 128 are a good start"
+            )
+    if len(images) < plan.batch_size:
+        raise UsageError(
+            f"{images.description}: fewer than one batch of {plan.batch_size}: give more, or lower --batch-size"
+        )
+    if images.labels.min() < 0 or images.labels.max() >= net.num_classes:
+        raise UsageError(
+            f"{images.description}: labels must be 0 to {net.num_classes - 1}: give a labelled training set"
+        )
+    if not 0 <= plan.levels <= 255:
+        raise UsageError(
+            f"levels must be 0 (plain ReLU) to 255, not {plan.levels}: 8 is a good start"
+        )
