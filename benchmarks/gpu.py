@@ -121,9 +121,7 @@ def set_rates(
         for _ in range(12):
             middle = (low + high) / 2
             threshold = (layer.threshold * 2**middle).round().clamp(min=2).to(torch.int32)
-            layers[spec.name] = replace(
-                layer, threshold=threshold, v_init=threshold // 2, _prepared=layer._prepared
-            )
+            layers[spec.name] = replace(layer, threshold=threshold, v_init=threshold // 2)
             membrane = layers[spec.name].membrane(len(images), *sizes[spec.name], RATE_STEPS)
             steps = RATE_STEPS if spec.source == IMAGE else None
             out[spec.name] = layers[spec.name].run(out[spec.source], source, membrane, window=steps)

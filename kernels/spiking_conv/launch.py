@@ -198,7 +198,7 @@ class SpikingLayer:
         tile = self._tile_for(pixels, height, width, "layerwise")
         made = self._layout(tile)
         given = torch.zeros(made["NP"], dtype=torch.int32, device=x.device)
-        given[: self.channels] = layer.given(timesteps).to(torch.int32)
+        given[: self.channels] = layer.offset(timesteps).to(torch.int32)
         with _on(x.device):
             kernels(self.interpret).layerwise_conv[_grid(pixels, made["NP"], tile)](
                 x,

@@ -60,7 +60,7 @@ class SpikingConv:
             channels `shortcut_pad` to Cout - `shortcut_pad`.
         projection: [Cout, Csrc, 1, 1] of a projection shortcut.
         max_pool: 3x3 max-pooling with stride 2 on the constant current (exact: ReLU and max commute).
-        input_bound: the largest absolute value of one element of the input: `most` for spikes; the stem's image has more.
+        input_bound: the largest absolute value of one element of the input: `max_level` for spikes; the stem's image has more.
         bits: of a spike, those of its inputs and its own: 1, or more if `multi-level`.
     """
 
@@ -79,7 +79,7 @@ class SpikingConv:
     input_bound: int = 1
     bits: int = 1
     _prepared: dict[tuple[torch.dtype, int], tuple[Convolution, Convolution | None]] = field(
-        default_factory=dict, repr=False
+        init=False, default_factory=dict, repr=False
     )
 
     @property
@@ -87,7 +87,7 @@ class SpikingConv:
         return self.weight.dtype == torch.int8
 
     @property
-    def most(self) -> int:
+    def max_level(self) -> int:
         """The largest spike."""
         return 2**self.bits - 1
 
@@ -98,7 +98,7 @@ class SpikingConv:
             for name in ("weight", "bias", "threshold", "v_init", "gain", "projection")
             if (value := getattr(self, name)) is not None
         }
-        return replace(self, **move, _prepared={})
+        return replace(self, **move)
 
     @functools.cached_property
     def current_bound(self) -> int:
@@ -107,15 +107,15 @@ class SpikingConv:
             (1, 2, 3)
         ) * self.input_bound + self.bias.double().abs().amax(0)
         if self.gain is not None:
-            bound += self.gain.double().abs() * self.most
+            bound += self.gain.double().abs() * self.max_level
         if self.projection is not None:
-            bound += self.projection.double().abs().sum((1, 2, 3)) * self.most
+            bound += self.projection.double().abs().sum((1, 2, 3)) * self.max_level
         return int(bound.max().item())
 
     def potential_bound(self, timesteps: int) -> int:
         """The largest |v| that any neuron can reach in a run of `timesteps`, in integer units."""
-        most = self.v_init.double().abs() + self.threshold.double() * self.most
-        return timesteps * self.current_bound + int(most.max().item())
+        largest = self.v_init.double().abs() + self.threshold.double() * self.max_level
+        return timesteps * self.current_bound + int(largest.max().item())
 
     def dtype(self, timesteps: int) -> torch.dtype:
         """The narrowest float that holds every potential of a run of `timesteps` exactly (float layers: float32)."""
@@ -156,7 +156,7 @@ class SpikingConv:
         window: int | None = None,
         adjust: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W]: 0 or 1, -1 to 1, or 0 to `most`.
+        """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W]: 0 or 1, -1 to 1, or 0 to `max_level`.
 
         Args:
             x: spikes int8 [T, B, Cin, H, W] (uint8, where none is -1, is faster), or the stem's constant current (float
@@ -169,7 +169,7 @@ class SpikingConv:
         v = membrane.v
         threshold, bias = _column(self.threshold, v.dtype), self.bias.to(v.dtype)
         steps = len(x) if window is None else window
-        main, side = self._convolutions(v.dtype, self.most)
+        main, side = self._convolutions(v.dtype, self.max_level)
         spikes = torch.empty(
             (steps, *v.permute(0, 2, 3, 1).shape), dtype=torch.int8, device=v.device
         )
@@ -185,7 +185,7 @@ class SpikingConv:
             if self.bits == 1:
                 torch.ge(v, threshold, out=fired)
             else:  # exact, as in `fire`
-                torch.div(v, threshold, out=fired).floor_().clamp_(0, self.most)
+                torch.div(v, threshold, out=fired).floor_().clamp_(0, self.max_level)
             if membrane.emitted is not None:
                 torch.lt(v, 0, out=below)
                 torch.gt(membrane.emitted, 0, out=owed)
@@ -197,7 +197,7 @@ class SpikingConv:
         membrane.v = v
         return spikes
 
-    def charge(
+    def accumulated_input(
         self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False
     ) -> Tensor:
         """v_init plus everything a layerwise neuron receives in `timesteps`, before it fires: float [B, Cout, H, W].
@@ -212,24 +212,28 @@ class SpikingConv:
             total = main.add_to(self._zeros(x, dtype), x)
             if shortcut is not None:
                 total = self._add_shortcut(total, shortcut, side)
-        return total.add_(_column(self.given(timesteps), dtype))
+        return total.add_(_column(self.offset(timesteps), dtype))
 
-    def given(self, timesteps: int) -> Tensor:
+    def offset(self, timesteps: int) -> Tensor:
         """v_init and the bias of `timesteps` timesteps, [Cout]: int64, or float of a float layer."""
         rows = self.bias.to(torch.int64 if self.integer else self.bias.dtype)
         return rows[:timesteps].sum(0) + max(timesteps - len(rows), 0) * rows[-1] + self.v_init
 
-    def fire(self, charge: Tensor, timesteps: int) -> Tensor:
-        """Spike counts clip(floor(charge / threshold), 0, T) of a layerwise layer; uint8 up to 255 timesteps, int32 beyond."""
+    def fire(self, accumulated: Tensor, timesteps: int) -> Tensor:
+        """Spike counts clip(floor(accumulated / threshold), 0, T) of a layerwise layer; uint8 up to 255 timesteps, int32 beyond."""
         # The floor of the rounded quotient is the exact floor: both operands are integers under half the mantissa's range.
-        count = charge.div(_column(self.threshold, charge.dtype)).floor_().clamp_(0, timesteps)
+        count = (
+            accumulated.div(_column(self.threshold, accumulated.dtype))
+            .floor_()
+            .clamp_(0, timesteps)
+        )
         return count.to(torch.uint8 if timesteps <= 255 else torch.int32)
 
     def count(
         self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False
     ) -> Tensor:
-        """Spike counts [B, Cout, H, W] after a layerwise run: `fire` on `charge`."""
-        return self.fire(self.charge(x, shortcut, timesteps, constant), timesteps)
+        """Spike counts [B, Cout, H, W] after a layerwise run: `fire` on `accumulated_input`."""
+        return self.fire(self.accumulated_input(x, shortcut, timesteps, constant), timesteps)
 
     def _add_shortcut(self, v: Tensor, source: Tensor, side: Convolution | None) -> Tensor:
         if side is not None:

@@ -334,7 +334,7 @@ def test_potentials_past_float32_are_exact(layer: SpikingConv, timesteps: int) -
     assert membrane.v.item() == v.item()
     if layer.neuron == "if":
         counts = x.sum(0).to(torch.uint8)
-        charge = layer.charge(counts, None if source is None else counts, timesteps).item()
+        charge = layer.accumulated_input(counts, None if source is None else counts, timesteps).item()
         steps = sum(
             naive_bias(layer, t).item() + 127 * (layer.weight.item() == 127)
             for t in range(timesteps)
@@ -356,7 +356,7 @@ def test_long_runs_are_exact() -> None:
     )
     counts = gen.integers(0, 20_001, (1, 4, 3, 3))
     assert layer.dtype(20_000) == torch.float64
-    charge = layer.charge(torch.from_numpy(counts).int(), None, 20_000)
+    charge = layer.accumulated_input(torch.from_numpy(counts).int(), None, 20_000)
     wanted = naive_current(layer, counts, None) + 20_000 * naive_bias(layer, 0)
     assert np.array_equal(charge.numpy(), wanted + np.array([1, 2])[:, None, None])
 

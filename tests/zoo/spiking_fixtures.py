@@ -85,7 +85,7 @@ class NaiveNeurons:
         self.v = self.v + current
         spike = (self.v >= self.threshold).astype(np.int64)
         if self.layer.neuron == "multi-level":
-            spike = np.clip(self.v // self.threshold, 0, self.layer.most)
+            spike = np.clip(self.v // self.threshold, 0, self.layer.max_level)
         if self.layer.neuron == "signed":
             spike[(self.v < 0) & (self.sum > 0)] = -1
         self.v -= spike * self.threshold

@@ -316,9 +316,9 @@ def _sweep_layerwise(
 
     def charge(layer: SpikingConv, mark: int) -> Tensor:
         if constant:
-            return layer.charge(layer.current(image, mark), None, mark, constant=True)
+            return layer.accumulated_input(layer.current(image, mark), None, mark, constant=True)
         shortcut = live.counts[spec.shortcut.source][mark] if spec.shortcut else None
-        return layer.charge(live.counts[spec.source][mark], shortcut, mark)
+        return layer.accumulated_input(live.counts[spec.source][mark], shortcut, mark)
 
     if recipe.calibration is not None:
         charges = {mark: charge(layer, mark) for mark in marks}

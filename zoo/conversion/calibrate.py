@@ -152,7 +152,7 @@ def _match(
     """The layer with a bias for each of the first `rows` timesteps, which are run and added to `spikes`."""
     theta = layer.threshold.float()
     sampled = _sample(wanted, settings)
-    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.most).mean(1)
+    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.max_level).mean(1)
     fired = torch.zeros_like(rate)
     shifts: list[Tensor] = []
     for t in range(settings.rows):
@@ -160,9 +160,8 @@ def _match(
 
         def adjust(t: int, v: Tensor, missing: Tensor = missing) -> Tensor:
             owing = None if membrane.emitted is None else _by_channel(membrane.emitted, sampled) > 0
-            shift = (
-                _shift(_by_channel(v, sampled) / theta[:, None], missing, owing, layer.most) * theta
-            )
+            potential = _by_channel(v, sampled) / theta[:, None]
+            shift = _shift(potential, missing, owing, layer.max_level) * theta
             shifts.append(shift.round() if layer.integer else shift)
             return shifts[-1].to(v.dtype)
 
@@ -171,7 +170,7 @@ def _match(
         fired = fired + _by_channel(now, sampled).mean(1)
     tail = torch.stack(shifts[-settings.tail :]).mean(0)
     bias = layer.bias + torch.stack([*shifts, tail.round() if layer.integer else tail])
-    return replace(layer, bias=bias.to(layer.bias.dtype), _prepared={})
+    return replace(layer, bias=bias.to(layer.bias.dtype))
 
 
 def limit(
@@ -192,17 +191,15 @@ def limit(
     Returns the layer, and its own limit, spikes per timestep, float [B, C, H, W].
     """
     theta = layer.threshold.float()
-    ending = replace(
-        layer, bias=layer.bias[-1:], v_init=torch.zeros_like(layer.v_init), _prepared={}
-    )
-    z = ending.charge(x, shortcut, 1, constant).float().div_(theta.view(-1, 1, 1))
+    ending = replace(layer, bias=layer.bias[-1:], v_init=torch.zeros_like(layer.v_init))
+    z = ending.accumulated_input(x, shortcut, 1, constant).float().div_(theta.view(-1, 1, 1))
     sampled = _sample(wanted, replace(settings, sample=_LIMIT_SAMPLE))
-    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.most).mean(1)
-    shift = _rate_shift(_by_channel(z, sampled), layer.most, rate) * theta
+    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.max_level).mean(1)
+    shift = _rate_shift(_by_channel(z, sampled), layer.max_level, rate) * theta
     shift = shift.round() if layer.integer else shift
     bias = torch.cat([layer.bias[:-1], layer.bias[-1:] + shift.to(layer.bias.dtype)])
     z += (shift / theta).view(-1, 1, 1)
-    return replace(layer, bias=bias, _prepared={}), z.clamp_(0, layer.most)
+    return replace(layer, bias=bias), z.clamp_(0, layer.max_level)
 
 
 def layerwise(
@@ -228,7 +225,7 @@ def layerwise(
         rows += [after - before for before, after in itertools.pairwise(sums)]
         given = sums[-1]
     bias = torch.cat([torch.stack(rows), layer.bias.float()])
-    return replace(layer, bias=bias.to(layer.bias.dtype), _prepared={})
+    return replace(layer, bias=bias.to(layer.bias.dtype))
 
 
 def _sample(activations: Tensor, settings: Settings) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,7 @@ def test_one_bias_row() -> None:
     """Then there is a second clock channel all the same, as the first brings the initial potential once."""
     network = random_network(tiny_topology("cifar"))
     for name, layer in network.layers.items():
-        network.layers[name] = type(layer)(
-            **{**vars(layer), "bias": layer.bias[:1], "_prepared": {}}
-        )
+        network.layers[name] = replace(layer, bias=layer.bias[:1])
     config = read_config(registry.resolve(NAME))
     check(
         exchange.to_nir(variant(config, bias_rows=1, num_classes=3), network),

@@ -137,7 +137,6 @@ def floating(network: SpikingResNet) -> SpikingResNet:
             layer,
             **{n: getattr(layer, n).float() for n in names},
             gain=None if layer.gain is None else layer.gain.float(),
-            _prepared={},
         )
         for name, layer in network.layers.items()
     }

@@ -40,7 +40,7 @@ def test_the_ann_of_an_artifact(converted, digits_ann, digits_test, tmp_path, ho
     for spec in digits_ann.net.layers:
         layer = made.network.layers[spec.name]
         assert torch.equal(
-            found[f"{spec.name}.threshold"], layer.threshold * made.scales[spec.name] * layer.most
+            found[f"{spec.name}.threshold"], layer.threshold * made.scales[spec.name] * layer.max_level
         )
     pixels, _ = next(digits_test.batches(PREP, 360))
     image = look_up(
