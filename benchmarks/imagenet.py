@@ -109,12 +109,12 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
 
     Under torchrun the artifact has to be there already, and the first process writes.
     """
-    from zoo import parallel
+    from zoo import distributed
     from zoo.conversion.convert import convert
     from zoo.data.open import open_images
+    from zoo.distributed import pick_device
     from zoo.evaluation.evaluate import evaluate
     from zoo.files import write_synced
-    from zoo.parallel import pick_device
     from zoo.pretrained.checkpoint import read_checkpoint
 
     source, folder = checkpoints / f"{case.arch}.safetensors", work / case.name
@@ -153,7 +153,7 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
         state=work / f"{case.name}.part",
         progress=_say,
     )
-    if not parallel.current_ranks().first:
+    if not distributed.current_ranks().first:
         return
     told = f"--only {case.name} --images {case.images} --timesteps {','.join(map(str, case.timesteps))}"
     result.command = f"python -m benchmarks.imagenet CHECKPOINTS DATA WORK {told}"

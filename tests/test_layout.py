@@ -25,7 +25,7 @@ MAX_LINES = 500
 # Parts on one line do not import each other. A part is a folder or a file of zoo/; "api" is zoo/__init__.py.
 LAYERS = (
     ("kernels", "errors", "version", "text", "imagenet"),
-    ("files", "environment", "parallel"),
+    ("distributed", "environment", "files", "progress"),
     ("networks",),
     ("artifact",),
     ("hub",),

@@ -1,4 +1,4 @@
-"""What a measured figure depends on: versions, processor, memory."""
+"""The versions, processor and memory that a measured figure depends on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from zoo.version import __version__
 
 
 def peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    """Return the peak resident memory of this process in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def versions(backend: str = "torch", device: str = "cpu", processes: int = 1) -> dict[str, str]:
-    """What a figure depends on: zoo, Python, torch, processor and threads; triton, the GPU and processes where they took part."""
-    found = {
+    """Return what a figure depends on: zoo, Python, torch, processor and threads.
+
+    triton, the GPU and the number of processes are added where they took part.
+    """
+    present = {
         "spiking-zoo": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -28,9 +31,9 @@ def versions(backend: str = "torch", device: str = "cpu", processes: int = 1) ->
         "threads": str(torch.get_num_threads()),
     }
     if backend != "torch":
-        found["triton"] = version("triton")
+        present["triton"] = version("triton")
     if device.startswith("cuda"):
-        found["gpu"] = torch.cuda.get_device_name(device)
+        present["gpu"] = torch.cuda.get_device_name(device)
     if processes > 1:
-        found["processes"] = str(processes)
-    return found
+        present["processes"] = str(processes)
+    return present

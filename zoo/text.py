@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 def printable(text: str) -> str:
-    """Text from a file without the control characters that would drive the terminal."""
+    """Return text from a file with "?" for the control characters that would drive the terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def human_bytes(count: float) -> str:
-    """12345 as 12.3 kB."""
+    """Return 12345 as 12.3 kB."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= limit:
             return f"{count / limit:.1f} {unit}"
@@ -22,7 +17,7 @@ def human_bytes(count: float) -> str:
 
 
 def human_count(value: float) -> str:
-    """12345 as 12.35 k."""
+    """Return 12345 as 12.35 k."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.2f} {unit}"

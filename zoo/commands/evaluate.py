@@ -11,9 +11,9 @@ import typer
 from zoo.commands import arguments
 from zoo.commands.common import Json, Model, epilog, find_model, terminal
 from zoo.commands.terminal import write_json
+from zoo.distributed import pick_device
 from zoo.errors import GateError, UsageError, ZooError
 from zoo.files import replaced_file
-from zoo.parallel import pick_device
 
 if TYPE_CHECKING:
     from zoo.artifact.results import Evaluation
@@ -88,7 +88,7 @@ def evaluate_command(
     arguments.check_writable("--plot", plot, suffix=".png")
     arguments.check_writable("--output", output)
     arguments.check_writable("--resume", resume)
-    from zoo import parallel
+    from zoo import distributed
     from zoo.artifact.folder import read_config
     from zoo.commands import report
     from zoo.data.open import FORMS, open_images
@@ -98,7 +98,7 @@ def evaluate_command(
 
     if plot is not None:
         chart.require_matplotlib()
-    ranks = parallel.current_ranks()
+    ranks = distributed.current_ranks()
     terminal.quiet = terminal.quiet or not ranks.first
     folder = find_model(model, json_output=json_output)
     config = read_config(folder)

@@ -10,8 +10,8 @@ import typer
 from zoo.commands import arguments
 from zoo.commands.common import Json, epilog, terminal
 from zoo.commands.terminal import print_lines, write_json
+from zoo.distributed import pick_device
 from zoo.files import replaced_file
-from zoo.parallel import pick_device
 
 app = typer.Typer()
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -59,9 +59,7 @@ from zoo.networks.pixels import image_table, look_up
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import Topology, with_stem
 from zoo.pretrained.checkpoint import Checkpoint
-
-Progress = Callable[[str, int, int], None]
-
+from zoo.progress import Progress
 
 _BATCH = 64
 

@@ -7,13 +7,13 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from zoo import parallel
+from zoo import distributed
 from zoo.artifact.config import CONFIG, WEIGHTS, Config
 from zoo.artifact.folder import read_artifact
 from zoo.artifact.results import AnnFacts, ClassRow, DataFacts, Evaluation, LayerRow, Row, wilson
@@ -36,9 +36,7 @@ from zoo.networks.resnet import ann_forward
 from zoo.networks.spiking import SpikingResNet
 from zoo.pretrained.checkpoint import Checkpoint, find_source, read_checkpoint
 from zoo.pretrained.sources import find_checkpoint
-
-Progress = Callable[[str, int, int], None]
-
+from zoo.progress import Progress
 
 _STORE_EVERY = 10.0  # seconds between two state files
 
@@ -61,7 +59,7 @@ def evaluate(
     """Measures the artifact at `folder` on labelled images.
 
     A causal network runs once, to the largest of `timesteps`; that run gives every smaller one. A layerwise network runs once
-    each. Under torchrun the batches are shared out, and every process returns the figures of all (`zoo.parallel`).
+    each. Under torchrun the batches are shared out, and every process returns the figures of all (`zoo.distributed`).
 
     Args:
         ann: the checkpoint it was converted from, as `zoo.pretrained.sources` takes it; without it, the file that `zoo convert` read, where
@@ -93,7 +91,7 @@ def evaluate(
             f"{config.num_classes} classes: give a labelled test set with --data"
         )
     source = _ann_checkpoint(config, ann)
-    ranks = parallel.current_ranks()
+    ranks = distributed.current_ranks()
     # One process reads all images for their hash, not each.
     met = ranks.exchange(
         f"{images.sha256() if ranks.first else ''} {'without' if source is None else 'with'}"
@@ -214,7 +212,7 @@ def _count(
     about: Mapping[str, object],
     *,
     batch_size: int,
-    ranks: parallel.Ranks,
+    ranks: distributed.Ranks,
     state: Path | None,
     progress: Progress | None,
 ) -> Tally:

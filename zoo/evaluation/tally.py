@@ -7,7 +7,6 @@ settings is refused.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from zoo.errors import IntegrityError, UsageError, ZooError
-from zoo.files import write_synced
+from zoo.errors import IntegrityError, UsageError
+from zoo.files import replaced_file
 
 TOP = 5
 
@@ -143,16 +142,6 @@ def load_state(path: Path, about: Mapping[str, object], start: Callable[[], Tall
 
 def save_state(path: Path, about: Mapping[str, object], tally: Tally) -> None:
     """Replaces the state file; raises ZooError when it cannot be written, and then the old one stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write_synced(
-            temporary,
-            json.dumps({"about": dict(about), "tally": tally.model_dump(mode="json")}).encode(),
-        )
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ZooError(
-            f"{path} could not be written ({error.strerror}): free some space, then go on from it"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    state = {"about": dict(about), "tally": tally.model_dump(mode="json")}
+    with replaced_file(path, advice="free some space, then go on from it") as temporary:
+        temporary.write_text(json.dumps(state), encoding="ascii")

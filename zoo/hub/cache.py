@@ -8,9 +8,7 @@ does not know from which hub a copy came.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +16,9 @@ from pathlib import Path
 
 from zoo.artifact.config import CONFIG, FILES, MAX_BYTES, WEIGHTS, Config, parse_config
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
-from zoo.files import cache_folder
+from zoo.files import cache_folder, replaced_file, replaced_folder, write_synced
 from zoo.hub import client as hub
+from zoo.progress import Progress
 
 REVISION = re.compile(r"[A-Za-z0-9][\w.+/-]{0,199}", re.ASCII)
 
@@ -137,7 +136,7 @@ def fetch_artifact(
     token: str | None = None,
     offline: bool = False,
     force: bool = False,
-    progress: hub.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Pulled:
     """Brings one commit of an artifact into the cache and checks every file of it.
 
@@ -245,12 +244,10 @@ def _remember(storage: Path, revision: str, commit: str) -> None:
         return
     with hub.errors(f"refs/{revision}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=_REF, dir=storage
-        )  # not under refs: all there counts as one
-        with open(descriptor, "w") as file:
-            file.write(commit)
-        os.replace(temporary, path)
+        advice = "free some space (zoo cache ls) and try again"
+        # Not under refs, where every file counts as a reference.
+        with replaced_file(path, advice=advice, place=storage, prefix=_REF) as temporary:
+            temporary.write_text(commit)
 
 
 def copy_out(found: Pulled, folder: Path) -> Pulled:
@@ -258,8 +255,6 @@ def copy_out(found: Pulled, folder: Path) -> Pulled:
 
     Raises IntegrityError when a file changed meanwhile, ZooError when the disk is full; nothing is left behind.
     """
-    from zoo.files import replaced_folder, write_synced
-
     with replaced_folder(folder) as temporary:
         for name, (_, sha256) in found.files.items():
             data = (found.folder / name).read_bytes()

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 from zoo.errors import AuthError, IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
+from zoo.files import git_blob
+from zoo.progress import Progress
 from zoo.version import __version__
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-
-Progress = Callable[[str, int, int], None]
 
 
 AGENT: dict[str, Any] = {"library_name": "spiking-zoo", "library_version": __version__}
@@ -492,7 +492,7 @@ def _bar(path: str, progress: Progress | None, limit: int | None, what: str) -> 
 def check_cached(file: Path, sha256: str | None = None) -> str | None:
     """What is wrong with a file of the cache, or None: against `sha256`, and against the hash it is stored under, where seen."""
     digest, size = hashlib.sha256(), file.stat().st_size
-    git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    git = git_blob(size)
     with open(file, "rb") as stream:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)

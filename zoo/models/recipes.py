@@ -29,12 +29,11 @@ from zoo.artifact.config import CONFIG, FILES, WEIGHTS, parse_config
 from zoo.errors import IntegrityError, UsageError, ZooError
 from zoo.files import replaced_file
 from zoo.hub import cache
+from zoo.progress import Progress
 
 if TYPE_CHECKING:
     from zoo.data.images import ImageSet
     from zoo.pretrained.checkpoint import Checkpoint
-
-Progress = Callable[[str, int, int], None]
 
 
 # Part of every digest: raise it when the zoo's conversion gives other artifacts than before.

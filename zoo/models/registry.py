@@ -21,6 +21,7 @@ from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, 
 from zoo.hub import cache
 from zoo.hub import client as hub
 from zoo.models import recipes
+from zoo.progress import Progress
 
 if TYPE_CHECKING:
     from zoo.artifact.folder import Check
@@ -149,7 +150,7 @@ def resolve(
     *,
     offline: bool = False,
     token: str | None = None,
-    progress: hub.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """The artifact folder of what a user names; the first of these that it is:
 
@@ -220,7 +221,7 @@ def pull(
     endpoint: str | None = None,
     offline: bool = False,
     force: bool = False,
-    progress: hub.Progress | None = None,
+    progress: Progress | None = None,
     talk: Callable[[str], None] = lambda _: None,
 ) -> cache.Pulled:
     """Makes a named model or an `org/name[@revision]` ready for use without a network, every file checked.

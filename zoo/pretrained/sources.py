@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,13 +22,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
+from zoo.files import replaced_file
 from zoo.hub import client as hub
 from zoo.imagenet import imagenet_classes
 from zoo.networks.topology import ARCHITECTURES, StrideIn
 from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint
-
-Progress = Callable[[str, int, int], None]
-
+from zoo.progress import Progress
 
 FORMS = "a .pth, .pt, .th or .safetensors file, a folder or hub repository in timm's layout, or torchvision:resnet50"
 
@@ -322,28 +319,17 @@ def _download(base: str, name: str, offline: bool, progress: Progress | None) ->
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{name}.", dir=path.parent)
     except OSError as error:
         raise ZooError(
             f"{path.parent} cannot be written ({error.strerror}): set TORCH_HOME to another folder"
         ) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    with replaced_file(path, advice="free some space or set TORCH_HOME") as partial:
+        with open(partial, "wb") as file:
             found = _receive(base + name, file, progress)
-            file.flush()
-            os.fsync(file.fileno())
         if not found.startswith(match[1]):
             raise IntegrityError(
                 f"{base}{name} has sha256 {found[:8]}..., not {match[1]}...: nothing was kept; try again"
             )
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        raise ZooError(
-            f"{path} could not be written ({error.strerror}): free some space and try again"
-        ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return path
 
 

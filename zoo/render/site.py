@@ -12,7 +12,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from zoo.errors import UsageError
 from zoo.files import replaced_folder, write_synced
 from zoo.models import registry
 from zoo.models.registry import Entry
+from zoo.progress import Progress
 from zoo.render import figures, raster
 from zoo.render.svg import text_of
 from zoo.text import human_bytes, human_count
@@ -43,9 +44,6 @@ _TEMPLATES = Path(__file__).parent / "templates" / "site"
 
 
 _ENERGIES = ("snn_int8", "ann_quantised", "snn_float", "ann_float")
-
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import filecmp
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,9 @@ from zoo.artifact.config import CONFIG, FILES
 from zoo.errors import IntegrityError, UsageError, ZooError
 from zoo.hub import cache
 from zoo.hub import client as hub
+from zoo.progress import Progress
 
 ORG = "spiking-zoo"  # of whatever comes without one
-
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from typing import Any
 
 from zoo.artifact.config import CONFIG, MAX_BYTES, WEIGHTS, parse_config
 from zoo.errors import GateError, IntegrityError, NetworkError, UsageError, ZooError
+from zoo.files import git_blob
 from zoo.hub import cache
 from zoo.hub import client as hub
+from zoo.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def publish(
     endpoint: str | None = None,
     token: str | None = None,
     offline: bool = False,
-    progress: hub.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Published:
     """Puts an artifact and its card on a hub, in one commit.
 
@@ -158,12 +160,11 @@ def _missing(info: Any, payload: Mapping[str, bytes]) -> list[str]:
     wrong = []
     for name, data in payload.items():
         file = have.get(name)
-        git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
         large = getattr(file, "lfs", None)
         same = (
             large.sha256 == hashlib.sha256(data).hexdigest()
             if large
-            else getattr(file, "blob_id", None) == git
+            else getattr(file, "blob_id", None) == git_blob(len(data), data).hexdigest()
         )
         if file is None or not same:
             wrong.append(name)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from zoo.artifact.config import CONFIG, FILES, MAX_BYTES, WEIGHTS, parse_config
 from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.files import git_blob
 from zoo.hub.client import is_repo
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class ServedSnapshot:
 
 
 def _hash(file: BinaryIO, found: os.stat_result) -> Stored:
-    whole, blob, blocks = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % found.st_size), []
+    whole, blob, blocks = hashlib.sha256(), git_blob(found.st_size), []
     done = 0
     while block := os.pread(file.fileno(), BLOCK, done):
         whole.update(block)
@@ -400,7 +401,7 @@ def _node(name: str, stored: Stored) -> dict[str, Any]:
     if name != WEIGHTS:
         return {"type": "file", "path": name, "size": stored.size, "oid": stored.etag}
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{stored.sha256}\nsize {stored.size}\n".encode()
-    oid = hashlib.sha1(b"blob %d\0" % len(pointer) + pointer).hexdigest()
+    oid = git_blob(len(pointer), pointer).hexdigest()
     large = {"oid": stored.sha256, "size": stored.size, "pointerSize": len(pointer)}
     return {"type": "file", "path": name, "size": stored.size, "oid": oid, "lfs": large}
 

@@ -30,6 +30,7 @@ from zoo.models import registry
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import training_of
+from zoo.progress import Progress
 from zoo.training import from_artifact
 from zoo.training.trainer import Plan, Trainer, exported, save_checkpoint
 
@@ -41,9 +42,6 @@ _EVERY = 120.0  # seconds between two saves
 
 
 _LOOKED_AT = 1000  # training images that BatchNorm is put back with
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def train(

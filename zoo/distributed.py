@@ -1,6 +1,7 @@
-"""One evaluation by several processes that torch's own launcher started: torchrun --nproc-per-node N -m zoo eval ...
+"""One evaluation by several processes that torch's own launcher started.
 
-Each takes every N-th batch. They exchange text alone, over gloo on the CPU, so that nothing depends on what each computes on.
+Under torchrun each process takes every N-th batch. They exchange text alone, over gloo on the CPU,
+so that nothing depends on what each computes on.
 """
 
 from __future__ import annotations
@@ -12,34 +13,41 @@ from datetime import timedelta
 
 from zoo.errors import UsageError
 
+# How long one process waits for the others, which may have begun with much longer shares.
+_PATIENCE = timedelta(days=7)
+
 
 def pick_device(name: str, backend: str = "auto") -> str:
-    """`auto` as the device there is; the interpreter runs on the CPU."""
+    """Return "cpu" or "cuda" for `name`, which may be "auto", and select this process's own GPU.
+
+    The interpreter (`backend="interpret"`) runs on the CPU.
+
+    Raises:
+        UsageError: `name` is "cuda" and torch finds no GPU.
+    """
     if name == "cpu" or (name == "auto" and backend == "interpret"):
         return "cpu"
     import torch
 
     if torch.cuda.is_available():
-        from zoo.parallel import current_ranks
-
-        torch.cuda.set_device(
-            current_ranks().local % torch.cuda.device_count()
-        )  # each process of one machine its own
+        torch.cuda.set_device(current_ranks().local % torch.cuda.device_count())
         return "cuda"
     if name == "cuda":
         raise UsageError(
-            "torch finds no CUDA GPU here: use --device cpu, or install a CUDA build of torch"
+            'torch finds no CUDA GPU here: use `device="cpu"`, or install a CUDA build of torch'
         )
     return "cpu"
 
 
-# How long one process waits for the others: they may have begun with shares of very different length.
-_PATIENCE = timedelta(days=7)
-
-
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is; `local` counts those of one machine."""
+    """The place of this process among all that work together.
+
+    Attributes:
+        rank: its number, from 0.
+        world: number of processes.
+        local: its number among those of the same machine.
+    """
 
     rank: int = 0
     world: int = 1
@@ -47,11 +55,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that prints and writes."""
+        """True for the process that prints and writes."""
         return self.rank == 0
 
     def exchange(self, text: str) -> list[str]:
-        """The text of every process, by rank; each has to call it."""
+        """Return the text of every process, by rank; each process has to call it."""
         if self.world == 1:
             return [text]
         import torch
@@ -59,7 +67,8 @@ class Ranks:
 
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=_PATIENCE)
-            # Left to the interpreter's end, gloo's threads can outlive what they use and abort the process (seen under load).
+            # Left to the interpreter's end, gloo's threads can outlive what they use and abort the
+            # process (seen under load).
             atexit.register(dist.destroy_process_group)
         data = torch.frombuffer(bytearray(text.encode() + b"\0"), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
@@ -71,7 +80,7 @@ class Ranks:
 
 
 def current_ranks() -> Ranks:
-    """What the launcher says in the environment; one process where there was no launcher."""
+    """Return the ranks that the launcher set in the environment; a single process without it."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     if not all(name in os.environ for name in names):
         return Ranks()
