@@ -106,16 +106,14 @@ class _Recorder:
     """Takes a kernel's place and keeps what it was launched with."""
 
     def __init__(self) -> None:
-        self.calls: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self.calls: dict[str, dict[str, Any]] = {}
 
     def __getattr__(self, kernel: str) -> Any:
         recorder = self
 
         class Launch:
             def __getitem__(self, grid: Any) -> Any:
-                return lambda *args, **constants: recorder.calls.__setitem__(
-                    kernel, (args, constants)
-                )
+                return lambda **arguments: recorder.calls.__setitem__(kernel, arguments)
 
         return Launch()
 
@@ -128,8 +126,8 @@ def recorded() -> Iterator[_Recorder]:
         yield recorder
 
 
-def launch_of(case: Case, tile: Tile) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    """Kernel, arguments and constants with which the case runs under `tile`."""
+def launch_of(case: Case, tile: Tile) -> tuple[str, dict[str, Any]]:
+    """Return the kernel and the arguments with which the case runs under `tile`."""
     layer = SpikingLayer(layer_of(case), tile=tile)
     side, sets = 14, 2 if case.kind == "signed" else 1
     channels = case.channels if case.shortcut == "identity" else case.inputs
@@ -148,40 +146,38 @@ def launch_of(case: Case, tile: Tile) -> tuple[str, tuple[Any, ...], dict[str, A
             spikes = PackedSpikes(source, 32 // bits, bits)
             side_input = None if case.shortcut == "none" else spikes
             layer.run(PackedSpikes(x, 32 // bits, bits), side_input, PackedMembrane(), save=False)
-    ((kernel, (args, constants)),) = recorder.calls.items()
-    return kernel, args, constants
+    ((kernel, arguments),) = recorder.calls.items()
+    return kernel, arguments
 
 
-def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
-    """Compiles one case for one architecture."""
+def build(architecture: str, kernel: str, arguments: dict[str, Any]) -> Any:
+    """Compile a kernel for the launch with `arguments`, tensors aligned to 16 bytes as torch's are."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, args, constants = launch_of(case, tile)
     function = getattr(launch.kernels(False), kernel)
-    options = {
-        name: constants.pop(name) for name in ("num_warps", "num_stages", "enable_fp_fusion")
-    }
     types = {torch.uint8: "*u8", torch.int8: "*i8", torch.int32: "*i32"}
-    names = function.arg_names
-    signature = {
-        n: types[a.dtype] if isinstance(a, torch.Tensor) else "i32"
-        for n, a in zip(names, args, strict=False)
-    }
-    aligned = {
-        (i,): [["tt.divisibility", 16]] for i, a in enumerate(args) if isinstance(a, torch.Tensor)
-    }
-    source = ASTSource(
-        fn=function,
-        signature={**signature, **dict.fromkeys(constants, "constexpr")},
-        constexprs=constants,
-        attrs=aligned,
-    )
-    built = triton.compile(
-        source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options
-    )
-    usage, code = _inspect(built.asm["cubin"])
+    signature, constants, aligned = {}, {}, {}
+    for index, parameter in enumerate(function.params):
+        name, value = parameter.name, arguments[parameter.name]
+        if parameter.is_constexpr:
+            signature[name], constants[name] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = types[value.dtype]
+            aligned[(index,)] = [["tt.divisibility", 16]]
+        else:
+            signature[name] = "i32"
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned)
+    options = {name: value for name, value in arguments.items() if name not in signature}
+    target = GPUTarget("cuda", int(architecture[3:]), 32)
+    return triton.compile(source, target=target, options=options)
+
+
+def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
+    """Compiles one case for one architecture."""
+    built = build(architecture, *launch_of(case, tile))
+    usage, code = inspect_cubin(built.asm["cubin"])
     registers, stack = (int(found) for found in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())  # type: ignore[union-attr]
     return Compiled(
         architecture,
@@ -195,7 +191,8 @@ def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
     )
 
 
-def _inspect(cubin: bytes) -> tuple[str, str]:
+def inspect_cubin(cubin: bytes) -> tuple[str, str]:
+    """Return what cuobjdump says of a cubin's resources, and its machine code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"

@@ -56,7 +56,7 @@ from zoo.networks.topology import IMAGE, topology
 RESULTS = Path(__file__).parent / "results"
 _NEURONS = ("if", "signed")
 REGISTERS = 192  # a thread, for potentials, accumulators and spike words; the rest is for addresses and operands
-KERNELS = ("kernels/spiking_conv/kernel.py", "kernels/spiking_conv/launch.py")
+KERNELS = tuple(f"kernels/spiking_conv/{name}.py" for name in ("kernel", "primitives", "launch"))
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class _Kept:
 
         class Launch:
             def __getitem__(self, grid: Any) -> Callable[..., None]:
-                return lambda *args, **constants: compiled.append(kernel[grid](*args, **constants))
+                return lambda **arguments: compiled.append(kernel[grid](**arguments))
 
         return Launch()
 

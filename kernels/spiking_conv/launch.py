@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
+import importlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,21 +24,19 @@ _STEM_BLOCK = 1024
 
 @functools.cache
 def kernels(interpret: bool) -> ModuleType:
-    """The module of kernels, compiled or for Triton's interpreter; both can live in one process.
+    """Return the module of kernels, compiled or for Triton's interpreter; both live in one process.
 
-    A kernel is one or the other from the moment it is defined, so the file is loaded once for each.
+    A kernel is one or the other from the moment it is defined, and calls device functions of its
+    own kind alone. So the files are loaded once for each, as modules of a package of that name.
     """
     import triton
 
-    path = Path(__file__).with_name("kernel.py")
-    name = f"{__package__}.kernel" + ("_interpreted" if interpret else "")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    package = ModuleType(f"{__package__}.{'interpreted' if interpret else 'compiled'}")
+    package.__path__ = [str(Path(__file__).parent)]
+    sys.modules[package.__name__] = package
     with triton.knobs.runtime.scope():
         triton.knobs.runtime.interpret = interpret
-        spec.loader.exec_module(module)
-    return module
+        return importlib.import_module(f"{package.__name__}.kernel")
 
 
 @functools.cache
@@ -133,15 +132,21 @@ class SpikingLayer:
         emitted = membrane.emitted
         if emitted is None:
             emitted = torch.empty(shape if save and signed else 0, dtype=torch.int32, device=device)
-        pixels, begin = batch * height * width, membrane.t
-        flags = {
+        pixels = batch * height * width
+        shared = {
+            "v_ptr": v,
+            "emitted_ptr": emitted,
+            "out_ptr": planes,
+            "count_ptr": v if counts is None else counts,
+            "timesteps": steps,
+            "first_timestep": membrane.t,
+            "BIAS_ROWS": len(layer.bias),
             "SIGNED": signed,
             "BITS": bits,
-            "FIRST": first,
-            "SAVE": save,
-            "COUNT": counts is not None,
+            "FIRST_WINDOW": first,
+            "SAVE_MEMBRANE": save,
+            "COUNT_SPIKES": counts is not None,
         }
-        tail = (v, emitted, planes, v if counts is None else counts)
         if steps == 0:
             return PackedSpikes(planes, steps, bits)
         if save:
@@ -151,31 +156,23 @@ class SpikingLayer:
             return PackedSpikes(planes, steps, bits)
         with _on(device):
             if isinstance(x, Tensor):
-                self._constant(x, tail, height * width, steps, begin, flags)
+                self._run_constant(x, height * width, shared)
                 return PackedSpikes(planes, steps, bits)
             tile = self._tile_for(pixels, height, width, layer.neuron)
-            made = self._layout(tile)
-            kernels(self.interpret).spiking_conv[_grid(pixels, made["NP"], tile)](
-                x.planes,
-                made["weight"],
-                x.planes if source is None else source.planes,
-                made["projection"],
-                made["gain"],
-                made["bias"],
-                made["threshold"],
-                made["v_init"],
-                *tail,
-                pixels,
-                steps,
-                begin,
-                ROWS=len(layer.bias),
-                XSIGNED=x.signed,
-                SSIGNED=source is not None and source.signed,
-                G=min(tile.group, 8 // bits),
-                PLAIN=self.interpret,
-                **flags,
-                **self._geometry(x.planes.shape[3:5], source, height, width, made),
-                **self._blocks(tile, made),
+            laid_out = self._layout(tile)
+            source_planes = None if source is None else source.planes
+            kernels(self.interpret).spiking_conv[_grid(pixels, laid_out, tile)](
+                x_ptr=x.planes,
+                source_ptr=x.planes if source_planes is None else source_planes,
+                **_tensors(laid_out, "weight", "projection", "gain", "bias", "threshold", "v_init"),
+                pixels=pixels,
+                INPUT_SIGNED=x.signed,
+                SOURCE_SIGNED=source is not None and source.signed,
+                GROUP=min(tile.group, 8 // bits),
+                INTERPRETED=self.interpret,
+                **shared,
+                **self._geometry(x.planes, source_planes, height, width, laid_out),
+                **self._blocks(tile, laid_out),
             )
         return PackedSpikes(planes, steps, bits)
 
@@ -196,58 +193,36 @@ class SpikingLayer:
         if pixels == 0:
             return out
         tile = self._tile_for(pixels, height, width, "layerwise")
-        made = self._layout(tile)
-        given = torch.zeros(made["NP"], dtype=torch.int32, device=x.device)
-        given[: self.channels] = layer.offset(timesteps).to(torch.int32)
+        laid_out = self._layout(tile)
+        offset = torch.zeros(laid_out["PADDED_CHANNELS"], dtype=torch.int32, device=x.device)
+        offset[: self.channels] = layer.offset(timesteps).to(torch.int32)
         with _on(x.device):
-            kernels(self.interpret).layerwise_conv[_grid(pixels, made["NP"], tile)](
-                x,
-                made["weight"],
-                x if source is None else source,
-                made["projection"],
-                made["gain"],
-                given,
-                made["threshold"],
-                out,
-                pixels,
-                timesteps,
-                **self._geometry(
-                    x.shape[1:3],
-                    None if source is None else source[None, None],
-                    height,
-                    width,
-                    made,
-                ),
-                **self._blocks(tile, made),
+            kernels(self.interpret).layerwise_conv[_grid(pixels, laid_out, tile)](
+                x_ptr=x,
+                source_ptr=x if source is None else source,
+                **_tensors(laid_out, "weight", "projection", "gain", "threshold"),
+                offset_ptr=offset,
+                out_ptr=out,
+                pixels=pixels,
+                timesteps=timesteps,
+                **self._geometry(x, source, height, width, laid_out),
+                **self._blocks(tile, laid_out),
             )
         return out
 
-    def _constant(
-        self,
-        current: Tensor,
-        tail: tuple[Tensor, ...],
-        area: int,
-        steps: int,
-        begin: int,
-        flags: dict[str, int],
-    ) -> None:
+    def _run_constant(self, current: Tensor, area: int, shared: dict[str, Any]) -> None:
         layer, neurons = self.layer, current.numel()
         block = _STEM_BLOCK if not self.interpret else 1 << min(20, neurons.bit_length())
         kernels(self.interpret).constant_input[(-(-neurons // block),)](
-            current,
-            layer.bias,
-            layer.threshold,
-            layer.v_init,
-            *tail,
-            neurons,
-            steps,
-            begin,
-            ROWS=len(layer.bias),
+            current_ptr=current,
+            bias_ptr=layer.bias,
+            threshold_ptr=layer.threshold,
+            v_init_ptr=layer.v_init,
+            neurons=neurons,
             AREA=area,
-            N=self.channels,
-            NP=self.channels,
-            BLOCK=block,
-            **flags,
+            OUT_CHANNELS=self.channels,
+            BLOCK_NEURONS=block,
+            **shared,
             **_options(self.interpret),
         )
 
@@ -301,47 +276,50 @@ class SpikingLayer:
                 "bias": bias,
                 "threshold": per_channel(layer.threshold, 1),
                 "v_init": per_channel(layer.v_init),
-                "NP": padded,
-                "BK": depth,
-                "KB": weight.shape[1] // depth,
-                "SKB": projection.shape[1] // depth if projection.numel() else 0,
+                "PADDED_CHANNELS": padded,
+                "BLOCK_DEPTH": depth,
+                "DEPTH_BLOCKS": weight.shape[1] // depth,
+                "PROJECTION_BLOCKS": projection.shape[1] // depth if projection.numel() else 0,
             }
         return self._laid_out[tile]
 
     def _geometry(
         self,
-        size: Any,
-        source: PackedSpikes | Tensor | None,
+        x: Tensor,
+        source: Tensor | None,
         height: int,
         width: int,
-        made: dict[str, Any],
+        laid_out: dict[str, Any],
     ) -> dict[str, int]:
         layer = self.layer
-        planes = source.planes if isinstance(source, PackedSpikes) else source
-        rows, columns, channels = (1, 1, 1) if planes is None else planes.shape[-3:]
+        rows, columns, channels = (1, 1, 1) if source is None else source.shape[-3:]
         return {
-            "H": size[0],
-            "W": size[1],
-            "C": self.inputs,
-            "OH": height,
-            "OW": width,
-            "N": self.channels,
-            "NP": made["NP"],
-            "KS": self.kernel,
+            "IN_HEIGHT": x.shape[-3],
+            "IN_WIDTH": x.shape[-2],
+            "IN_CHANNELS": self.inputs,
+            "OUT_HEIGHT": height,
+            "OUT_WIDTH": width,
+            "OUT_CHANNELS": self.channels,
+            "PADDED_CHANNELS": laid_out["PADDED_CHANNELS"],
+            "KERNEL_SIZE": self.kernel,
             "STRIDE": layer.stride,
-            "PAD": layer.padding,
-            "KB": made["KB"],
+            "PADDING": layer.padding,
+            "DEPTH_BLOCKS": laid_out["DEPTH_BLOCKS"],
             "SHORTCUT": self.shortcut,
-            "SH": rows,
-            "SW": columns,
-            "SC": channels,
-            "SSTRIDE": layer.shortcut_stride,
-            "SPAD": layer.shortcut_pad,
-            "SKB": made["SKB"],
+            "SOURCE_HEIGHT": rows,
+            "SOURCE_WIDTH": columns,
+            "SOURCE_CHANNELS": channels,
+            "SHORTCUT_STRIDE": layer.shortcut_stride,
+            "SHORTCUT_PAD": layer.shortcut_pad,
+            "PROJECTION_BLOCKS": laid_out["PROJECTION_BLOCKS"],
         }
 
-    def _blocks(self, tile: Tile, made: dict[str, Any]) -> dict[str, Any]:
-        blocks = {"BM": tile.pixels, "BN": tile.channels, "BK": made["BK"]}
+    def _blocks(self, tile: Tile, laid_out: dict[str, Any]) -> dict[str, Any]:
+        blocks = {
+            "BLOCK_PIXELS": tile.pixels,
+            "BLOCK_CHANNELS": tile.channels,
+            "BLOCK_DEPTH": laid_out["BLOCK_DEPTH"],
+        }
         if self.interpret:
             return blocks
         return {
@@ -362,16 +340,16 @@ def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
     block = min(_power(channels), 64)
     with _on(planes.device):
         kernels(interpret).pooled_counts[(batch, -(-channels // block))](
-            planes,
-            out,
-            batch,
-            packed.timesteps,
+            x_ptr=planes,
+            out_ptr=out,
+            images=batch,
+            timesteps=packed.timesteps,
             AREA=height * width,
-            C=channels,
+            CHANNELS=channels,
             BITS=packed.bits,
             SIGNED=packed.signed,
-            BA=_power(height * width),
-            BC=block,
+            BLOCK_AREA=_power(height * width),
+            BLOCK_CHANNELS=block,
             **_options(interpret),
         )
     return out
@@ -382,8 +360,12 @@ def _options(interpret: bool) -> dict[str, Any]:
     return {} if interpret else {"enable_fp_fusion": False}
 
 
-def _grid(pixels: int, channels: int, tile: Tile) -> tuple[int]:
-    return (-(-pixels // tile.pixels) * (channels // tile.channels),)
+def _tensors(laid_out: dict[str, Any], *names: str) -> dict[str, Tensor]:
+    return {f"{name}_ptr": laid_out[name] for name in names}
+
+
+def _grid(pixels: int, laid_out: dict[str, Any], tile: Tile) -> tuple[int]:
+    return (-(-pixels // tile.pixels) * (laid_out["PADDED_CHANNELS"] // tile.channels),)
 
 
 def _power(n: int) -> int:

@@ -24,11 +24,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .convolution import Convolution
+from .convolution import EXACT_FLOAT64, Convolution
 
 Neuron = Literal["if", "signed", "multi-level"]
 _EXACT_FLOAT32 = 2**24
-_EXACT_FLOAT64 = 2**53
 
 
 @dataclass
@@ -122,7 +121,7 @@ class SpikingConv:
         if not self.integer:
             return torch.float32
         largest = self.potential_bound(timesteps)
-        if largest >= _EXACT_FLOAT64:
+        if largest >= EXACT_FLOAT64:
             raise OverflowError(
                 f"potentials of {timesteps} timesteps can pass 2**53: run fewer timesteps"
             )

@@ -18,7 +18,6 @@ from zoo.kernels.spiking_conv import (
     PackedMembrane,
     PackedSpikes,
     SpikingLayer,
-    launch,
     pooled_counts,
 )
 from zoo.kernels.spiking_conv.tiles import table
@@ -82,34 +81,11 @@ def test_every_shipped_tile_is_compiled(architecture):
 
 
 def resources(architecture: str, use: Callable[[], object]) -> str:
-    """What `cuobjdump -res-usage` says of the one kernel that `use` launches."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    """Return what `cuobjdump -res-usage` says of the one kernel that `use` launches."""
     with aot.recorded() as recorder:
         use()
-    ((kernel, (args, constants)),) = recorder.calls.items()
-    options = {
-        name: constants.pop(name)
-        for name in ("num_warps", "num_stages", "enable_fp_fusion")
-        if name in constants
-    }
-    function = getattr(launch.kernels(False), kernel)
-    types = {torch.uint8: "*u8", torch.int32: "*i32"}
-    signature = {
-        name: types[value.dtype] if isinstance(value, torch.Tensor) else "i32"
-        for name, value in zip(function.arg_names, args, strict=False)
-    }
-    source = ASTSource(
-        fn=function,
-        signature={**signature, **dict.fromkeys(constants, "constexpr")},
-        constexprs=constants,
-    )
-    cubin = triton.compile(
-        source, target=GPUTarget("cuda", int(architecture[3:]), 32), options=options
-    ).asm["cubin"]
-    return aot._inspect(cubin)[0]
+    ((kernel, arguments),) = recorder.calls.items()
+    return aot.inspect_cubin(aot.build(architecture, kernel, arguments).asm["cubin"])[0]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
-"""The convolution under a layer is exact on every path, and oneDNN's int8 path is taken where it is meant to be."""
+"""The convolution under a layer is exact on every path, and each path is taken where it is meant."""
 
 from __future__ import annotations
+
+import contextlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.zoo.spiking_fixtures import naive_conv
-from zoo.kernels.spiking_conv.convolution import Convolution
+from zoo.kernels.spiking_conv import SpikingConv
+from zoo.kernels.spiking_conv import convolution as module
+from zoo.kernels.spiking_conv.convolution import Convolution, choose_path, sum_bound
 
 CPU = torch.device("cpu")
 
@@ -21,9 +26,17 @@ def weights(cout: int, cin: int, kernel: int, extreme: bool, gen: np.random.Gene
 
 
 def make(
-    weight: Tensor, stride: int, largest: int, dtype: torch.dtype = torch.float32
+    weight: Tensor,
+    stride: int,
+    largest: int,
+    dtype: torch.dtype = torch.float32,
+    path: str | None = None,
 ) -> Convolution:
-    return Convolution(weight, stride, weight.shape[-1] // 2, dtype, CPU, largest)
+    """Return a convolution on the CPU; with `path`, one that takes what another device would."""
+    with contextlib.ExitStack() as stack:
+        if path is not None:
+            stack.enter_context(mock.patch.object(module, "choose_path", lambda **_: path))
+        return Convolution(weight, stride, weight.shape[-1] // 2, dtype, CPU, largest)
 
 
 def potential(
@@ -35,11 +48,11 @@ def potential(
 
 @pytest.fixture(scope="module")
 def onednn() -> None:
-    if not make(torch.ones(1, 1, 1, 1, dtype=torch.int8), 1, 1).vnni:
+    if make(torch.ones(1, 1, 1, 1, dtype=torch.int8), 1, 1).path != "onednn":
         pytest.skip("oneDNN's int8 convolution is not exact or not available on this machine")
 
 
-@pytest.mark.parametrize("path", ["onednn", "float32", "float64"])
+@pytest.mark.parametrize("path", ["onednn", "float32", "float64", "matmul", "matmul float64"])
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
@@ -68,9 +81,15 @@ def test_every_path_equals_int64(
     x = gen.integers(low, high + 1, (batch, cin, side, data.draw(st.integers(1, 7)))).astype(dtype)
     weight = weights(cout, cin, kernel, extreme, gen)
     wanted = naive_conv(x, weight.numpy(), stride, kernel // 2)
-    kind = torch.float64 if path == "float64" else torch.float32
-    conv = make(weight, stride, 256 if path == "float32" else 255, kind)
-    assert conv.vnni == (path == "onednn")
+    kind = torch.float64 if "float64" in path else torch.float32
+    conv = make(
+        weight,
+        stride,
+        256 if path == "float32" else 255,
+        kind,
+        path="matmul" if "matmul" in path else None,
+    )
+    assert conv.path == ("direct" if path.startswith("float") else path.split()[0])
     v = potential(wanted.shape, gen, kind)
     before = v.numpy().astype(np.int64)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -85,7 +104,7 @@ def test_int8_and_plain_paths_agree_at_the_size_of_a_network():
     gen = np.random.default_rng(0)
     weight = weights(64, 64, 3, True, gen)
     fast, plain = make(weight, 1, 255), make(weight, 1, 256)
-    assert fast.vnni and not plain.vnni
+    assert (fast.path, plain.path) == ("onednn", "direct")
     for x in (
         gen.integers(-1, 2, (4, 64, 8, 8)).astype(np.int8),
         gen.integers(0, 256, (4, 64, 8, 8)).astype(np.uint8),
@@ -119,7 +138,94 @@ def test_one_packed_weight_serves_every_shape():
     ],
 )
 def test_no_int8_path_where_it_could_not_be_exact(weight, dtype, largest):
-    assert not make(torch.ones(1, 1, 1, 1).to(weight), 1, largest, dtype).vnni
+    assert make(torch.ones(1, 1, 1, 1).to(weight), 1, largest, dtype).path == "direct"
+
+
+@pytest.mark.parametrize("largest", [1, 255, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_integers_take_the_exact_path_on_a_gpu(dtype, largest):
+    chosen = {
+        (integer, device): choose_path(integer=integer, device=device, dtype=dtype, largest=largest)
+        for integer in (True, False)
+        for device in ("cpu", "cuda")
+    }
+    assert chosen[True, "cuda"] == "matmul" and chosen[True, "cpu"] != "matmul"
+    assert chosen[False, "cuda"] == chosen[False, "cpu"] == "direct"
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    kernel=st.sampled_from([1, 3]),
+    stride=st.sampled_from([1, 2]),
+    cin=st.integers(1, 40),
+    sign=st.sampled_from([1, -1, 0]),
+    below=st.integers(0, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_matmul_is_exact_up_to_the_bound(kernel, stride, cin, sign, below, seed):
+    """The largest inputs that the bound allows, all of one sign or of both, against int64.
+
+    Sums reach 2**53 - 127 * 9 * 40 and more: one unit in the last place is a whole spike's weight.
+    """
+    gen = np.random.default_rng(seed)
+    weight = torch.from_numpy(gen.choice([-127, 127, 126], (3, cin, kernel, kernel))).to(torch.int8)
+    if sign:
+        weight = sign * weight.abs()
+    largest = (2**53 - 1) // sum_bound(weight, 1) - below
+    assert sum_bound(weight, largest) < 2**53 <= sum_bound(weight, largest + below + 1)
+    x = largest - gen.integers(0, 3, (2, cin, 5, 4))
+    if not sign:
+        x *= gen.choice([-1, 1], x.shape)
+    expected = naive_conv(x, weight.numpy(), stride, kernel // 2)
+    assert abs(expected).max() < 2**53
+    conv = make(weight, stride, largest, torch.float64, path="matmul")
+    v = torch.zeros(expected.shape, dtype=torch.float64)
+    v = v.contiguous(memory_format=torch.channels_last)
+    result = conv.add_to(v, torch.from_numpy(x).double())
+    assert np.array_equal(result.numpy().astype(np.int64), expected)
+
+
+def test_sums_past_the_bound_are_refused():
+    weight = torch.full((1, 2, 3, 3), -127, dtype=torch.int8)
+    largest = (2**53 - 1) // (127 * 18)
+    make(weight, 1, largest, torch.float64, path="matmul")
+    with pytest.raises(OverflowError, match=r"2\*\*53"):
+        make(weight, 1, largest + 1, torch.float64, path="matmul")
+
+
+@pytest.mark.parametrize("timesteps", [1, 8, 4096])
+@pytest.mark.parametrize("input_bound", [1, 15, 2**15])
+def test_the_bound_of_sums_is_under_that_of_the_layer(input_bound, timesteps):
+    """Under `current_bound`, and over a run under `potential_bound`, which `dtype` checks."""
+    gen = np.random.default_rng(input_bound)
+    one = torch.ones(4, dtype=torch.int32)
+    layer = SpikingConv(
+        weights(4, 5, 3, True, gen),
+        torch.from_numpy(gen.integers(-9, 9, (2, 4)).astype(np.int32)),
+        100 * one,
+        50 * one,
+        projection=weights(4, 6, 1, True, gen),
+        input_bound=input_bound,
+    )
+    assert sum_bound(layer.weight, input_bound) == 127 * 45 * input_bound <= layer.current_bound
+    for weight, largest in ((layer.weight, input_bound), (layer.projection, layer.max_level)):
+        assert sum_bound(weight, timesteps * largest) <= layer.potential_bound(timesteps)
+
+
+def test_float32_switches_do_not_reach_the_exact_path():
+    """With TF32 or bfloat16 allowed for float32 products, by the new API of precisions or the old."""
+    gen = np.random.default_rng(0)
+    weight, x = weights(4, 8, 3, True, gen), gen.integers(2**20, 2**24, (1, 8, 5, 5))
+    expected = naive_conv(x, weight.numpy(), 1, 1)
+    conv = make(weight, 1, 2**24, torch.float64, path="matmul")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        v = torch.zeros(expected.shape, dtype=torch.float64)
+        result = conv.add_to(v, torch.from_numpy(x).double())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert np.array_equal(result.numpy(), expected)
 
 
 def test_float_inputs_and_weights():

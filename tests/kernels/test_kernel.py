@@ -18,6 +18,7 @@ from tests.kernels.kernel_fixtures import (
     Shape,
     agree,
     check,
+    interpreted,
     poisoned,
     random_inputs,
     random_layer,
@@ -441,6 +442,18 @@ def test_float_layers_are_refused():
     layer = SpikingConv(torch.ones(1, 1, 1, 1), torch.zeros(1, 1), torch.ones(1), torch.zeros(1))
     with pytest.raises(ValueError, match="integer"):
         SpikingLayer(layer)
+
+
+@interpreted
+def test_both_kinds_live_in_one_process_with_their_own_device_functions():
+    from zoo.kernels.spiking_conv import launch
+
+    kinds = {False: "JITFunction", True: "InterpretedFunction"}
+    for interpret, kind in kinds.items():
+        module = launch.kernels(interpret)
+        names = ("spiking_conv", "layerwise_conv", "output_block", "add_currents", "fire")
+        assert {type(getattr(module, name)).__name__ for name in names} == {kind}
+        assert launch.kernels(interpret) is module
 
 
 def test_guards_see_stray_and_missing_stores(backend):
