@@ -89,8 +89,9 @@ def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]
 
     from zoo.conversion.settings import DEFAULTS
     from zoo.conversion.synthetic import make_images
-    from zoo.data.images import Preprocess, unlabelled
+    from zoo.data.images import unlabelled
     from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
+    from zoo.networks.preprocess import Preprocess
 
     settings = {name: DEFAULTS["data-free"][name] for name in ("images", "steps", "rate")}
     if not (folder / "facts.json").exists():

@@ -32,7 +32,7 @@ from torch import Tensor
 from zoo.errors import UsageError, ZooError
 from zoo.kernels.spiking_conv import PackedSpikes, SpikingConv, count, pack
 from zoo.kernels.spiking_conv.reference import Neuron
-from zoo.networks.fused import Backend
+from zoo.networks.backends import Backend
 from zoo.networks.run import Head
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import IMAGE, Topology, topology
@@ -120,7 +120,7 @@ def _observed(
         parts.setdefault(name, []).append(made)
 
     # Windows differ between backends and are multiples of 8, so their planes line up when put together.
-    logits = network.run(images, timesteps, chunk=len(images), watch=keep).logits.cpu()
+    logits = network.run(images, timesteps, chunk=len(images), on_spikes=keep).logits.cpu()
     return {name: torch.cat(made, 1) for name, made in parts.items()}, logits
 
 
@@ -296,9 +296,9 @@ class _Task:
 def _artifact_tasks(args: argparse.Namespace) -> Iterator[_Task]:
     from zoo.artifact.folder import read_artifact
     from zoo.artifact.tensors import network_of
-    from zoo.data.images import preprocess_of
     from zoo.data.open import open_images
     from zoo.models import registry
+    from zoo.networks.preprocess import Preprocess
 
     images = open_images(args.data, "test")
     images = images if args.images is None else images.take(args.images, None)
@@ -306,7 +306,7 @@ def _artifact_tasks(args: argparse.Namespace) -> Iterator[_Task]:
         folder = registry.resolve(given)
         config, tensors = read_artifact(folder)
         for steps in args.timesteps or (32,):
-            chunks = (batch for batch, _ in images.batches(preprocess_of(config), args.chunk))
+            chunks = (batch for batch, _ in images.batches(Preprocess.of(config), args.chunk))
             about = {
                 "weights_sha256": config.weights_sha256,
                 "data": images.description,

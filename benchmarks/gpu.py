@@ -112,8 +112,8 @@ def set_rates(
     network: SpikingResNet, images: Tensor, rate: float
 ) -> tuple[SpikingResNet, list[float]]:
     """The network with each layer's thresholds scaled so that it fires at `rate` over RATE_STEPS; and the rates it got."""
-    net, layers, out, rates = network.net, dict(network.layers), {}, []
-    sizes, stem = net.sizes(*images.shape[-2:]), network.layers[network.net.layers[0].name]
+    net, layers, out, rates = network.topology, dict(network.layers), {}, []
+    sizes, stem = net.sizes(*images.shape[-2:]), network.layers[network.topology.layers[0].name]
     out[IMAGE] = stem.current(network.pixels(images), RATE_STEPS)
     for spec in net.layers:
         layer, low, high = network.layers[spec.name], -6.0, 6.0

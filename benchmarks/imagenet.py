@@ -168,10 +168,10 @@ def _moments(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Moments]:
     """What a BatchNorm after each convolution would record of these images."""
     import torch
 
-    from zoo.data.images import Preprocess
     from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
     from zoo.networks.batchnorm import Moments
     from zoo.networks.pixels import image_table, look_up
+    from zoo.networks.preprocess import Preprocess
     from zoo.networks.resnet import ann_forward
 
     sums: dict[str, torch.Tensor] = {}
@@ -185,7 +185,7 @@ def _moments(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Moments]:
     table = image_table(IMAGENET_MEAN, IMAGENET_STD, integer=False)
     with torch.inference_mode():
         for batch, _ in images.batches(Preprocess((3, 224, 224), 256), 10):
-            ann_forward(checkpoint.net, checkpoint.params, look_up(table, batch), watch=add)
+            ann_forward(checkpoint.net, checkpoint.params, look_up(table, batch), on_output=add)
     found = {}
     for name, both in sums.items():
         mean, square = both / seen[name]

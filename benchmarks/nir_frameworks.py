@@ -156,17 +156,17 @@ def main() -> None:
 def _compare(
     args: Any, config: Any, network: Any, held_out: Any, read: Callable[[], Any]
 ) -> list[dict[str, Any]]:
-    from zoo.data.images import preprocess_of
     from zoo.exchange import nir as exchange
+    from zoo.networks.preprocess import Preprocess
 
     images = held_out.take(args.images, seed=0)
-    pixels = torch.cat([batch for batch, _ in images.batches(preprocess_of(config), args.images)])
+    pixels = torch.cat([batch for batch, _ in images.batches(Preprocess.of(config), args.images)])
     inputs = exchange.nir_input(network, pixels, args.timesteps)
     seen: dict[str, list[Tensor]] = {}
     network.run(
         pixels,
         args.timesteps,
-        watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone()),
+        on_spikes=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone()),
     )
     ours = {name: torch.cat(steps) for name, steps in seen.items()}
     names = {f"{name.replace('.', '_')}_if": name for name in ours}

@@ -31,11 +31,12 @@ def main() -> None:
     import torch
 
     from zoo.conversion.convert import convert
-    from zoo.data.images import ImageSet, Preprocess
+    from zoo.data.images import ImageSet
     from zoo.data.open import open_images
     from zoo.environment import versions
     from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
     from zoo.networks.pixels import image_table, look_up
+    from zoo.networks.preprocess import Preprocess
     from zoo.networks.resnet import ann_forward
     from zoo.pretrained.checkpoint import read_checkpoint
 
@@ -69,7 +70,7 @@ def main() -> None:
                     if name == last:
                         seen.append(spikes.sum((3, 4), dtype=torch.int64))
 
-                network.run(part, max(STEPS), chunk=len(part), watch=pool)
+                network.run(part, max(STEPS), chunk=len(part), on_spikes=pool)
                 counts.append(torch.cat(seen).cumsum(0))
             total = torch.cat(counts, 1)
             for delay in ({}, network.delay):

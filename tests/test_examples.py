@@ -66,7 +66,7 @@ def test_plain_safetensors_gives_the_same_bits(
     )
     seen: dict[str, list[Tensor]] = {}
     wanted = network.run(
-        images, 40, watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone())
+        images, 40, on_spikes=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone())
     )
     logits, spikes = plain.run(folder, images, 40)  # more timesteps than there are bias rows
     assert torch.equal(logits, wanted.logits)

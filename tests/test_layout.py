@@ -44,8 +44,12 @@ RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Files that write commands for people to run: cards and the gallery show how a figure was made.
 COMMAND_WRITERS = ("zoo/render/card.py", "zoo/render/site.py")
 UPWARD = {
-    ("zoo/networks/spiking.py", "zoo.load")
-}  # SpikingResNet.from_pretrained, as users of the hub's client expect it
+    # SpikingResNet.from_pretrained, as users of the hub's client expect it.
+    ("zoo/networks/spiking.py", "zoo.load"),
+    # The type of an artifact's config, read by type checkers alone.
+    ("zoo/networks/preprocess.py", "zoo.artifact.config.Config"),
+    ("zoo/networks/spiking.py", "zoo.artifact.config.Config"),
+}
 
 
 def sources() -> Iterator[tuple[str, str]]:

@@ -1,22 +1,60 @@
 """Spiking Zoo: pretrained residual networks, converted once to exact spiking networks.
 
-import zoo
-model = zoo.load("s-resnet20-digits")
-logits = model(images, timesteps=32)        # uint8 images [B, C, H, W] -> float64 [B, classes]
+    import zoo
+    model = zoo.load("s-resnet20-digits")
+    logits = model(images, timesteps=32)        # uint8 images [B, C, H, W] -> float64 [B, classes]
+
+`load`, `list_models`, `pull`, `convert`, `evaluate` and `publish` are the functions to use from Python. What goes wrong is a
+`zoo.errors.ZooError`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.version import __version__
 
 if TYPE_CHECKING:
-    from zoo.networks.fused import Backend
+    from zoo.artifact.results import Evaluation
+    from zoo.conversion.convert import Conversion
+    from zoo.data.images import ImageSet
+    from zoo.models.registry import list_models, pull
+    from zoo.networks.backends import Backend
     from zoo.networks.spiking import SpikingResNet
+    from zoo.pretrained.checkpoint import Checkpoint
+    from zoo.progress import Progress
+    from zoo.share.publish import publish
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "__version__",
+    "convert",
+    "evaluate",
+    "list_models",
+    "load",
+    "publish",
+    "pull",
+]
+
+# Functions that are used as they are; imported when first asked for, since they bring torch or pydantic.
+_FUNCTIONS = {
+    "list_models": "zoo.models.registry",
+    "pull": "zoo.models.registry",
+    "publish": "zoo.share.publish",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FUNCTIONS})
 
 
 def load(
@@ -27,16 +65,19 @@ def load(
     offline: bool = False,
     token: str | None = None,
 ) -> SpikingResNet:
-    """Loads an artifact from a folder, by a name of the zoo, or by the `org/name[@revision]` of a hub, ready to run on `device`.
+    """Return a model, ready to run on `device`.
 
-    One that is on a hub is pulled once; afterwards it needs no network. `zoo pull` looks for a newer one.
+    One that is on a hub is pulled once; afterwards it needs no network. `zoo.pull` looks for a newer one.
 
     Args:
-        backend: `auto` (triton on a CUDA device, torch elsewhere), `triton`, `torch` or `interpret`; all give the same spikes.
+        name: an artifact folder, a name of the zoo, or `org/name[@revision]` of a hub.
+        backend: `auto` (triton on a CUDA GPU that can run it, torch elsewhere), `triton`, `torch` or `interpret`; all give
+            the same spikes.
         offline: ask no hub, take what is in the package or the cache.
         token: for the hub, instead of the one that is stored or in $HF_TOKEN.
 
-    Its config is `zoo.artifact.folder.read_config(zoo.models.registry.resolve(name))`.
+    Returns:
+        SpikingResNet: a `torch.nn.Module`; `model.config` says everything about it that is not a tensor.
 
     Raises:
         NotFoundError: neither a folder, nor a known name, nor on the hub.
@@ -50,3 +91,84 @@ def load(
 
     folder = registry.resolve(name, offline=offline, token=token)
     return network_of(*read_artifact(folder)).to(device).with_backend(backend)
+
+
+def convert(
+    source: str | Path | Checkpoint,
+    images: str | Path | ImageSet | None = None,
+    *,
+    arch: str | None = None,
+    **settings: Any,
+) -> Conversion:
+    """Return the spiking network of a pretrained ANN; `.save(folder)` writes its artifact.
+
+    Args:
+        source: a checkpoint file, a name such as `timm/resnet50.tv_in1k` or `torchvision:resnet50`, or a `Checkpoint`.
+        images: training images, as `zoo.data.open.open_images` takes them; None for `method="data-free"`.
+        arch: architecture of a plain file, `resnet20` for example.
+        settings: as `zoo.conversion.convert.convert` takes them: `method`, `neuron`, `schedule`, `timesteps`, `samples`, ...
+
+    Raises:
+        NotFoundError, IntegrityError, UsageError: as `zoo.pretrained.sources.read_source` and
+            `zoo.conversion.convert.convert`.
+    """
+    from zoo.conversion import convert as conversion
+    from zoo.data.open import open_images
+    from zoo.pretrained.checkpoint import Checkpoint
+    from zoo.pretrained.sources import read_source
+
+    checkpoint = source if isinstance(source, Checkpoint) else read_source(source, arch)
+    if isinstance(images, str | Path):
+        images = open_images(images, "train")
+    return conversion.convert(checkpoint, images, **settings)
+
+
+def evaluate(
+    name: str | Path,
+    images: str | Path | ImageSet | None = None,
+    timesteps: Sequence[int] = (8, 16, 32),
+    *,
+    batch_size: int = 128,
+    ann: str | Path | None = None,
+    device: str = "cpu",
+    backend: Backend = "auto",
+    state: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Return what a model does on labelled images: accuracy by timestep, firing rates, operations, speed.
+
+    Args:
+        name: as in `load`.
+        images: labelled images, as `zoo.data.open.open_images` takes them; default: the test images of the data set that
+            the model was calibrated on, where it is a known one.
+        timesteps, batch_size, ann, device, backend, state, progress: as in `zoo.evaluation.evaluate.evaluate`.
+
+    Raises:
+        UsageError: no images, or one of the reasons of `zoo.evaluation.evaluate.evaluate`.
+    """
+    from zoo.artifact.folder import read_config
+    from zoo.data.open import open_images
+    from zoo.errors import UsageError
+    from zoo.evaluation import evaluate as evaluation
+    from zoo.models import registry
+
+    folder = registry.resolve(name)
+    if images is None:
+        images = registry.default_data(read_config(folder))
+        if images is None:
+            raise UsageError(
+                f"{name} was calibrated on images that have no name: pass labelled `images`"
+            )
+    if isinstance(images, str | Path):
+        images = open_images(images, "test")
+    return evaluation.evaluate(
+        folder,
+        images,
+        timesteps,
+        batch_size=batch_size,
+        ann=ann,
+        device=device,
+        backend=backend,
+        state=state,
+        progress=progress,
+    )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.images import ImageSet, Preprocess
+from zoo.data.images import ImageSet
 from zoo.data.open import open_images
+from zoo.networks.preprocess import Preprocess
 
 CIFAR = Preprocess((3, 32, 32))
 EVERYTHING = slice(None)

@@ -113,7 +113,7 @@ def naive_network(network: SpikingResNet, images: Tensor, timesteps: int) -> dic
     table = network.image_table.numpy().astype(np.int64)
     image = np.stack([table[c][images[:, c].numpy()] for c in range(images.shape[1])], 1)
     out = {IMAGE: np.repeat(image[None], timesteps, 0)}
-    for spec in network.net.layers:
+    for spec in network.topology.layers:
         layer, x = network.layers[spec.name], out[spec.source]
         source = out[spec.shortcut.source] if spec.shortcut else None
         if network.schedule == "causal":

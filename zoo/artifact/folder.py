@@ -63,7 +63,7 @@ def spike_checksum(network: SpikingResNet, images: Tensor, timesteps: int) -> st
         digest.update(name.encode())
         digest.update(spikes.permute(*order).contiguous().cpu().numpy().tobytes())
 
-    network.run(images, timesteps, chunk=len(images), window=timesteps, watch=add)
+    network.run(images, timesteps, chunk=len(images), window=timesteps, on_spikes=add)
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ MAX_NEURONS = 2**26
 def tensors_of(network: SpikingResNet, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The artifact's tensors of a network; `scales` gives each layer's scale [C]."""
     tensors = {"image.table": network.image_table}
-    for spec in network.net.layers:
+    for spec in network.topology.layers:
         layer, name = network.layers[spec.name], spec.name
         tensors |= {
             f"{name}.weight": layer.weight,
@@ -107,6 +107,8 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
         tensors["image.table"],
         schedule=config.schedule,
         delay=config.readout_delay,
+        scales={spec.name: tensors[f"{spec.name}.scale"] for spec in net.layers},
+        config=config,
     )
 
 

@@ -56,13 +56,15 @@ def _version(name: str) -> str | None:
 def _device() -> dict[str, Any]:
     import torch
 
+    from zoo.networks.backends import choose_backend
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     major, minor = torch.cuda.get_device_capability() if gpu else (0, 0)
     return {
         "gpu": gpu,
         "capability": f"{major}.{minor}" if gpu else None,
         "cuda": torch.version.cuda,
-        "backend": "triton" if gpu and _version("triton") else "torch",
+        "backend": choose_backend("auto", torch.device("cuda" if gpu else "cpu")),
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
     }

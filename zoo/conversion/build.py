@@ -6,7 +6,7 @@ spikes carry the amplitude threshold * scale after rounding, so rounding never p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -96,7 +96,7 @@ class _Live:
     counts: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     limits: dict[str, Tensor] = field(default_factory=dict)
 
-    def forget(self, names: list[str]) -> None:
+    def forget(self, names: Iterable[str]) -> None:
         for name in names:
             for store in (self.activations, self.spikes, self.counts, self.limits):
                 store.pop(name, None)
@@ -119,7 +119,6 @@ def build_network(
     live, layers, scales, reports = _Live(), {}, {}, []
     amplitudes: dict[str, Tensor] = {}
     live.activations[IMAGE] = look_up(images[0], pixels)
-    last = net.last_reader()
     for index, spec in enumerate(net.layers):
         z = preactivation(
             spec,
@@ -149,13 +148,7 @@ def build_network(
         error = (decoded - activation).square_().sum() / activation.square().sum().clamp_min(1e-12)
         reports.append(LayerReport(spec.name, error.item(), fired / (decoded.numel() * timesteps)))
         live.activations[spec.name] = activation
-        live.forget(
-            [
-                name
-                for name in live.activations
-                if last[name] <= index and name != net.layers[-1].name
-            ]
-        )
+        live.forget(net.released_after(index))
         if progress is not None:
             progress(index + 1, len(net.layers))
     final = net.layers[-1].name

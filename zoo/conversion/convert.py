@@ -52,10 +52,11 @@ from zoo.conversion.settings import Value, check_calibration, resolve_settings
 from zoo.conversion.stem import split_stem
 from zoo.conversion.synthetic import make_images
 from zoo.data.datasets import identify
-from zoo.data.images import ImageSet, Preprocess
+from zoo.data.images import ImageSet
 from zoo.errors import UsageError
 from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import Topology, with_stem
 from zoo.pretrained.checkpoint import Checkpoint

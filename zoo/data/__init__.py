@@ -1,6 +1,6 @@
 """Image sets: CIFAR archives, parquet, folders, .npz and named data sets, one image set class for all.
 
-`open.open_images`, `images.ImageSet`, `images.Preprocess`, `datasets.identify`.
+`open.open_images`, `images.ImageSet`, `datasets.identify`.
 
 Imports: hub, artifact.
 """

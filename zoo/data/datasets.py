@@ -119,7 +119,7 @@ def fetch(name: str, split: str) -> Path:
 
 def digest(images: ImageSet) -> str:
     """sha256 over the sorted sha256 of every image's uint8 HWC pixels and int64 label: the same in any order and file form."""
-    from zoo.data.images import Preprocess
+    from zoo.networks.preprocess import Preprocess
 
     found = []
     for pixels, labels in images.batches(Preprocess(images.size()), 1000):

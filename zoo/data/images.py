@@ -8,56 +8,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.artifact.config import Config
 from zoo.data.readers import (
     ImageFiles,
     decode_image,
 )
 from zoo.errors import UsageError
 from zoo.imagenet import imagenet_classes
+from zoo.networks.preprocess import Preprocess, fit_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import torch
-    from PIL import Image
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How an image becomes network input, on uint8 with Pillow so that it is reproducible.
-
-    Attributes:
-        input_size: channels (1 or 3), height, width of the network's input.
-        resize: the shorter side before the centre crop; None: images must already have that height and width.
-        interpolation: "bilinear" or "bicubic".
-    """
-
-    input_size: tuple[int, int, int]
-    resize: int | None = None
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-
-    def __post_init__(self) -> None:
-        if (
-            len(self.input_size) != 3
-            or self.input_size[0] not in (1, 3)
-            or min(self.input_size) < 1
-        ):
-            raise UsageError(
-                f"input size {self.input_size} is not (1 or 3, height, width): correct the model's config"
-            )
-        if self.resize is not None and self.resize < 1:
-            raise UsageError(
-                f"resize {self.resize} is not a number of pixels: use 1 or more, or none"
-            )
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise UsageError(
-                f"unknown interpolation {self.interpolation!r}: use bilinear or bicubic"
-            )
 
 
 @dataclass(frozen=True)
@@ -247,36 +213,8 @@ def unlabelled(pixels: np.ndarray, description: str, source: str) -> ImageSet:
     )
 
 
-def fit_image(image: Image.Image, prep: Preprocess, subject: str) -> np.ndarray:
-    """Shorter side to `prep.resize`, then the centre crop: uint8 [H, W, C]; sizes round as torchvision's do."""
-    from PIL.Image import Resampling
-
-    c, h, w = prep.input_size
-    image = image.convert("RGB" if c == 3 else "L")
-    if prep.resize is not None:
-        short = min(image.size)
-        size = (int(prep.resize * image.width / short), int(prep.resize * image.height / short))
-        image = image.resize(size, Resampling[prep.interpolation.upper()])
-        if image.width < w or image.height < h:
-            have = f"{image.height}x{image.width} after resize {prep.resize}"
-            raise UsageError(f"{subject} {have}, the network takes {h}x{w}: resize to more")
-    elif image.size != (w, h):
-        have = f"{image.height}x{image.width}"
-        raise UsageError(
-            f"{subject} {have}, the network takes {h}x{w}: give images of that size, or set a resize"
-        )
-    left, top = round((image.width - w) / 2), round((image.height - h) / 2)
-    return np.asarray(image.crop((left, top, left + w, top + h))).reshape(h, w, c)
-
-
 def _stack(one: Callable[[Any], np.ndarray], items: Iterable[Any], prep: Preprocess) -> np.ndarray:
     c, h, w = prep.input_size
     with ThreadPoolExecutor() as pool:
         images = list(pool.map(one, items))
     return np.stack(images) if images else np.zeros((0, h, w, c), np.uint8)
-
-
-def preprocess_of(config: Config) -> Preprocess:
-    """How images become this artifact's input."""
-    made = config.preprocess
-    return Preprocess(made.input_size, made.resize, made.interpolation)

@@ -58,7 +58,7 @@ def count_operations(
 ) -> dict[str, int]:
     """Effective operations of each layer in all; what `spiking_operations` takes, and sums over images may be added up."""
     found = {}
-    for spec in network.net.layers:
+    for spec in network.topology.layers:
         layer = network.layers[spec.name]
         source = active_pixels if spec.source == IMAGE else spikes[spec.source]
         count = _meetings(source, layer.weight, spec.stride, spec.padding)
@@ -76,7 +76,7 @@ def count_operations(
 
 def per_image(network: SpikingResNet, counts: Mapping[str, int], images: int) -> Operations:
     """What `count_operations` counted over `images` images, for one; the stem and the classifier count MACs."""
-    stem, head = network.net.layers[0].name, float((network.head.weight != 0).sum().item())
+    stem, head = network.topology.layers[0].name, float((network.head.weight != 0).sum().item())
     by_layer = {name: count / images for name, count in counts.items()}
     return Operations(
         sum(by_layer.values()) - by_layer[stem], by_layer[stem] + head, by_layer | {"fc": head}
@@ -95,16 +95,16 @@ def dense_macs(network: SpikingResNet, height: int, width: int) -> float:
 
     The ANN has one of what the spiking network has `stem` of.
     """
-    sizes, total, stem = network.net.sizes(height, width), 0.0, network.net.layers[0].name
-    for spec in network.net.layers:
+    sizes, total, stem = network.topology.sizes(height, width), 0.0, network.topology.layers[0].name
+    for spec in network.topology.layers:
         rows, columns = (
             (n + 2 * spec.padding - spec.kernel) // spec.stride + 1 for n in sizes[spec.source]
         )
-        copies = network.net.stem if stem in (spec.name, spec.source) else 1
+        copies = network.topology.stem if stem in (spec.name, spec.source) else 1
         total += rows * columns * network.layers[spec.name].weight.numel() / copies
         projection = network.layers[spec.name].projection
         if projection is not None and spec.shortcut is not None:
-            copies = network.net.stem if spec.shortcut.source == stem else 1
+            copies = network.topology.stem if spec.shortcut.source == stem else 1
             total += math.prod(sizes[spec.name]) * projection.numel() / copies
     return total + network.head.weight.numel()
 

@@ -19,7 +19,7 @@ from zoo.artifact.folder import read_artifact
 from zoo.artifact.results import AnnFacts, ClassRow, DataFacts, Evaluation, LayerRow, Row, wilson
 from zoo.artifact.tensors import network_of
 from zoo.data.datasets import identify
-from zoo.data.images import ImageSet, preprocess_of
+from zoo.data.images import ImageSet
 from zoo.environment import peak_memory, versions
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation.energy import (
@@ -30,8 +30,9 @@ from zoo.evaluation.energy import (
     per_image,
 )
 from zoo.evaluation.tally import TOP, Hits, Tally, load_state, save_state
-from zoo.networks.fused import Backend
+from zoo.networks.backends import Backend
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
 from zoo.networks.spiking import SpikingResNet
 from zoo.pretrained.checkpoint import Checkpoint, find_source, read_checkpoint
@@ -219,7 +220,7 @@ def _count(
     """Counts on this process's batches, from where a state file says it stopped."""
     layerwise = config.schedule == "layerwise"
     runs = wanted if layerwise else wanted[-1:]
-    prep = preprocess_of(config)
+    prep = Preprocess.of(config)
 
     def start() -> Tally:
         return Tally.empty(wanted, runs)
@@ -273,9 +274,9 @@ def _count(
 
 
 def _neurons(network: SpikingResNet, height: int, width: int) -> dict[str, int]:
-    sizes = network.net.sizes(height, width)
+    sizes = network.topology.sizes(height, width)
     return {
-        spec.name: spec.out_channels * math.prod(sizes[spec.name]) for spec in network.net.layers
+        spec.name: spec.out_channels * math.prod(sizes[spec.name]) for spec in network.topology.layers
     }
 
 

@@ -74,7 +74,7 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         config.bias_rows, 2
     )  # one for the first timestep at least: it brings the initial potential
     shape = (channels + rows, height, width)
-    sizes = {IMAGE: (height, width), **network.net.sizes(height, width)}
+    sizes = {IMAGE: (height, width), **network.topology.sizes(height, width)}
     steps = {IMAGE: 1}  # pixels of the image from one neuron of a layer to the next
     nodes: dict[str, Any] = {"input": nir.Input({"input": np.array(shape)})}
     edges: list[tuple[str, str]] = []
@@ -101,7 +101,7 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         edges.append((source, name))
         return name
 
-    for spec in network.net.layers:
+    for spec in network.topology.layers:
         layer, name = network.layers[spec.name], _name(spec.name)
         neurons, size = f"{name}_if", sizes[spec.name]
         steps[spec.name] = steps[spec.source] * spec.stride
@@ -116,7 +116,7 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         parts.append(convolve(f"{name}_clock", "input", (height, width), clock, steps[spec.name]))
         if spec.shortcut is not None:
             begin = spec.shortcut.source
-            weight = _shortcut(spec, layer, network.net.channels[begin])
+            weight = _shortcut(spec, layer, network.topology.channels[begin])
             parts.append(
                 convolve(
                     f"{name}_shortcut",
@@ -129,7 +129,7 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         threshold = layer.threshold.float().view(-1, 1, 1).expand(-1, *size).numpy()
         nodes[neurons] = nir.IF(np.ones_like(threshold), threshold.copy(), np.zeros_like(threshold))
         edges += [(part, neurons) for part in parts]
-    last = network.net.layers[-1].name
+    last = network.topology.layers[-1].name
     nodes["sum"] = nir.SumPool2d(np.array(sizes[last]), np.array(sizes[last]), np.array([0, 0]))
     edges.append((f"{_name(last)}_if", "sum"))
     head = network.head
@@ -183,7 +183,7 @@ def _check(config: Config, network: SpikingResNet) -> None:
     reasons = {
         f"{config.neuron} neurons: its neurons spike 0 or 1": config.neuron != "if",
         "the layerwise schedule: its neurons fire while they receive": config.schedule != "causal",
-        "max-pooling": any(spec.max_pool for spec in network.net.layers),
+        "max-pooling": any(spec.max_pool for spec in network.topology.layers),
         "float32 networks, as this export relies on integers": config.numerics != "int8",
     }
     for reason, applies in reasons.items():

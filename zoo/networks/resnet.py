@@ -28,18 +28,18 @@ def identity_shortcut(x: Tensor, shortcut: Shortcut) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, shortcut.pad, shortcut.pad)) if shortcut.pad else x
 
 
-Visitor = Callable[[Layer, Tensor], Tensor]
+OnLayer = Callable[[Layer, Tensor], Tensor]
 
 
-Watcher = Callable[[str, Tensor], None]
+OnOutput = Callable[[str, Tensor], None]
 
 
 def ann_forward(
     net: Topology,
     params: Mapping[str, Tensor],
     image: Tensor,
-    visit: Visitor | None = None,
-    watch: Watcher | None = None,
+    on_layer: OnLayer | None = None,
+    on_output: OnOutput | None = None,
 ) -> Tensor:
     """Logits [B, classes] of the ANN with folded BatchNorm.
 
@@ -47,22 +47,21 @@ def ann_forward(
         params: `{layer}.weight`, `{layer}.bias`, `{layer}.shortcut.weight` for projections, `fc.weight`, `fc.bias`; float. With
             `levels` (one value) and `{layer}.threshold`, activations are quantised.
         image: normalised float image [B, C, H, W].
-        visit: called with each layer and its pre-activation [B, C, H, W] (for the stem, after max-pooling); what it returns is
+        on_layer: called with each layer and its pre-activation [B, C, H, W] (for the stem, after max-pooling); what it returns is
             the layer's activation. Without it that is `activate`.
-        watch: called with the name of each convolution's parameters, `{layer}` or `{layer}.shortcut`, and what it delivers.
+        on_output: called with the name of each convolution's parameters, `{layer}` or `{layer}.shortcut`, and what it delivers.
     """
     out = {IMAGE: image}
-    last = net.last_reader()
     for index, layer in enumerate(net.layers):
         z = preactivation(
             layer,
             params,
             out[layer.source],
             out[layer.shortcut.source] if layer.shortcut else None,
-            watch,
+            on_output,
         )
-        out[layer.name] = activate(layer, params, z) if visit is None else visit(layer, z)
-        for name in [name for name in out if last[name] <= index and name != net.layers[-1].name]:
+        out[layer.name] = activate(layer, params, z) if on_layer is None else on_layer(layer, z)
+        for name in net.released_after(index):
             del out[name]
     pooled = out[net.layers[-1].name].mean((2, 3))
     return F.linear(pooled, params["fc.weight"], params["fc.bias"])
@@ -80,21 +79,21 @@ def preactivation(
     params: Mapping[str, Tensor],
     x: Tensor,
     source: Tensor | None,
-    watch: Watcher | None = None,
+    on_output: OnOutput | None = None,
 ) -> Tensor:
     """What reaches the ReLU of one layer, [B, C, H, W]: convolution, bias, shortcut from `source`, and the stem's max-pooling."""
     z = F.conv2d(
         x, params[f"{layer.name}.weight"], params[f"{layer.name}.bias"], layer.stride, layer.padding
     )
-    if watch is not None:
-        watch(layer.name, z)
+    if on_output is not None:
+        on_output(layer.name, z)
     if layer.shortcut is not None and source is not None:
         if layer.shortcut.kind == "projection":
             side = F.conv2d(
                 source, params[f"{layer.name}.shortcut.weight"], None, layer.shortcut.stride
             )
-            if watch is not None:
-                watch(f"{layer.name}.shortcut", side)
+            if on_output is not None:
+                on_output(f"{layer.name}.shortcut", side)
             z = z + side
         else:
             z = z + identity_shortcut(source, layer.shortcut)
@@ -141,8 +140,8 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, image: Tensor, visit: Visitor | None = None) -> Tensor:
-        """Logits [B, classes] of a normalised image [B, C, H, W]; `visit` as in `ann_forward`."""
+    def forward(self, image: Tensor, on_layer: OnLayer | None = None) -> Tensor:
+        """Logits [B, classes] of a normalised image [B, C, H, W]; `on_layer` as in `ann_forward`."""
         out = {IMAGE: image}
         for layer in self.topology.layers:
             z = self.get_submodule(layer.bn)(self.get_submodule(layer.name)(out[layer.source]))
@@ -156,7 +155,7 @@ class ResNet(nn.Module):
                     z = z + identity_shortcut(x, layer.shortcut)
             if layer.max_pool:
                 z = F.max_pool2d(z, 3, 2, 1)
-            out[layer.name] = self._activate(layer, z) if visit is None else visit(layer, z)
+            out[layer.name] = self._activate(layer, z) if on_layer is None else on_layer(layer, z)
         last = out[self.topology.layers[-1].name]
         # Unlike that of mean, its gradient has the memory layout of what it pools.
         return self.fc(F.avg_pool2d(last, last.shape[2:]).flatten(1))

@@ -1,73 +1,113 @@
-"""Running a spiking ResNet: layer by layer over windows of timesteps, with bounded memory.
+"""The spiking network: a `torch.nn.Module` whose buffers are the integers of an artifact.
 
-A batch is cut into chunks of images and a run into windows of timesteps; within a window each layer takes all its timesteps
-at once, so only one window of spikes exists for the layers that are still read, and one membrane per layer for the chunk.
-Neither the chunk nor the window nor the number of threads changes a single spike (integer arithmetic is exact;
-tests/zoo/test_network.py).
+A batch is cut into chunks of images and a run into windows of timesteps (`zoo.networks.executor`). Neither the chunk nor the
+window, the backend nor the number of threads changes a single spike: integer arithmetic is exact.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.errors import UsageError
-from zoo.kernels.spiking_conv import Membrane, SpikingConv
-from zoo.networks.fused import CHUNK as PACKED_CHUNK
-from zoo.networks.fused import WINDOW as PACKED_WINDOW
-from zoo.networks.fused import Backend, PackedNetwork, pick_backend
-from zoo.networks.pixels import look_up
-from zoo.networks.run import Head, Run, Schedule, count_over_time_and_batch, windows
-from zoo.networks.topology import IMAGE, Topology
+from zoo.kernels.spiking_conv import SpikingConv
+from zoo.networks.backends import Backend, Chosen, LayerBackend, choose_backend
+from zoo.networks.executor import OnSpikes, run_causal, run_layerwise
+from zoo.networks.pixels import as_pixels, look_up
+from zoo.networks.preprocess import Preprocess
+from zoo.networks.reference import ReferenceLayers
+from zoo.networks.run import Head, Run, Schedule
+from zoo.networks.topology import Topology
 
-# Measured on two Zen 5 cores, ResNet-20, T = 32 (benchmarks/results/cpu.json): smaller chunks pay per call, larger ones leave
-# the cache.
-CHUNK = 64
+if TYPE_CHECKING:
+    from zoo.artifact.config import Config
+
+# Tensors of a SpikingConv, by the names they have in an artifact.
+_TENSORS = {
+    "weight": "weight",
+    "bias": "bias",
+    "threshold": "threshold",
+    "v_init": "v_init",
+    "gain": "shortcut.gain",
+    "projection": "shortcut.weight",
+}
 
 
-WINDOW = 8
-
-
-# Neurons of a chunk's widest layer, so that a step's potentials stay in the cache: 64 images of CIFAR's networks, one of a
-# ResNet-50 at 224 pixels (one Zen 5 core, T = 64: 2.2 s an image, with 4 at a time 3.8 s).
-_WIDEST = 2**20
-
-
-class SpikingResNet:
+class SpikingResNet(nn.Module):
     """A converted network, ready to run.
 
     Call it for logits (`model(images, timesteps=32)`), or `run` it for logits at every timestep and spike statistics.
 
+    Its buffers are the tensors of the artifact under the artifact's names (`conv1.weight`, `layer1.0.conv2.shortcut.gain`,
+    `fc.weight`, ...), so `state_dict`, `to`, `deepcopy` and `pickle` do what they do for every module. It has no parameters
+    and no training mode. Moving it keeps the backend that was asked for; `auto` chooses again.
+
     Args:
-        net: the topology.
-        layers: one SpikingConv per layer of `net`, by name.
-        image_table: int16 (or float) [C, 256]: what a uint8 pixel of colour channel C becomes.
+        topology: the layers and how they are connected.
+        layers: one SpikingConv per layer of `topology`, by name.
+        image_table: int16 (or float) `[C, 256]`: what a uint8 pixel of channel C becomes.
         delay: timesteps the read-out skips: `delay[t]` for a run read after t timesteps, from the largest key <= t.
+        scales: float32 `[C]` per layer, one integer unit in ANN units, kept for whoever saves or trains the network.
+        config: of the artifact; gives `timesteps`, `class_names` and the preprocessing of PIL images.
+        backend: what runs it; see `zoo.networks.backends`. No backend changes a spike.
 
-    `spike_bits` are those of each spike: 1, or more where they are graded.
-
-    `backend` is torch until `with_backend` says otherwise; no backend changes a spike.
+    Attributes:
+        config: the artifact's config, or None.
+        delay: as above.
     """
 
     def __init__(
         self,
-        net: Topology,
+        topology: Topology,
         layers: Mapping[str, SpikingConv],
         head: Head,
         image_table: Tensor,
         *,
         schedule: Schedule = "causal",
         delay: Mapping[int, int] | None = None,
+        scales: Mapping[str, Tensor] | None = None,
+        config: Config | None = None,
+        backend: Backend = "auto",
     ) -> None:
-        self.net, self.layers, self.head, self.image_table = net, dict(layers), head, image_table
-        self.schedule, self.delay = schedule, dict(delay or {})
-        self.backend: Backend = "torch"
-        self._automatic = False
-        self._packed: PackedNetwork | None = None
+        super().__init__()
+        self.topology, self.schedule, self.delay = topology, schedule, dict(delay or {})
+        self.config = config
+        self._settings: dict[str, dict[str, Any]] = {}
+        self._set_buffer("image.table", image_table)
+        for name, layer in layers.items():
+            for field, suffix in _TENSORS.items():
+                tensor = getattr(layer, field)
+                if tensor is not None:
+                    self._set_buffer(f"{name}.{suffix}", tensor)
+            if scales is not None:
+                self._set_buffer(f"{name}.scale", scales[name])
+            self._settings[name] = {
+                field.name: getattr(layer, field.name)
+                for field in fields(layer)
+                if field.name not in _TENSORS and not field.name.startswith("_")
+            }
+        for part in ("weight", "scale", "bias"):
+            self._set_buffer(f"fc.{part}", getattr(head, part))
+        self._requested: Backend = backend
+        # Derived from the buffers: which these were, the layers on them, and their forms on each backend.
+        self._known: tuple[tuple[int, int], ...] | None = None
+        self._layers: dict[str, SpikingConv] = {}
+        self._backends: dict[str, LayerBackend] = {}
+        self.backend: Chosen = choose_backend(backend, self.device, integer=self.integer)
+
+    def _set_buffer(self, name: str, tensor: Tensor) -> None:
+        *path, last = name.split(".")
+        module: nn.Module = self
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_buffer(last, tensor)
 
     @classmethod
     def from_pretrained(
@@ -80,7 +120,11 @@ class SpikingResNet:
         device: str = "cpu",
         backend: Backend = "auto",
     ) -> SpikingResNet:
-        """`zoo.load` by the names that other libraries have for its arguments; `revision` is for `org/name` of a hub."""
+        """Return `zoo.load` of a model, by the argument names that other libraries have.
+
+        Args:
+            revision: commit, tag or branch of `org/name` on a hub.
+        """
         from zoo import load
 
         name = name_or_path if revision is None else f"{name_or_path}@{revision}"
@@ -91,65 +135,157 @@ class SpikingResNet:
         return self.image_table.device
 
     @property
+    def image_table(self) -> Tensor:
+        return self.get_buffer("image.table")
+
+    @property
+    def head(self) -> Head:
+        return Head(*(self.get_buffer(f"fc.{part}") for part in ("weight", "scale", "bias")))
+
+    @property
+    def layers(self) -> dict[str, SpikingConv]:
+        """The layers by name, on the buffers' own memory; made again after a buffer has changed."""
+        state = self._fingerprint()
+        if state != self._known:
+            # Prepared weights, laid out kernels and captured graphs are of the old buffers.
+            self._layers, self._backends = {}, {}
+            buffers = dict(self.named_buffers())
+            for name, settings in self._settings.items():
+                tensors: dict[str, Any] = {
+                    field: buffers[f"{name}.{suffix}"]
+                    for field, suffix in _TENSORS.items()
+                    if f"{name}.{suffix}" in buffers
+                }
+                self._layers[name] = SpikingConv(**tensors, **settings)
+            self._known = state
+        return self._layers
+
+    @property
+    def scales(self) -> dict[str, Tensor]:
+        """One integer unit of each layer in ANN units, float32 `[C]` by layer; empty where it was built without."""
+        ending = ".scale"
+        found = {n.removesuffix(ending): b for n, b in self.named_buffers() if n.endswith(ending)}
+        return {name: found[name] for name in self._settings if name in found}
+
+    @property
     def integer(self) -> bool:
         """Whether it computes in integers (int8 weights), as every network of the zoo does."""
-        return all(layer.integer for layer in self.layers.values())
+        return all(self.get_buffer(f"{name}.weight").dtype == torch.int8 for name in self._settings)
 
     @property
     def spike_bits(self) -> int:
-        return self.layers[self.net.layers[0].name].bits
+        """Bits of each spike: 1, or more where spikes are graded."""
+        bits: int = self._settings[self.topology.layers[0].name]["bits"]
+        return bits
+
+    @property
+    def timesteps(self) -> int | None:
+        """The number of timesteps that the artifact is meant for, None without a config."""
+        return None if self.config is None else self.config.timesteps
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return None if self.config is None else self.config.class_names
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """How PIL images are fitted to its input, None without a config."""
+        return None if self.config is None else Preprocess.of(self.config)
+
+    def __repr__(self) -> str:
+        neuron = next((s["neuron"] for s in self._settings.values()), "no layers")
+        facts = [self.topology.arch, f"{self.topology.num_classes} classes"]
+        facts += ["int8" if self.integer else "float32", f"{neuron} {self.schedule}"]
+        facts += [] if self.timesteps is None else [f"timesteps={self.timesteps}"]
+        facts += [
+            f"layers={len(self._settings)}",
+            f"device={self.device}",
+            f"backend={self.backend}",
+        ]
+        return f"{type(self).__name__}({', '.join(facts)})"
 
     def with_backend(self, backend: Backend) -> SpikingResNet:
-        """The same network on another backend: `auto`, `triton`, `torch` or `interpret` (`zoo.networks.fused`).
+        """Return the same network, sharing its buffers, on another backend.
 
-        Raises UsageError when that cannot run on the network's device.
+        Raises:
+            UsageError: that backend cannot run on the network's device.
         """
-        network = SpikingResNet(
-            self.net,
+        return SpikingResNet(
+            self.topology,
             self.layers,
             self.head,
             self.image_table,
             schedule=self.schedule,
             delay=self.delay,
-        )
-        network.backend, network._automatic = pick_backend(backend, self), backend == "auto"
-        return network
-
-    def to(self, device: torch.device | str) -> SpikingResNet:
-        """The same network with its tensors on `device`, on the torch backend."""
-        layers = {name: layer.to(device) for name, layer in self.layers.items()}
-        return SpikingResNet(
-            self.net,
-            layers,
-            self.head.to(device),
-            self.image_table.to(device),
-            schedule=self.schedule,
-            delay=self.delay,
+            scales=self.scales or None,
+            config=self.config,
+            backend=backend,
         )
 
-    def __call__(self, images: Tensor, timesteps: int) -> Tensor:
-        """Logits float64 [B, classes] after `timesteps`, for uint8 images [B, C, H, W] as decoded (not normalised)."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpikingResNet:
+        # `to`, `cuda`, `cpu`, `half` and so on come through here. All is checked before anything moves.
+        for name, buffer in self.named_buffers():
+            probe = fn(buffer[:0])
+            if probe.dtype != buffer.dtype:
+                raise UsageError(
+                    f"{name} is {str(buffer.dtype).removeprefix('torch.')} and would become "
+                    f"{str(probe.dtype).removeprefix('torch.')}: spikes are exact in the artifact's own numbers alone, "
+                    "so move the network without a dtype"
+                )
+        target = fn(self.image_table[:0]).device
+        backend = choose_backend(self._requested, target, integer=self.integer)
+        super()._apply(fn, recurse)
+        self.backend = backend
+        return self
+
+    def _fingerprint(self) -> tuple[tuple[int, int], ...]:
+        # A tensor made in inference mode counts no versions; nobody changes one in place outside of it.
+        return tuple(
+            (id(buffer), 0 if buffer.is_inference() else buffer._version)
+            for buffer in self.buffers()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": None, "_layers": {}, "_backends": {}}
+
+    def forward(self, images: Any, timesteps: int | None = None) -> Tensor:
+        """Return logits after `timesteps`, float64 `[B, classes]`.
+
+        Args:
+            images: as in `run`.
+            timesteps: default: those the artifact is meant for.
+        """
+        timesteps = self.timesteps if timesteps is None else timesteps
+        if timesteps is None:
+            raise UsageError(
+                "the network has no config that says how many timesteps: pass `timesteps`"
+            )
         return self.run(images, timesteps).logits[-1]
 
     @torch.inference_mode()
     def run(
         self,
-        images: Tensor,
+        images: Any,
         timesteps: int,
         *,
         snapshots: Iterable[int] = (),
         chunk: int | None = None,
         window: int | None = None,
-        watch: Callable[[str, Tensor], None] | None = None,
+        on_spikes: OnSpikes | None = None,
     ) -> Run:
-        """Runs uint8 images [B, C, H, W] for `timesteps`.
+        """Run images for `timesteps`.
 
         Args:
+            images: uint8 tensor `[B, C, H, W]`, uint8 numpy array `[B, H, W, C]` or PIL images, as decoded (not
+                normalised).
             snapshots: timesteps at which to report spikes per neuron; a layerwise network has them after the last alone.
-            chunk: images that run together; window: timesteps a layer takes at a time. Both only change speed and memory; by
-                default what is fast on the backend.
-            watch: called with each layer's name and its spikes, int8 [T, B, C, H, W] of one window and chunk (layerwise: counts
-                [B, C, H, W]).
+            chunk, window: images that run together, and timesteps a layer takes at a time. Both only change speed and
+                memory; the default is what is fast on the backend.
+            on_spikes: called with each layer's name and a copy of its spikes, int8 `[T, B, C, H, W]` of one window and
+                chunk (layerwise: counts `[B, C, H, W]`).
+
+        Returns:
+            Run: logits at every timestep, and the snapshots.
 
         Raises:
             UsageError: timesteps < 1, images of another dtype or shape than the network takes, or a run too long for the
@@ -157,159 +293,108 @@ class SpikingResNet:
         """
         if timesteps < 1:
             raise UsageError(f"timesteps must be 1 or more, not {timesteps}: 32 is a good start")
-        if (
-            images.dtype != torch.uint8
-            or images.ndim != 4
-            or images.shape[1] != self.net.in_channels
-        ):
-            raise UsageError(
-                f"images must be uint8 [B, {self.net.in_channels}, H, W] as decoded, "
-                f"not {str(images.dtype).removeprefix('torch.')} {list(images.shape)}: do not normalise them"
-            )
-        marks = sorted(
-            {
-                t
-                for t in snapshots
-                if t == timesteps or (t < timesteps and self.schedule == "causal")
-            }
-        )
-        packed = self._packed_for(timesteps)
-        on_gpu = packed is not None and not packed.interpret
-        chunk = chunk or (PACKED_CHUNK if on_gpu else self._chunk(*images.shape[-2:]))
-        window = window or (WINDOW if packed is None else PACKED_WINDOW)
-        run_chunk = self._run_chunk if packed is None else packed.run_chunk
+        pixels = as_pixels(images, self.topology.in_channels, self.preprocess)
+        causal = self.schedule == "causal"
+        steps = sorted({t for t in snapshots if t == timesteps or (t < timesteps and causal)})
+        backend = self._layer_backend(timesteps)
+        chunk = chunk or backend.chunk(*pixels.shape[-2:])
         logits: list[Tensor] = []
-        spikes: dict[int, dict[str, Tensor]] = {mark: {} for mark in marks}
-        for start in range(0, max(len(images), 1), chunk):
-            part = run_chunk(
-                images[start : start + chunk].to(self.device), timesteps, marks, window, watch
+        spikes: dict[int, dict[str, Tensor]] = {step: {} for step in steps}
+        for start in range(0, max(len(pixels), 1), chunk):
+            part = self._run_chunk(
+                backend,
+                pixels[start : start + chunk].to(self.device),
+                timesteps,
+                steps,
+                window or backend.window,
+                on_spikes,
             )
             logits.append(part.logits)
-            # Added up layer by layer: the counts of a ResNet-152 at 224 pixels are 164 MB for each mark.
-            for mark in marks:
-                total, counts = spikes[mark], part.spikes[mark]
+            # Added up layer by layer: the counts of a ResNet-152 at 224 pixels are 164 MB for each snapshot.
+            for step in steps:
+                total, counts = spikes[step], part.spikes[step]
                 for name in list(counts):
                     count = counts.pop(name)
                     total[name] = total[name] + count if name in total else count
         return Run(torch.cat(logits, 1), spikes)
 
-    def _chunk(self, height: int, width: int) -> int:
-        """Images that run together by default: fewer where they are large, for speed and for memory."""
-        sizes = self.net.sizes(height, width)
-        widest = max(spec.out_channels * math.prod(sizes[spec.name]) for spec in self.net.layers)
-        return max(1, min(CHUNK, _WIDEST // max(widest, 1)))
-
-    def _packed_for(self, timesteps: int) -> PackedNetwork | None:
-        if self.backend == "torch":
-            return None
-        if self._packed is None:
-            self._packed = PackedNetwork(self, interpret=self.backend == "interpret")
-        if timesteps <= self._packed.limit:
-            return self._packed
-        if self._automatic:
-            return None
-        raise UsageError(
-            f"backend {self.backend} runs this network for at most {self._packed.limit} timesteps, not {timesteps}: "
-            "run fewer, or use the torch backend"
-        )
-
     def _run_chunk(
         self,
+        backend: LayerBackend,
         images: Tensor,
         timesteps: int,
-        marks: Sequence[int],
+        steps: Sequence[int],
         window: int,
-        watch: Callable[[str, Tensor], None] | None,
+        on_spikes: OnSpikes | None,
     ) -> Run:
-        stem = self.layers[self.net.layers[0].name]
-        current = stem.current(self.pixels(images), timesteps)
-        if self.schedule == "layerwise":
-            return self._run_layerwise(current, timesteps, marks, watch)
-        sizes = self.net.sizes(*images.shape[-2:])
-        membranes = {
-            name: layer.membrane(len(images), *sizes[name], timesteps)
-            for name, layer in self.layers.items()
-        }
-        totals = {
-            name: torch.zeros(m.v.shape[1:], dtype=torch.int64, device=m.v.device)
-            for name, m in membranes.items()
-        }
-        pooled, spikes = [], {}
-        for begin, end in windows(timesteps, window, marks):
-            pooled.append(
-                self._run_window(current, end - begin, membranes, totals if marks else None, watch)
-            )
-            if end in marks:
-                spikes[end] = {name: total.clone() for name, total in totals.items()}
-        return Run(self.read_out(torch.cat(pooled).cumsum(0)), spikes)
+        layerwise = self.schedule == "layerwise"
+        x = backend.stem_input(self.pixels(images), timesteps, layerwise)
+        size = (images.shape[-2], images.shape[-1])
+        snapshots: dict[int, dict[str, Tensor]] = {}
 
-    def _run_window(
-        self,
-        current: Tensor,
-        steps: int,
-        membranes: Mapping[str, Membrane],
-        totals: Mapping[str, Tensor] | None,
-        watch: Callable[[str, Tensor], None] | None,
-    ) -> Tensor:
-        """One window through every layer; the last layer's spikes summed over its area, int64 [T, B, C]."""
-        out: dict[str, Tensor] = {}
-        last = self.net.last_reader()
-        for index, spec in enumerate(self.net.layers):
-            layer, membrane = self.layers[spec.name], membranes[spec.name]
-            if spec.source == IMAGE:
-                spikes = layer.run(current, None, membrane, window=steps)
-            else:
-                spikes = layer.run(
-                    out[spec.source], out[spec.shortcut.source] if spec.shortcut else None, membrane
-                )
-            if totals is not None:
-                totals[spec.name].add_(count_over_time_and_batch(spikes, layer.bits))
-            if watch is not None:
-                watch(spec.name, spikes)
-            # Without a -1 among them oneDNN takes spikes as they are.
-            out[spec.name] = spikes if layer.neuron == "signed" else spikes.view(torch.uint8)
-            for name in [name for name in out if last[name] <= index and name != spec.name]:
-                del out[name]
-        return spikes.sum((3, 4), dtype=torch.int64)
-
-    def _run_layerwise(
-        self,
-        current: Tensor,
-        timesteps: int,
-        marks: Sequence[int],
-        watch: Callable[[str, Tensor], None] | None,
-    ) -> Run:
-        out: dict[str, Tensor] = {}
-        totals = {}
-        last = self.net.last_reader()
-        for index, spec in enumerate(self.net.layers):
-            layer = self.layers[spec.name]
-            if spec.source == IMAGE:
-                count = layer.count(current, None, timesteps, constant=True)
-            else:
-                count = layer.count(
-                    out[spec.source],
-                    out[spec.shortcut.source] if spec.shortcut else None,
+        def pooled_counts(x: Tensor) -> Tensor:
+            if layerwise:
+                pooled, counts = run_layerwise(
+                    self.topology,
+                    backend,
+                    x,
                     timesteps,
+                    count_spikes=bool(steps),
+                    on_spikes=on_spikes,
                 )
-            if timesteps in marks:
-                totals[spec.name] = count.sum(0, dtype=torch.int64)
-            if watch is not None:
-                watch(spec.name, count)
-            out[spec.name] = count
-            for name in [name for name in out if last[name] <= index and name != spec.name]:
-                del out[name]
-        pooled = count.sum((2, 3), dtype=torch.int64)
-        return Run(
-            self.head(pooled, timesteps)[None], {timesteps: totals} if timesteps in marks else {}
-        )
+                snapshots.update({timesteps: counts} if steps else {})
+                return pooled
+            pooled, found = run_causal(
+                self.topology,
+                backend,
+                x,
+                size,
+                timesteps,
+                window=window,
+                snapshot_steps=steps,
+                on_spikes=on_spikes,
+            )
+            snapshots.update(found)
+            return pooled
+
+        observed = bool(steps) or on_spikes is not None
+        key = (*x.shape, size, timesteps, window)
+        pooled = pooled_counts(x) if observed else backend.call(key, pooled_counts, x)
+        if layerwise:
+            return Run(self.head(pooled, timesteps)[None], snapshots)
+        return Run(self.read_out(pooled.long().cumsum(0)), snapshots)
+
+    def _layer_backend(self, timesteps: int) -> LayerBackend:
+        """Return the layers on the backend, for a run of `timesteps`."""
+        layers = self.layers
+        if self.backend != "torch":
+            if self.backend not in self._backends:
+                from zoo.networks.fused import FusedLayers
+
+                self._backends[self.backend] = FusedLayers(
+                    self.topology,
+                    layers,
+                    layerwise=self.schedule == "layerwise",
+                    interpret=self.backend == "interpret",
+                )
+            fused = self._backends[self.backend]
+            if fused.limit is None or timesteps <= fused.limit:
+                return fused
+            if self._requested != "auto":
+                raise UsageError(
+                    f"backend {self.backend} runs this network for at most {fused.limit} timesteps, not {timesteps}: "
+                    "run fewer, or use the torch backend"
+                )
+        if "torch" not in self._backends:
+            self._backends["torch"] = ReferenceLayers(self.topology, layers)
+        return self._backends["torch"]
 
     def pixels(self, images: Tensor) -> Tensor:
-        """uint8 images [B, C, H, W] as the stem takes them, float32 in channels_last."""
+        """Return uint8 images `[B, C, H, W]` as the stem takes them, float32 in channels_last."""
         return look_up(self.image_table, images)
 
     def read_out(self, counts: Tensor) -> Tensor:
-        """Logits [T, B, classes] from the cumulative pooled counts [T, B, C], skipping the first `delay` timesteps."""
+        """Return logits `[T, B, classes]` from the cumulative pooled counts `[T, B, C]`, without the delayed timesteps."""
         skips = [self.delay_at(t) for t in range(1, len(counts) + 1)]
         before = torch.cat([torch.zeros_like(counts[:1]), counts])[skips]
         steps = torch.tensor(
@@ -318,6 +403,6 @@ class SpikingResNet:
         return self.head(counts - before, steps.view(-1, 1, 1))
 
     def delay_at(self, timesteps: int) -> int:
-        """Timesteps the read-out after `timesteps` skips."""
+        """Return the number of first timesteps that the read-out after `timesteps` skips."""
         known = [t for t in self.delay if t <= timesteps]
         return min(self.delay[max(known)], timesteps - 1) if known else 0

@@ -91,14 +91,26 @@ class Topology:
             **{layer.name: layer.out_channels for layer in self.layers},
         }
 
-    def last_reader(self) -> dict[str, int]:
-        """Index of the last layer that reads each layer's output, so that an executor can free it."""
-        readers = {name: index for index, name in enumerate(self.channels, start=-1)}
+    @cached_property
+    def _released(self) -> tuple[tuple[str, ...], ...]:
+        last = {IMAGE: 0}
         for index, layer in enumerate(self.layers):
-            readers[layer.source] = index
+            last[layer.name] = index
+            last[layer.source] = index
             if layer.shortcut is not None:
-                readers[layer.shortcut.source] = max(readers[layer.shortcut.source], index)
-        return readers
+                last[layer.shortcut.source] = index
+        del last[self.layers[-1].name]
+        return tuple(
+            tuple(name for name, reader in last.items() if reader == index)
+            for index in range(len(self.layers))
+        )
+
+    def released_after(self, index: int) -> tuple[str, ...]:
+        """Return what no layer after the one at `index` reads: names of layers, and IMAGE.
+
+        The last layer's own output is kept.
+        """
+        return self._released[index]
 
     def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
         """Height and width of each layer's neurons for an image of `height` x `width`."""

@@ -15,9 +15,9 @@ from markupsafe import Markup
 from zoo.artifact.config import Config
 from zoo.artifact.folder import read_artifact, read_config
 from zoo.artifact.tensors import network_of
-from zoo.data.images import preprocess_of
 from zoo.data.open import open_images
 from zoo.models.registry import default_data
+from zoo.networks.preprocess import Preprocess
 from zoo.render.svg import Scale, drawing, element, number
 
 # Of the test split, chosen by hand: the first is decided at once, over the other three the network changes its mind.
@@ -72,15 +72,15 @@ def watch(folder: Path, indices: Sequence[int] = IMAGES) -> list[Raster]:
     config = read_config(folder)
     network = network_of(*read_artifact(folder))
     images = open_images("digits", "test")
-    batch = images.batch(list(indices), preprocess_of(config))
-    layer = network.net.layers[-1].name
+    batch = images.batch(list(indices), Preprocess.of(config))
+    layer = network.topology.layers[-1].name
     windows: list[torch.Tensor] = []
 
     def keep(name: str, spikes: torch.Tensor) -> None:
         if name == layer:
             windows.append(spikes)
 
-    run = network.run(batch, config.timesteps, chunk=len(batch), watch=keep)
+    run = network.run(batch, config.timesteps, chunk=len(batch), on_spikes=keep)
     spikes = torch.cat(windows)  # [T, B, C, H, W]
     found = []
     for place, index in enumerate(indices):

@@ -19,7 +19,7 @@ import torch
 from zoo.artifact.folder import read_artifact
 from zoo.artifact.tensors import topology_of
 from zoo.data.datasets import identify
-from zoo.data.images import ImageSet, Preprocess
+from zoo.data.images import ImageSet
 from zoo.data.open import open_images
 from zoo.environment import versions
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
@@ -28,6 +28,7 @@ from zoo.hub import cache
 from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from zoo.models import registry
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import training_of
 from zoo.progress import Progress

@@ -30,10 +30,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.data.augment import augment
-from zoo.data.images import ImageSet, Preprocess
+from zoo.data.images import ImageSet
 from zoo.errors import IntegrityError, UsageError
 from zoo.files import write_synced
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ResNet
 from zoo.networks.topology import Layer, Topology
 

@@ -8,9 +8,9 @@ import torch
 from tests.zoo.spiking_fixtures import QUICK, random_model, random_pixels, tiny_topology
 from zoo.conversion import thresholds
 from zoo.conversion.convert import convert
-from zoo.data.images import Preprocess
 from zoo.networks.batchnorm import fold_batchnorm
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
 
 
@@ -117,7 +117,7 @@ def test_calibrated_means_are_the_anns(digits_ann, digits, neuron, schedule):
                 spikes.float() if schedule == "layerwise" else spikes.sum(0, dtype=torch.float32)
             )
 
-        made.network.run(pixels, 8, window=8, chunk=32, watch=watch)
+        made.network.run(pixels, 8, window=8, chunk=32, on_spikes=watch)
         for name, count in counts.items():
             layer, scale = made.network.layers[name], made.scales[name]
             theta = (layer.threshold * scale).view(-1, 1, 1)

@@ -17,12 +17,12 @@ from zoo.conversion import convert as conversion
 from zoo.conversion.build import Built
 from zoo.conversion.convert import convert
 from zoo.conversion.rounding import patches, round_to_int8
-from zoo.data.images import Preprocess
 from zoo.errors import UsageError
 from zoo.evaluation.energy import dense_macs, modelled_energy
 from zoo.evaluation.evaluate import evaluate
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
 from zoo.networks.run import Head
 from zoo.networks.spiking import SpikingResNet
@@ -77,11 +77,11 @@ def test_graded_spikes(converted, digits_test, digits_file, tmp_path, bits, nume
     config, tensors = read_artifact(tmp_path / "graded")
     network = network_of(config, tensors)
     seen = []
-    network.run(some.batch(slice(20), PREP), 2, watch=lambda name, spikes: seen.append(spikes))
+    network.run(some.batch(slice(20), PREP), 2, on_spikes=lambda name, spikes: seen.append(spikes))
     assert {int(s.max()) for s in seen} == {2**bits - 1} and min(int(s.min()) for s in seen) == 0
     # Every bit that is set is an operation, and the rival is as precise as T times the levels.
     run = network.run(some.batch(slice(20), PREP), 2, snapshots=[2])
-    last = network.net.layers[-1].name
+    last = network.topology.layers[-1].name
     assert run.spikes[2][last].sum() == sum(((seen[-1] >> bit) & 1).sum() for bit in range(bits))
     levels = graded.rows[-1].timesteps * (2**bits - 1)
     assert graded.rows[-1].energy_nj["ann_quantised"] == pytest.approx(
@@ -131,7 +131,7 @@ def test_calibration_brings_the_network_nearer_to_its_ann(digits_ann, digits, di
 
 def test_hu2018_is_the_papers_algebra(converted):
     made = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
-    layers, net = made.network.layers, made.network.net
+    layers, net = made.network.layers, made.network.topology
     scale = {}
     for spec in net.layers:
         theta = layers[spec.name].threshold
@@ -400,7 +400,7 @@ def test_hu2018_in_unit_threshold_form(converted, digits_ann):
     made = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
     layers, params = made.network.layers, digits_ann.params
     scale = {name: layer.threshold[0].item() for name, layer in layers.items()} | {"image": 1.0}
-    for spec in made.network.net.layers:
+    for spec in made.network.topology.layers:
         layer, out = layers[spec.name], scale[spec.name]
         wanted = params[f"{spec.name}.weight"] * scale[spec.source] / out
         torch.testing.assert_close(layer.weight / out, wanted)

@@ -11,10 +11,11 @@ from torch import Tensor
 from tests.zoo.spiking_fixtures import QUICK, random_model, random_pixels, refuses, tiny_topology
 from zoo.conversion.distil import _draws, distil
 from zoo.conversion.thresholds import mmse, sample_activations
-from zoo.data.images import ImageSet, Preprocess
+from zoo.data.images import ImageSet
 from zoo.errors import UsageError
 from zoo.networks.batchnorm import fold_batchnorm
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.quantise import Quantise
 from zoo.networks.resnet import ann_forward
 from zoo.pretrained.checkpoint import Checkpoint

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from tests.zoo.spiking_fixtures import QUICK
 from zoo.conversion import calibrate
 from zoo.conversion.convert import convert
-from zoo.data.images import Preprocess
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.pixels import look_up
+from zoo.networks.preprocess import Preprocess
 
 SETTINGS = calibrate.Settings(limit=True)
 
@@ -88,7 +88,7 @@ def test_firing_rates_end_at_the_limit(digits_ann, digits, neuron):
         def watch(name, spikes):
             counts.setdefault(name, []).append(spikes.sum(0, dtype=torch.float32))
 
-        made.network.run(pixels, 512, window=256, chunk=len(pixels), watch=watch)
+        made.network.run(pixels, 512, window=256, chunk=len(pixels), on_spikes=watch)
         wanted = ann_means(digits_ann, look_up(made.network.image_table, pixels) / 256, made)
         gaps = [
             (counts[name][-1].mean((0, 2, 3)) / 256 - wanted[name]).abs().sum() / wanted[name].sum()

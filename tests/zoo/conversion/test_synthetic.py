@@ -12,9 +12,9 @@ from tests.zoo.spiking_fixtures import files_of, random_model, refuses
 from zoo.conversion import synthetic
 from zoo.conversion.convert import convert
 from zoo.conversion.synthetic import make_images, mismatch
-from zoo.data.images import Preprocess
 from zoo.errors import UsageError
 from zoo.networks.batchnorm import Moments
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ResNet, ann_forward
 from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
@@ -68,7 +68,7 @@ def test_what_was_recorded_is_what_the_folded_network_delivers(tmp_path, form):
     seen = {}
     with torch.inference_mode():
         ann_forward(
-            checkpoint.net, checkpoint.params, image, watch=lambda name, z: seen.setdefault(name, z)
+            checkpoint.net, checkpoint.params, image, on_output=lambda name, z: seen.setdefault(name, z)
         )
         assert mismatch(checkpoint.net, checkpoint.params, checkpoint.moments, image) < 1e-3
         for change in (

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from zoo.data import datasets
-from zoo.data.images import Preprocess
 from zoo.data.open import open_images
+from zoo.networks.preprocess import Preprocess
 
 
 @pytest.fixture(scope="module")

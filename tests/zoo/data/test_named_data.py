@@ -14,9 +14,9 @@ from PIL import Image
 
 from tests.minihub import Fault, MiniHub
 from zoo.data import datasets
-from zoo.data.images import Preprocess
 from zoo.data.open import open_images
 from zoo.errors import IntegrityError, NetworkError
+from zoo.networks.preprocess import Preprocess
 
 pa = pytest.importorskip("pyarrow", reason="needs pyarrow (extra data)")
 pq = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow (extra data)")

@@ -25,10 +25,11 @@ from tests.zoo.image_fixtures import (
     write_parquet,
 )
 from tests.zoo.spiking_fixtures import refuses
-from zoo.data.images import ImageSet, Preprocess, fit_image
+from zoo.data.images import ImageSet
 from zoo.data.open import FORMS, open_images
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.imagenet import imagenet_classes
+from zoo.networks.preprocess import Preprocess, fit_image
 
 
 def arrays(tmp_path: Path, pixels: np.ndarray) -> ImageSet:
@@ -250,7 +251,7 @@ def test_unusable_paths(tmp_path):
 
 
 def test_heavy_packages_load_only_when_used():
-    code = "import sys, zoo.data.open; print(sorted({'torch', 'pyarrow', 'sklearn', 'PIL'} & set(sys.modules)))"
+    code = "import sys, zoo.data.open; print(sorted({'torch', 'pyarrow', 'PIL'} & set(sys.modules)))"
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True

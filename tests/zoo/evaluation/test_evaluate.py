@@ -19,12 +19,12 @@ from tests.zoo.spiking_fixtures import (
 from zoo.artifact.folder import read_artifact, verify_artifact
 from zoo.artifact.results import wilson
 from zoo.artifact.tensors import network_of
-from zoo.data.images import Preprocess
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.evaluation.energy import dense_macs, footprint, modelled_energy, spiking_operations
 from zoo.evaluation.evaluate import evaluate
 from zoo.models import registry
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
 from zoo.networks.topology import IMAGE, topology
 
@@ -96,7 +96,7 @@ def test_operations_against_counting_each_one(form):
         5,
         window=5,
         chunk=2,
-        watch=lambda name, spikes: seen.setdefault(name, spikes.numpy()),
+        on_spikes=lambda name, spikes: seen.setdefault(name, spikes.numpy()),
     )
     run = network.run(pixels, 5, snapshots=(5,))
     active = (network.pixels(pixels) != 0).sum(0)

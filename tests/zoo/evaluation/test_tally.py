@@ -118,7 +118,7 @@ def test_top5_and_classes(saved, digits_file, digits_test):
     found = evaluate(saved, some, [1, 4], batch_size=7, ann=digits_file)
     from zoo.artifact.folder import read_artifact
     from zoo.artifact.tensors import network_of
-    from zoo.data.images import Preprocess
+    from zoo.networks.preprocess import Preprocess
 
     pixels, labels = next(some.batches(Preprocess((1, 8, 8)), 40))
     logits = network_of(*read_artifact(saved)).run(pixels, 4).logits

@@ -80,7 +80,7 @@ def ours(
     run = network.run(
         images,
         timesteps,
-        watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone()),
+        on_spikes=lambda name, spikes: seen.setdefault(name, []).append(spikes.clone()),
     )
     return {name: torch.cat(steps) for name, steps in seen.items()}, run.logits
 
@@ -172,7 +172,7 @@ def test_what_NIR_cannot_say(changes: dict[str, str], word: str) -> None:
 
 def test_max_pooling_is_refused() -> None:
     network = random_network(tiny_topology("imagenet"))
-    assert network.layers["conv1"].max_pool and network.net.layers[0].source == IMAGE
+    assert network.layers["conv1"].max_pool and network.topology.layers[0].source == IMAGE
     with refuses(UsageError, "max-pooling"):
         exchange.to_nir(read_config(registry.resolve(NAME)), network)
 

@@ -72,7 +72,7 @@ def test_what_was_pulled_needs_no_network(server: MiniHub, shared_net: str, zoo:
         ["list"],
     ):
         assert zoo(*words).code == 0, words
-    assert package.load(f"org/net@{shared_net}").net.num_classes == 10
+    assert package.load(f"org/net@{shared_net}").topology.num_classes == 10
     assert len(server.log) == before
     assert "zoo is offline" in zoo("pull", "org/net", "--offline").failed(
         4
@@ -85,7 +85,7 @@ def test_a_model_is_pulled_when_it_is_used(server: MiniHub, shared_net: str, zoo
     ended = zoo("eval", "org/net", "--timesteps", "2", "--json", "--limit", "4")
     assert ended.code == 0 and json.loads(ended.out)["name"] == "org/net"
     before = len(server.log)
-    assert package.load("org/net").net.num_classes == 10
+    assert package.load("org/net").topology.num_classes == 10
     assert len(server.log) == before
 
 
@@ -379,7 +379,7 @@ def test_a_pinned_name(
     assert server.requests(path="/api/") == []
     before = len(server.log)
     assert zoo("pull", "s-far").code == zoo("verify", "s-far").code == 0
-    assert package.load("s-far").net.num_classes == 10
+    assert package.load("s-far").topology.num_classes == 10
     rows = {row["name"]: row for row in json.loads(zoo("list", "--json").out)}
     assert (rows["s-far"]["origin"], rows["s-far"]["commit"]) == ("cached", shared_net)
     assert rows[DIGITS]["sha256"] == rows["s-far"]["sha256"] and rows[DIGITS]["origin"] == "shipped"

@@ -149,7 +149,7 @@ def test_a_checkpoint_in_timms_layout_to_the_accuracy_of_its_spikes(
         [row["timesteps"] for row in found["rows"]],
     ) == (NAME, 12, [1, 4])
     assert found["ann"]["source"]  # the checkpoint is found again, and measured beside
-    assert package.load(NAME).net.arch == arch
+    assert package.load(NAME).topology.arch == arch
     shown = json.loads(zoo("show", NAME, "--json").out)
     source = shown["config"]["source"]
     assert (shown["name"], shown["folder"]) == (NAME, pulled.out.strip())

@@ -12,10 +12,10 @@ import zoo
 from tests.kernels.kernel_fixtures import interpreted, poisoned
 from tests.zoo.spiking_fixtures import random_network, random_pixels, refuses, tiny_topology
 from zoo.conversion.convert import convert
-from zoo.data.images import Preprocess
 from zoo.data.open import open_images
 from zoo.errors import UsageError
-from zoo.networks.fused import pick_backend
+from zoo.networks.backends import choose_backend
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.spiking import SpikingResNet
 from zoo.pretrained.checkpoint import read_checkpoint
 
@@ -29,7 +29,7 @@ def observe(network: SpikingResNet, images: Tensor, timesteps: int, **how: objec
     run = network.run(
         images,
         timesteps,
-        watch=lambda name, spikes: seen.setdefault(name, []).append(spikes.cpu().clone()),
+        on_spikes=lambda name, spikes: seen.setdefault(name, []).append(spikes.cpu().clone()),
         **how,
     )
     whole = {
@@ -53,7 +53,7 @@ def check(
         found, again = observe(
             network.with_backend(backend), images, timesteps, snapshots=marks, **how
         )
-    assert list(again) == list(spikes) == [layer.name for layer in network.net.layers]
+    assert list(again) == list(spikes) == [layer.name for layer in network.topology.layers]
     for name in spikes:
         assert again[name].dtype == spikes[name].dtype and torch.equal(again[name], spikes[name]), (
             name
@@ -83,7 +83,7 @@ def test_shipped_model(digits_test, timesteps, marks):
 def test_every_kind_of_network(form, neuron, schedule):
     network = random_network(tiny_topology(form), neuron=neuron, schedule=schedule)
     network.delay = {1: 0, 4: 2}
-    images = random_pixels(3, network.net.in_channels, 11)
+    images = random_pixels(3, network.topology.in_channels, 11)
     spikes = check(
         network, "interpret", images, 13, (13,) if schedule == "layerwise" else (1, 9, 13)
     )
@@ -140,7 +140,7 @@ def floating(network: SpikingResNet) -> SpikingResNet:
         )
         for name, layer in network.layers.items()
     }
-    return SpikingResNet(network.net, layers, network.head, network.image_table.float())
+    return SpikingResNet(network.topology, layers, network.head, network.image_table.float())
 
 
 needs_no_gpu = pytest.mark.skipif(
@@ -161,7 +161,9 @@ def test_float32_is_refused(backend):
     network = floating(small())
     assert (
         not network.integer
-        and pick_backend("auto", network) == pick_backend("torch", network) == "torch"
+        and choose_backend("auto", network.device, integer=network.integer)
+        == choose_backend("torch", network.device, integer=network.integer)
+        == "torch"
     )
     with refuses(UsageError, "float32: use the torch backend"):
         network.with_backend(backend)
@@ -169,15 +171,15 @@ def test_float32_is_refused(backend):
 
 @pytest.mark.parametrize("backend", ["interpret", "triton"])
 def test_a_machine_without_triton(backend, monkeypatch):
-    monkeypatch.setattr("zoo.networks.fused._has_triton", lambda: False)
+    monkeypatch.setattr("zoo.networks.backends._has_triton", lambda: False)
     with refuses(UsageError, "pip install triton"):
-        pick_backend(backend, small())
-    assert pick_backend("auto", small()) == "torch"
+        choose_backend(backend, small().device, integer=small().integer)
+    assert choose_backend("auto", small().device, integer=small().integer) == "torch"
 
 
 def test_auto_on_the_cpu_is_torch():
     network = small()
-    assert pick_backend("auto", network) == "torch"
+    assert choose_backend("auto", network.device, integer=network.integer) == "torch"
     assert network.with_backend("auto").backend == network.backend == "torch"
     assert zoo.load(DIGITS).backend == "torch"
 
@@ -188,7 +190,7 @@ def test_a_backend_leaves_the_network_alone():
     packed = network.with_backend("interpret")
     assert (packed.backend, network.backend) == ("interpret", "torch")
     assert packed.delay == network.delay and packed.schedule == network.schedule
-    assert packed.to("cpu").backend == "torch"
+    assert packed.to("cpu") is packed and packed.backend == "interpret"
 
 
 @interpreted
@@ -216,7 +218,7 @@ def test_potentials_that_could_pass_int32_are_refused():
 @interpreted
 def test_auto_falls_back_where_kernels_cannot_run(monkeypatch):
     network, images = small("layerwise"), random_pixels(1, 1, 6)
-    monkeypatch.setattr("zoo.networks.spiking.pick_backend", lambda wanted, network: "interpret")
+    monkeypatch.setattr("zoo.networks.spiking.choose_backend", lambda *_, **__: "interpret")
     wanted = network.run(images, 128).logits
     assert torch.equal(network.with_backend("auto").run(images, 128).logits, wanted)
 

@@ -176,14 +176,21 @@ def test_option_a_is_strided_and_zero_padded():
 
 def test_outputs_live_until_their_last_reader():
     for net in (tiny_topology("imagenet"), *(topology(arch) for arch in ARCHITECTURES)):
-        last, alive = net.last_reader(), {IMAGE}
+        alive = {IMAGE}
         for index, layer in enumerate(net.layers):
             assert layer.source in alive
             assert layer.shortcut is None or layer.shortcut.source in alive
-            alive = {
-                name for name in alive | {layer.name} if last[name] > index or name == layer.name
+            later = {
+                name
+                for other in net.layers[index + 1 :]
+                for name in (other.source, other.shortcut and other.shortcut.source)
             }
-        assert len(alive) <= 2
+            released = set(net.released_after(index))
+            assert released <= alive | {layer.name} and not released & later
+            alive = (alive | {layer.name}) - released
+            assert alive == (alive & later) | (
+                {layer.name} if index == len(net.layers) - 1 else set()
+            )
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -20,10 +20,10 @@ import zoo
 from tests.zoo.spiking_fixtures import refuses
 from zoo.artifact.folder import read_config
 from zoo.artifact.results import wilson
-from zoo.data.images import preprocess_of
 from zoo.data.open import open_images
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
 from zoo.models import registry
+from zoo.networks.preprocess import Preprocess
 from zoo.render import figures, raster, site
 from zoo.text import human_bytes, human_count
 
@@ -513,7 +513,7 @@ def test_only_a_gallery_is_replaced(tmp_path: Path) -> None:
 def test_the_dots_are_the_spikes_of_the_network(gallery: Path) -> None:
     folder = registry.resolve(DIGITS)
     config = read_config(folder)
-    images = open_images("digits", "test").batch(list(raster.IMAGES), preprocess_of(config))
+    images = open_images("digits", "test").batch(list(raster.IMAGES), Preprocess.of(config))
     counts = zoo.load(DIGITS).run(images, config.timesteps, snapshots=[config.timesteps])
     shots = raster.watch(folder)
     assert [shot.predicted for shot in shots] == counts.logits.argmax(-1).T.tolist()

@@ -8,10 +8,10 @@ import torch
 from tests.zoo.spiking_fixtures import random_model, random_pixels, refuses
 from zoo.artifact.folder import read_artifact
 from zoo.conversion.convert import convert
-from zoo.data.images import Preprocess
 from zoo.errors import NotFoundError, UsageError
 from zoo.models import registry
 from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
 from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import read_checkpoint

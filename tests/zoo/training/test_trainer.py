@@ -12,9 +12,10 @@ import torch
 from tests.zoo.spiking_fixtures import QUICK, refuses
 from zoo.conversion.convert import convert
 from zoo.data.augment import augment
-from zoo.data.images import ImageSet, Preprocess
+from zoo.data.images import ImageSet
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.networks.pixels import look_up
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.quantise import Quantise, quantise
 from zoo.networks.resnet import ResNet, ann_forward
 from zoo.networks.topology import Topology, topology

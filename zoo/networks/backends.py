@@ -1,0 +1,146 @@
+"""Which backend runs a network, and what a backend is.
+
+Every backend gives the same spikes, bit for bit:
+
+* `torch`: the reference in plain torch, on any device (`zoo.networks.reference`);
+* `triton`: the fused kernels, on a CUDA GPU of compute capability 8.0 or newer (`zoo.networks.fused`);
+* `interpret`: the same kernels in Triton's interpreter, on the CPU; slow, it checks them where no GPU is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from zoo.errors import UsageError
+
+Backend = Literal["auto", "triton", "torch", "interpret"]
+Chosen = Literal["triton", "torch", "interpret"]
+
+# The first GPUs with the integer tensor-core instructions that the kernels' tiles are made for.
+MIN_CAPABILITY = (8, 0)
+
+
+class LayerBackend(Protocol):
+    """The layers of one network on one backend; `zoo.networks.executor` runs them.
+
+    Between layers there are spikes in the backend's own form: int8 `[T, B, C, H, W]` in torch, packed bits in the kernels.
+
+    Attributes:
+        window: timesteps that a layer takes at a time by default.
+        limit: the most timesteps of a run, None for no limit.
+    """
+
+    window: int
+    limit: int | None
+
+    def chunk(self, height: int, width: int) -> int:
+        """Return how many images of `height` x `width` pixels run together by default."""
+
+    def stem_input(self, pixels: Tensor, timesteps: int, layerwise: bool) -> Tensor:
+        """Return what the stem receives at every timestep; of a layerwise network its spike counts.
+
+        Args:
+            pixels: float32 `[B, C, H, W]` as `zoo.networks.pixels.look_up` returns them.
+        """
+
+    def membrane(self, name: str, images: int, size: tuple[int, int], timesteps: int) -> Any:
+        """Return the state of a layer before the first timestep."""
+
+    def counter(self, name: str, size: tuple[int, int]) -> Tensor:
+        """Return zeros that `spikes` adds a layer's spikes per neuron to."""
+
+    def spikes(
+        self,
+        name: str,
+        x: Any,
+        shortcut: Any,
+        membrane: Any,
+        *,
+        steps: int | None,
+        more: bool,
+        counter: Tensor | None,
+    ) -> Any:
+        """Run a layer through one window of timesteps.
+
+        Args:
+            x: spikes of its source, or the stem's constant input with `steps` timesteps.
+            shortcut: spikes of its shortcut's source, or None.
+            membrane: of `membrane`; updated in place.
+            more: whether another window follows.
+            counter: of `counter`, or None to count nothing.
+        """
+
+    def counts(self, name: str, x: Tensor, shortcut: Tensor | None, timesteps: int) -> Tensor:
+        """Return the spike counts of a layer of a layerwise network from those of its sources."""
+
+    def dense(self, spikes: Any) -> Tensor:
+        """Return a copy of a window's spikes as int8 `[T, B, C, H, W]`."""
+
+    def pooled(self, spikes: Any) -> Tensor:
+        """Return net spikes summed over the area, integers `[T, B, C]`."""
+
+    def total(self, counter: Tensor) -> Tensor:
+        """Return a copy of a counter as int64 `[C, H, W]`."""
+
+    def nchw(self, counts: Tensor) -> Tensor:
+        """Return a view of layerwise counts as `[B, C, H, W]`."""
+
+    def call(self, key: Hashable, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return `function(x)`; a backend may record the first call of a key and replay it."""
+
+
+def choose_backend(requested: Backend, device: torch.device, *, integer: bool = True) -> Chosen:
+    """Return the backend for a network on `device`: `auto` is triton where it can run, else torch.
+
+    Args:
+        integer: whether the network is int8; the kernels run no float32 network.
+
+    Raises:
+        UsageError: what is requested cannot run here.
+    """
+    on_gpu = device.type == "cuda"
+    if requested == "torch":
+        return "torch"
+    if requested == "auto":
+        able = on_gpu and integer and _has_triton() and _capability(device) >= MIN_CAPABILITY
+        return "triton" if able else "torch"
+    if requested not in ("triton", "interpret"):
+        raise UsageError(f"backend {requested!r} is unknown: use auto, triton, torch or interpret")
+    if not _has_triton():
+        raise UsageError(
+            f"backend {requested} needs triton, which is not installed: pip install triton, or use torch"
+        )
+    if not integer:
+        raise UsageError(
+            f"backend {requested} runs int8 networks, and this one is float32: use the torch backend"
+        )
+    if requested == "interpret":
+        if on_gpu:
+            raise UsageError('backend interpret runs on the CPU: pass `device="cpu"` with it')
+        return "interpret"
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "backend triton needs a CUDA GPU, and there is none here: use torch, or interpret to check kernels"
+        )
+    if not on_gpu:
+        raise UsageError('backend triton runs on a CUDA GPU: pass `device="cuda"` with it')
+    if _capability(device) < MIN_CAPABILITY:
+        have, least = (".".join(map(str, pair)) for pair in (_capability(device), MIN_CAPABILITY))
+        raise UsageError(
+            f"backend triton needs compute capability {least}, and {torch.cuda.get_device_name(device)} "
+            f"has {have}: use torch"
+        )
+    return "triton"
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
