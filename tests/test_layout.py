@@ -1,7 +1,7 @@
 """The rules of the repository that no linter or type checker knows.
 
-Each rule is a function from a text and its repository path to the list of what breaks it, so that each is also shown
-to fail on a text that breaks it.
+Each rule is a function from a text and its repository path to the list of what breaks it, so that
+each is also shown to fail on a text that breaks it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
 LINKS = {"zoo/kernels": "../kernels", "zoo/cli.py": "../cli.py"}
 MAX_LINES = 500
 
-# Parts of the package, lowest first: a file imports from its own part and from lines above its own in this table.
-# Parts on one line do not import each other. A part is a folder or a file of zoo/; "api" is zoo/__init__.py.
+# Parts of the package, lowest first: a file imports from its own part and from lines above its own
+# in this table. Parts on one line do not import each other. A part is a folder or a file of zoo/;
+# "api" is zoo/__init__.py.
 LAYERS = (
     ("kernels", "errors", "version", "text", "imagenet"),
     ("distributed", "environment", "files", "progress"),
@@ -69,7 +70,7 @@ def inside(name: str, package: str) -> bool:
 
 
 def imports(source: str, where: str) -> list[tuple[int, str, str]]:
-    """Line, name in the file and absolute dotted name of everything imported, at any depth of the code."""
+    """Return line, local name and absolute dotted name of every import, at any depth."""
     package = where.split("/")[:-1]
     if where == "cli.py" or where.startswith("kernels/"):
         package.insert(0, "zoo")  # the name it is imported by
@@ -88,7 +89,7 @@ def imports(source: str, where: str) -> list[tuple[int, str, str]]:
 
 
 def expressions(source: str, where: str) -> Iterator[tuple[ast.expr, str]]:
-    """Every name and call in the code with its dotted name, written as if nothing had been renamed by an import."""
+    """Yield every name and call with its dotted name, as if no import had renamed anything."""
     origin = {local: name for _, local, name in imports(source, where)}
 
     def dotted(node: ast.expr) -> str:
@@ -140,7 +141,7 @@ def wrong_imports(source: str, where: str) -> list[str]:
 
 
 def circles(texts: Mapping[str, str]) -> list[str]:
-    """Return the first circle of imports among files, given as repository path -> text; lazy imports count."""
+    """Return the first circle of imports among files (repository path -> text), lazy ones too."""
     modules = {}
     for where in texts:
         parts = where.removesuffix(".py").removesuffix("/__init__").split("/")
@@ -171,7 +172,7 @@ def faces(source: str, where: str) -> list[str]:
 
 
 def flags_in_messages(source: str, where: str) -> list[str]:
-    """Command-line options that code below the command line names: a Python user reads an option that does not exist."""
+    """Options named by code below the command line: a Python user has no such option."""
     if home_of(where) in (None, "commands", "cli", "api") or where in COMMAND_WRITERS:
         return []
     tree = ast.parse(source)
@@ -184,7 +185,10 @@ def flags_in_messages(source: str, where: str) -> list[str]:
 
 
 def unsafe_loads(source: str, where: str) -> list[str]:
-    """Ways to read a file that let the file run code. A test may unpickle bytes it made, to show what they would do."""
+    """Ways to read a file that let the file run code.
+
+    A test may unpickle bytes it made, to show what they would do.
+    """
     unsafe = ("pickle.load",) if where.startswith("tests/") else ("pickle.load", "pickle.loads")
     problems = [
         f"{where}:{line}: imports {name}"
@@ -297,8 +301,10 @@ def test_paths_in_documents_exist(name: str) -> None:
 def test_links(link: str, target: str) -> None:
     path = REPO / link
     assert path.is_symlink(), (
-        f"{link} must be a symlink to {target}. If it is a small text file, git checked it out without links: run "
-        f"`git config core.symlinks true` and `git checkout -- {link}` (on Windows, use WSL: Triton needs it too)."
+        f"{link} must be a symlink to {target}. If it is a small text file, git checked it out "
+        "without links: run "
+        f"`git config core.symlinks true` and `git checkout -- {link}` (on Windows, use WSL: "
+        "Triton needs it too)."
     )
     assert Path(os.readlink(path)).as_posix() == target
 
@@ -380,7 +386,8 @@ def test_rule_fails_on(rule: Rule, where: str, text: str) -> None:
         (
             wrong_imports,
             "zoo/share/x.py",
-            "from zoo.render import card\nfrom zoo.share.y import z\nfrom zoo.errors import ZooError",
+            "from zoo.render import card\nfrom zoo.share.y import z\nfrom zoo.errors import "
+            "ZooError",
         ),
         (faces, "zoo/hub/__init__.py", '"""The hub. Imports: errors."""'),
         (flags_in_messages, "zoo/commands/x.py", 'raise UsageError("pass --force")'),

@@ -4,8 +4,8 @@
     model = zoo.load("s-resnet20-digits")
     logits = model(images, timesteps=32)        # uint8 images [B, C, H, W] -> float64 [B, classes]
 
-`load`, `list_models`, `pull`, `convert`, `evaluate` and `publish` are the functions to use from Python. What goes wrong is a
-`zoo.errors.ZooError`.
+`load`, `list_models`, `pull`, `convert`, `evaluate` and `publish` are the functions to use from
+Python. What goes wrong is a `zoo.errors.ZooError`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ __all__ = [
     "pull",
 ]
 
-# Functions that are used as they are; imported when first asked for, since they bring torch or pydantic.
+# Functions that are used as they are; imported when first asked for, since they bring torch or
+# pydantic.
 _FUNCTIONS = {
     "list_models": "zoo.models.registry",
     "pull": "zoo.models.registry",
@@ -67,17 +68,19 @@ def load(
 ) -> SpikingResNet:
     """Return a model, ready to run on `device`.
 
-    One that is on a hub is pulled once; afterwards it needs no network. `zoo.pull` looks for a newer one.
+    One that is on a hub is pulled once; afterwards it needs no network. `zoo.pull` looks for a
+    newer one.
 
     Args:
         name: an artifact folder, a name of the zoo, or `org/name[@revision]` of a hub.
-        backend: `auto` (triton on a CUDA GPU that can run it, torch elsewhere), `triton`, `torch` or `interpret`; all give
-            the same spikes.
+        backend: `auto` (triton on a CUDA GPU that can run it, torch elsewhere), `triton`, `torch`
+            or `interpret`; all give the same spikes.
         offline: ask no hub, take what is in the package or the cache.
         token: for the hub, instead of the one that is stored or in $HF_TOKEN.
 
     Returns:
-        SpikingResNet: a `torch.nn.Module`; `model.config` says everything about it that is not a tensor.
+        SpikingResNet: a `torch.nn.Module`; `model.config` says everything about it that is not a
+            tensor.
 
     Raises:
         NotFoundError: neither a folder, nor a known name, nor on the hub.
@@ -103,10 +106,13 @@ def convert(
     """Return the spiking network of a pretrained ANN; `.save(folder)` writes its artifact.
 
     Args:
-        source: a checkpoint file, a name such as `timm/resnet50.tv_in1k` or `torchvision:resnet50`, or a `Checkpoint`.
-        images: training images, as `zoo.data.open.open_images` takes them; None for `method="data-free"`.
+        source: a checkpoint file, a name such as `timm/resnet50.tv_in1k` or `torchvision:resnet50`,
+            or a `Checkpoint`.
+        images: training images, as `zoo.data.open.open_images` takes them; None for
+            `method="data-free"`.
         arch: architecture of a plain file, `resnet20` for example.
-        settings: as `zoo.conversion.convert.convert` takes them: `method`, `neuron`, `schedule`, `timesteps`, `samples`, ...
+        settings: as `zoo.conversion.convert.convert` takes them: `method`, `neuron`, `schedule`,
+            `timesteps`, `samples`, ...
 
     Raises:
         NotFoundError, IntegrityError, UsageError: as `zoo.pretrained.sources.read_source` and
@@ -135,13 +141,14 @@ def evaluate(
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Return what a model does on labelled images: accuracy by timestep, firing rates, operations, speed.
+    """Measure a model on labelled images: accuracy by timestep, firing rates, operations, speed.
 
     Args:
         name: as in `load`.
-        images: labelled images, as `zoo.data.open.open_images` takes them; default: the test images of the data set that
-            the model was calibrated on, where it is a known one.
-        timesteps, batch_size, ann, device, backend, state, progress: as in `zoo.evaluation.evaluate.evaluate`.
+        images: labelled images, as `zoo.data.open.open_images` takes them; default: the test images
+            of the data set that the model was calibrated on, where it is a known one.
+        timesteps, batch_size, ann, device, backend, state, progress: as in
+            `zoo.evaluation.evaluate.evaluate`.
 
     Raises:
         UsageError: no images, or one of the reasons of `zoo.evaluation.evaluate.evaluate`.

@@ -1,4 +1,4 @@
-"""A cache folder of its own for every test, and one briefly trained network for the whole session."""
+"""A cache folder for every test, and one briefly trained network for the whole session."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def zoo_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """$ZOO_HOME of this test: an empty folder, so that no test reads or leaves anything in the user's cache."""
+    """Set $ZOO_HOME to an empty folder: no test reads or leaves anything in the user's cache."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("ZOO_HOME", str(folder))
     return folder

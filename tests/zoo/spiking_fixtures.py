@@ -1,4 +1,4 @@
-"""What the tests of the core share: an independent integer reference in numpy, random networks, how a refusal reads."""
+"""Shared by tests: an independent integer reference in numpy, random networks, refusals."""
 
 from __future__ import annotations
 
@@ -109,7 +109,10 @@ def naive_run(
 
 
 def naive_network(network: SpikingResNet, images: Tensor, timesteps: int) -> dict[str, np.ndarray]:
-    """Spikes [T, B, C, H, W] of every layer. Layerwise: of T steps that only accumulate, the T that fire."""
+    """Spikes [T, B, C, H, W] of every layer.
+
+    Layerwise: of T steps that only accumulate, the T that fire.
+    """
     table = network.image_table.numpy().astype(np.int64)
     image = np.stack([table[c][images[:, c].numpy()] for c in range(images.shape[1])], 1)
     out = {IMAGE: np.repeat(image[None], timesteps, 0)}
@@ -131,8 +134,12 @@ def naive_network(network: SpikingResNet, images: Tensor, timesteps: int) -> dic
 
 
 def tiny_topology(form: str) -> Topology:
-    """Every kind of layer there is: `cifar` has both option-A identities, `imagenet` a max-pooled 7x7 stem, a bottleneck
-    with a strided projection, and one with an identity; `v1` has that bottleneck's stride in its first convolution."""
+    """Return a topology with every kind of layer there is.
+
+    `cifar` has both option-A identities, `imagenet` a max-pooled 7x7 stem, a bottleneck with a
+    strided projection, and one with an identity; `v1` has that bottleneck's stride in its first
+    convolution.
+    """
     if form == "cifar":
         layers = (
             Layer("conv1", "bn1", IMAGE, 1, 4, 3),
@@ -189,7 +196,7 @@ def tiny_topology(form: str) -> Topology:
 def random_network(
     net: Topology, *, neuron: str = "if", schedule: str = "causal", seed: int = 0
 ) -> SpikingResNet:
-    """An integer network whose layers all fire, and none of them always; a multi-level one has spikes of 4 bits."""
+    """Return an integer network whose layers all fire, none of them always; graded: 4 bits."""
     gen, bits = torch.Generator().manual_seed(seed), 4 if neuron == "multi-level" else 1
 
     def draw(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -274,7 +281,7 @@ def files_of(folder: Path) -> Mapping[str, bytes]:
 def refuses(
     error: type[ZooError] | tuple[type[ZooError], ...], match: str | None = None
 ) -> Iterator[None]:
-    """The block raises exactly `error` (or one of them), with one line that names a way out behind a colon."""
+    """Assert that the block raises `error`, with one line that names a way out behind a colon."""
     with pytest.raises(ZooError, match=match) as caught:
         yield
     assert type(caught.value) in (error if isinstance(error, tuple) else (error,)), repr(

@@ -3,8 +3,10 @@
 Every backend gives the same spikes, bit for bit:
 
 * `torch`: the reference in plain torch, on any device (`zoo.networks.reference`);
-* `triton`: the fused kernels, on a CUDA GPU of compute capability 8.0 or newer (`zoo.networks.fused`);
-* `interpret`: the same kernels in Triton's interpreter, on the CPU; slow, it checks them where no GPU is.
+* `triton`: the fused kernels, on a CUDA GPU of compute capability 8.0 or newer
+  (`zoo.networks.fused`);
+* `interpret`: the same kernels in Triton's interpreter, on the CPU; slow, it checks them where no
+  GPU is.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ MIN_CAPABILITY = (8, 0)
 class LayerBackend(Protocol):
     """The layers of one network on one backend; `zoo.networks.executor` runs them.
 
-    Between layers there are spikes in the backend's own form: int8 `[T, B, C, H, W]` in torch, packed bits in the kernels.
+    Between layers there are spikes in the backend's own form: int8 `[T, B, C, H, W]` in torch,
+    packed bits in the kernels.
 
     Attributes:
         window: timesteps that a layer takes at a time by default.
@@ -113,11 +116,13 @@ def choose_backend(requested: Backend, device: torch.device, *, integer: bool = 
         raise UsageError(f"backend {requested!r} is unknown: use auto, triton, torch or interpret")
     if not _has_triton():
         raise UsageError(
-            f"backend {requested} needs triton, which is not installed: pip install triton, or use torch"
+            f"backend {requested} needs triton, which is not installed: pip install triton, or use "
+            "torch"
         )
     if not integer:
         raise UsageError(
-            f"backend {requested} runs int8 networks, and this one is float32: use the torch backend"
+            f"backend {requested} runs int8 networks, and this one is float32: use the torch "
+            "backend"
         )
     if requested == "interpret":
         if on_gpu:
@@ -125,14 +130,16 @@ def choose_backend(requested: Backend, device: torch.device, *, integer: bool = 
         return "interpret"
     if not torch.cuda.is_available():
         raise UsageError(
-            "backend triton needs a CUDA GPU, and there is none here: use torch, or interpret to check kernels"
+            "backend triton needs a CUDA GPU, and there is none here: use torch, or interpret to "
+            "check kernels"
         )
     if not on_gpu:
         raise UsageError('backend triton runs on a CUDA GPU: pass `device="cuda"` with it')
     if _capability(device) < MIN_CAPABILITY:
         have, least = (".".join(map(str, pair)) for pair in (_capability(device), MIN_CAPABILITY))
         raise UsageError(
-            f"backend triton needs compute capability {least}, and {torch.cuda.get_device_name(device)} "
+            f"backend triton needs compute capability {least}, and "
+            f"{torch.cuda.get_device_name(device)} "
             f"has {have}: use torch"
         )
     return "triton"

@@ -14,11 +14,17 @@ from zoo.networks.topology import Topology
 def fold_batchnorm(
     net: Topology, state: Mapping[str, Tensor], eps: float = 1e-5
 ) -> dict[str, Tensor]:
-    """Folds each BatchNorm into its convolution: W' = W * g, b' = beta - mean * g with g = gamma / sqrt(var + eps).
+    """Fold each BatchNorm into its convolution.
 
-    Takes a state dict with torchvision's keys; a convolution without BatchNorm keeps its weight and own bias (checkpoints whose
-    authors folded it already). Returns the parameters `ann_forward` takes, float32; a projection's bias joins the layer's. Levels
-    and thresholds of a quantised activation pass as they are.
+        W' = W g,    b' = beta + (b - mean) g,    g = gamma / sqrt(var + eps)
+
+    Args:
+        state: a state dict with torchvision's keys; a convolution without BatchNorm keeps its
+            weight and own bias (checkpoints whose authors folded it already).
+
+    Returns:
+        The parameters that `ann_forward` takes, float32; a projection's bias joins the layer's.
+        Levels and thresholds of a quantised activation pass as they are.
     """
     params: dict[str, Tensor] = {}
 
@@ -48,7 +54,11 @@ def fold_batchnorm(
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and standard deviation [C], float32, of what a convolution delivered on the training images."""
+    """Statistics of a convolution's output on the training images.
+
+    Attributes:
+        mean, std: float32 `[C]`.
+    """
 
     mean: Tensor
     std: Tensor
@@ -57,11 +67,17 @@ class Moments:
 def recorded_moments(
     net: Topology, state: Mapping[str, Tensor], params: Mapping[str, Tensor], eps: float = 1e-5
 ) -> dict[str, Moments] | None:
-    """What BatchNorm's running statistics say of each convolution of `params`, by the names that `ann_forward` watches.
+    """Return what BatchNorm recorded in training of each folded convolution's output.
 
-    Takes the state dict that `fold_batchnorm` made `params` from: with g = gamma / sqrt(var + eps), a folded convolution without
-    its bias has mean (running_mean - own bias) g and standard deviation sqrt(var) |g|. None where a convolution has no BatchNorm,
-    or where all statistics are those that BatchNorm begins with, 0 and 1.
+    With g = gamma / sqrt(var + eps), a folded convolution without its bias has mean
+    (running_mean - own bias) g and standard deviation sqrt(var) |g|.
+
+    Args:
+        state: the state dict that `fold_batchnorm` made `params` from.
+
+    Returns:
+        By the names that `ann_forward` gives to `on_output`; None where a convolution has no
+        BatchNorm, or where all statistics are those that BatchNorm begins with, 0 and 1.
     """
     found: dict[str, Moments] = {}
     fresh = True

@@ -1,7 +1,7 @@
 """Running the layers of a network over windows of timesteps, whatever the backend.
 
-Within a window each layer takes all its timesteps at once, so only one window of spikes exists for the layers that are
-still read, and one membrane per layer for the chunk of images.
+Within a window each layer takes all its timesteps at once, so only one window of spikes exists for
+the layers that are still read, and one membrane per layer for the chunk of images.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def run_causal(
         x: of `LayerBackend.stem_input`.
         size: height and width of the images.
         snapshot_steps: timesteps after which spikes per neuron are reported.
-        on_spikes: called with each layer's name and a copy of its spikes, int8 `[T, B, C, H, W]`, in each window.
+        on_spikes: called with each layer's name and a copy of its spikes, int8 `[T, B, C, H, W]`,
+            in each window.
 
     Returns:
-        Net spikes of the last layer summed over its area, integers `[T, B, C]`; and for each snapshot step and layer the
-        spikes per neuron so far, int64 `[C, H, W]`.
+        Net spikes of the last layer summed over its area, integers `[T, B, C]`; and for each
+        snapshot step and layer the spikes per neuron so far, int64 `[C, H, W]`.
     """
     sizes = topology.sizes(*size)
     names = [layer.name for layer in topology.layers]
@@ -104,8 +105,8 @@ def run_layerwise(
         on_spikes: called with each layer's name and a copy of its spike counts, `[B, C, H, W]`.
 
     Returns:
-        Spikes of the last layer summed over its area, int64 `[B, C]`; and, with `count_spikes`, each layer's spikes per
-        neuron, int64 `[C, H, W]`.
+        Spikes of the last layer summed over its area, int64 `[B, C]`; and, with `count_spikes`,
+        each layer's spikes per neuron, int64 `[C, H, W]`.
     """
     out: dict[str, Tensor] = {}
     totals = {}

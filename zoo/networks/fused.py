@@ -1,4 +1,4 @@
-"""The kernel backends: packed spikes between layers, nothing else in memory; compiled on a GPU or interpreted on a CPU."""
+"""The kernel backends, compiled on a GPU or interpreted on a CPU: packed spikes between layers."""
 
 from __future__ import annotations
 

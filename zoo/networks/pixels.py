@@ -12,8 +12,8 @@ from torch import Tensor
 from zoo.errors import UsageError
 from zoo.networks.preprocess import Preprocess, fit_image
 
-# A table step is 1/256 of a standard deviation, a quarter of a pixel's step: rounding the image changes nothing one could
-# measure.
+# A table step is 1/256 of a standard deviation, a quarter of a pixel's step: rounding the image
+# changes nothing one could measure.
 IMAGE_SCALE = 256
 
 
@@ -34,7 +34,7 @@ def image_table(mean: Sequence[float], std: Sequence[float], *, integer: bool = 
 
 
 def look_up(table: Tensor, images: Tensor) -> Tensor:
-    """Return uint8 images `[B, C, H, W]` through a table `[C, 256]`, float32 `[B, C, H, W]` in channels_last."""
+    """Return uint8 images `[B, C, H, W]` through a table `[C, 256]`, as float32 in channels_last."""
     channels = [table[c].float()[images[:, c].int()] for c in range(images.shape[1])]
     return torch.stack(channels, -1).permute(0, 3, 1, 2)
 
@@ -43,21 +43,24 @@ def as_pixels(images: Any, channels: int, prep: Preprocess | None = None) -> Ten
     """Return images as uint8 `[B, C, H, W]`.
 
     Args:
-        images: a uint8 tensor `[B, C, H, W]` or `[C, H, W]`; a uint8 numpy array `[B, H, W, C]` or `[H, W, C]`
-            (`[B, H, W]` and `[H, W]` for one channel); a PIL image; or a list of arrays or PIL images.
+        images: a uint8 tensor `[B, C, H, W]` or `[C, H, W]`; a uint8 numpy array `[B, H, W, C]` or
+            `[H, W, C]` (`[B, H, W]` and `[H, W]` for one channel); a PIL image; or a list of arrays
+            or PIL images.
         channels: C of the network.
-        prep: resizes and crops PIL images to the network's input; tensors and arrays must have its size.
+        prep: resizes and crops PIL images to the network's input; tensors and arrays must have its
+            size.
 
     Raises:
-        UsageError: anything else, with the mistake named: normalised or float images, channels in the wrong place, a
-            wrong number of channels, a wrong size.
+        UsageError: anything else, with the mistake named: normalised or float images, channels in
+            the wrong place, a wrong number of channels, a wrong size.
     """
     if isinstance(images, Tensor):
         pixels = images[None] if images.ndim == 3 else images
         _check_dtype(str(pixels.dtype).removeprefix("torch."), list(images.shape), channels)
         if pixels.ndim == 4 and pixels.shape[1] != channels and pixels.shape[3] == channels:
             raise UsageError(
-                f"images {list(images.shape)} have their channels last: a tensor is [B, C, H, W], so permute(0, 3, 1, 2)"
+                f"images {list(images.shape)} have their channels last: a tensor is [B, C, H, W], "
+                "so permute(0, 3, 1, 2)"
             )
         if pixels.ndim != 4 or pixels.shape[1] != channels:
             raise _wrong_shape(list(images.shape), channels)
@@ -85,7 +88,8 @@ def as_pixels(images: Any, channels: int, prep: Preprocess | None = None) -> Ten
     if prep is not None and tuple(pixels.shape[2:]) != prep.input_size[1:]:
         (height, width), (_, rows, columns) = pixels.shape[2:], prep.input_size
         raise UsageError(
-            f"images are {height}x{width}, the network takes {rows}x{columns}: resize them, or give PIL images, "
+            f"images are {height}x{width}, the network takes {rows}x{columns}: resize them, or "
+            "give PIL images, "
             "which are resized and cropped as it was trained"
         )
     return pixels
@@ -115,12 +119,14 @@ def _check_dtype(dtype: str, shape: list[int], channels: int) -> None:
         else "convert them to uint8"
     )
     raise UsageError(
-        f"images must be uint8 [B, {channels}, H, W] as decoded, with values 0 to 255, not {dtype} {shape}: {hint}"
+        f"images must be uint8 [B, {channels}, H, W] as decoded, with values 0 to 255, not {dtype} "
+        f"{shape}: {hint}"
     )
 
 
 def _wrong_shape(shape: list[int], channels: int) -> UsageError:
     colours = "grey images" if channels == 1 else f"{channels} channels"
     return UsageError(
-        f"images must be uint8 [B, {channels}, H, W] as decoded, not uint8 {shape}: the network takes {colours}"
+        f"images must be uint8 [B, {channels}, H, W] as decoded, not uint8 {shape}: the network "
+        f"takes {colours}"
     )

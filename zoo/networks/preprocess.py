@@ -1,4 +1,4 @@
-"""From a decoded image to the uint8 pixels that a network takes: resize and centre crop, with Pillow, on the CPU."""
+"""From a decoded image to the uint8 pixels that a network takes: resize and centre crop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Preprocess:
 
     Attributes:
         input_size: channels (1 or 3), height, width of the network's input.
-        resize: the shorter side in pixels before the centre crop; None: images must already have that height and width.
+        resize: the shorter side in pixels before the centre crop; None: images must already have
+            that height and width.
         interpolation: "bilinear" or "bicubic".
 
     Raises:
@@ -45,7 +46,8 @@ class Preprocess:
             or min(self.input_size) < 1
         ):
             raise UsageError(
-                f"input size {self.input_size} is not (1 or 3, height, width): correct the model's config"
+                f"input size {self.input_size} is not (1 or 3, height, width): correct the model's "
+                "config"
             )
         if self.resize is not None and self.resize < 1:
             raise UsageError(
@@ -82,7 +84,8 @@ def fit_image(image: Image.Image, prep: Preprocess, subject: str) -> np.ndarray:
     elif image.size != (w, h):
         have = f"{image.height}x{image.width}"
         raise UsageError(
-            f"{subject} {have}, the network takes {h}x{w}: give images of that size, or set a resize"
+            f"{subject} {have}, the network takes {h}x{w}: give images of that size, or set a "
+            "resize"
         )
     left, top = round((image.width - w) / 2), round((image.height - h) / 2)
     return np.asarray(image.crop((left, top, left + w, top + h))).reshape(h, w, c)

@@ -1,9 +1,11 @@
-"""The activation that an integrate-and-fire neuron tends to: quantisation clip-floor-shift (QCFS, Bu et al., ICLR 2022).
+"""The activation that an integrate-and-fire neuron tends to: quantisation clip-floor-shift.
+
+QCFS, Bu et al., ICLR 2022:
 
     q(z) = theta / L * clip(floor(L z / theta + 1/2), 0, L)
 
-with threshold theta and L levels. Gradients pass q as if it did not round (straight-through estimator): with u = L z / theta and
-m = 1 for -1/2 < u < L + 1/2, else 0,
+with threshold theta and L levels. Gradients pass q as if it did not round (straight-through
+estimator): with u = L z / theta and m = 1 for -1/2 < u < L + 1/2, else 0,
 
     dq/dz = m,        dq/dlog(theta) = q - m z.
 """
@@ -17,13 +19,15 @@ from torch import Tensor
 
 
 def quantise(z: Tensor, theta: Tensor, levels: int) -> Tensor:
-    """q(z) for z [B, C, H, W] and thresholds [C]."""
+    """Return q(z) for z `[B, C, H, W]` and thresholds `[C]`."""
     quantum = (theta / levels).view(-1, 1, 1)
     return (z / quantum + 0.5).floor_().clamp_(0, levels) * quantum
 
 
 class Quantise(torch.autograd.Function):
-    """q(z) for z [B, C, H, W], float32 or bfloat16, and log-thresholds [C], float32, with the module's gradients.
+    """q(z) with the module's gradients.
+
+    Takes z `[B, C, H, W]`, float32 or bfloat16, and log-thresholds `[C]`, float32.
 
     Every pass over memory is in z's own dtype; a training step waits for them.
     """
@@ -40,7 +44,8 @@ class Quantise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         u, q, quantum = ctx.saved_tensors
-        # The gradient of a strided shortcut has another layout in memory, and mixed layouts make every pass slow.
+        # The gradient of a strided shortcut has another layout in memory, and mixed layouts make
+        # every pass slow.
         channels_last = u.is_contiguous(memory_format=torch.channels_last)
         grad = grads[0].contiguous(memory_format=torch.channels_last) if channels_last else grads[0]
         passed: Tensor = torch.ops.aten.hardtanh_backward(grad, u, -0.5, ctx.levels + 0.5)

@@ -11,18 +11,22 @@ from torch import Tensor
 from zoo.kernels.spiking_conv import Membrane, SpikingConv
 from zoo.networks.topology import Topology
 
-# Measured on two Zen 5 cores, ResNet-20, T = 32 (benchmarks/results/cpu.json): smaller chunks pay per call, larger ones
-# leave the cache.
+# Measured on two Zen 5 cores, ResNet-20, T = 32 (benchmarks/results/cpu.json): smaller chunks pay
+# per call, larger ones leave the cache.
 CHUNK = 64
 WINDOW = 8
 
-# Neurons of a chunk's widest layer, so that a timestep's potentials stay in the cache: 64 images of CIFAR's networks, one
-# of a ResNet-50 at 224 pixels (one Zen 5 core, T = 64: 2.2 s an image, with 4 at a time 3.8 s).
+# Neurons of a chunk's widest layer, so that a timestep's potentials stay in the cache: 64 images of
+# CIFAR's networks, one of a ResNet-50 at 224 pixels (one Zen 5 core, T = 64: 2.2 s an image, with 4
+# at a time 3.8 s).
 _WIDEST = 2**20
 
 
 class ReferenceLayers:
-    """`SpikingConv` layers as a `LayerBackend`; spikes are int8 or uint8 `[T, B, C, H, W]`, counts `[B, C, H, W]`."""
+    """`SpikingConv` layers as a `LayerBackend`.
+
+    Spikes are int8 or uint8 `[T, B, C, H, W]`, counts `[B, C, H, W]`.
+    """
 
     window = WINDOW
     limit: int | None = None
@@ -101,11 +105,11 @@ def count_over_time_and_batch(spikes: Tensor, bits: int) -> Tensor:
 
 
 def sum_rows(rows: Tensor) -> Tensor:
-    """Return the sum over the first dimension of int8 rows `[R, N]` with values -1, 0, 1, as int64 `[N]`."""
+    """Return the sum of int8 rows `[R, N]` with values -1, 0, 1, as int64 `[N]`."""
     if rows.device.type != "cpu" or rows.shape[1] % 8:
         return rows.sum(0, dtype=torch.int64)
-    # Eight bytes are summed as one int64: values 0, 1, 2 of up to 127 rows carry nothing into the next byte. 40 times
-    # faster than torch's int8 sum (134 MB: 23 ms against 920 ms).
+    # Eight bytes are summed as one int64: values 0, 1, 2 of up to 127 rows carry nothing into the
+    # next byte. 40 times faster than torch's int8 sum (134 MB: 23 ms against 920 ms).
     total = torch.zeros(rows.shape[1], dtype=torch.int64)
     for part in rows.split(127):
         total += (part + 1).view(torch.int64).sum(0).view(torch.uint8)

@@ -1,13 +1,4 @@
-"""Residual networks as data: one description from which the ANN and the spiking network are both built.
-
-A topology is the list of its spiking layers in the order in which they run. A layer is one convolution, its BatchNorm, at
-most one shortcut that ends in the same neurons, and the ReLU (ANN) or integrate-and-fire neuron (SNN) behind them. Names
-follow torchvision (`conv1`, `layer1.0.conv1`, `layer1.0.downsample.0`, `fc`), so a checkpoint's keys are a layer's keys.
-
-CIFAR form: He et al. 2015 (arXiv:1512.03385) section 4.2, three stages of 16, 32 and 64 channels; shortcut "A" is the strided,
-zero-padded identity, "B" a 1x1 projection. ImageNet form: the same paper's table 1, with the stride of a bottleneck in its 3x3
-convolution (torchvision's and timm's "v1.5"), or in its first 1x1 convolution (the paper's own, "v1").
-"""
+"""The ANN of a topology: with folded BatchNorm for inference, and as a module for training."""
 
 from __future__ import annotations
 
@@ -23,14 +14,14 @@ from zoo.networks.topology import IMAGE, Layer, Shortcut, Topology
 
 
 def identity_shortcut(x: Tensor, shortcut: Shortcut) -> Tensor:
-    """The source's activations [B, C, H, W] as an identity shortcut delivers them: strided, then padded with zero channels."""
+    """Return activations `[B, C, H, W]` strided, then padded with zero channels."""
     x = x[:, :, :: shortcut.stride, :: shortcut.stride]
     return F.pad(x, (0, 0, 0, 0, shortcut.pad, shortcut.pad)) if shortcut.pad else x
 
 
+# Called with a layer and its pre-activation; returns the activation.
 OnLayer = Callable[[Layer, Tensor], Tensor]
-
-
+# Called with the name of a convolution's parameters and its output.
 OnOutput = Callable[[str, Tensor], None]
 
 
@@ -41,15 +32,17 @@ def ann_forward(
     on_layer: OnLayer | None = None,
     on_output: OnOutput | None = None,
 ) -> Tensor:
-    """Logits [B, classes] of the ANN with folded BatchNorm.
+    """Return logits `[B, classes]` of the ANN with folded BatchNorm.
 
     Args:
-        params: `{layer}.weight`, `{layer}.bias`, `{layer}.shortcut.weight` for projections, `fc.weight`, `fc.bias`; float. With
-            `levels` (one value) and `{layer}.threshold`, activations are quantised.
-        image: normalised float image [B, C, H, W].
-        on_layer: called with each layer and its pre-activation [B, C, H, W] (for the stem, after max-pooling); what it returns is
-            the layer's activation. Without it that is `activate`.
-        on_output: called with the name of each convolution's parameters, `{layer}` or `{layer}.shortcut`, and what it delivers.
+        params: `{layer}.weight`, `{layer}.bias`, `{layer}.shortcut.weight` for projections,
+            `fc.weight`, `fc.bias`; float. With `levels` (one value) and `{layer}.threshold`,
+            activations are quantised.
+        image: normalised float image `[B, C, H, W]`.
+        on_layer: called with each layer and its pre-activation `[B, C, H, W]` (for the stem, after
+            max-pooling); returns the layer's activation. Default: `activate`.
+        on_output: called with the name of each convolution's parameters, `{layer}` or
+            `{layer}.shortcut`, and its output.
     """
     out = {IMAGE: image}
     for index, layer in enumerate(net.layers):
@@ -68,7 +61,7 @@ def ann_forward(
 
 
 def activate(layer: Layer, params: Mapping[str, Tensor], z: Tensor) -> Tensor:
-    """The ANN's activation: ReLU, or what the network was trained with in its place (`zoo.networks.quantise`)."""
+    """Return the ANN's activation of `z`: ReLU, or the quantised one that it was trained with."""
     if "levels" in params:
         return quantise(z, params[f"{layer.name}.threshold"], int(params["levels"].item()))
     return F.relu(z)
@@ -81,7 +74,13 @@ def preactivation(
     source: Tensor | None,
     on_output: OnOutput | None = None,
 ) -> Tensor:
-    """What reaches the ReLU of one layer, [B, C, H, W]: convolution, bias, shortcut from `source`, and the stem's max-pooling."""
+    """Return what reaches the ReLU of one layer, `[B, C, H, W]`.
+
+    Args:
+        x: output of the layer's source.
+        source: output of the shortcut's source, None without a shortcut.
+        on_output: as in `ann_forward`.
+    """
     z = F.conv2d(
         x, params[f"{layer.name}.weight"], params[f"{layer.name}.bias"], layer.stride, layer.padding
     )
@@ -103,7 +102,9 @@ def preactivation(
 class ResNet(nn.Module):
     """The trainable ANN of a topology, with BatchNorm; its state_dict has torchvision's keys.
 
-    With `levels`, each ReLU is the quantised activation of `zoo.networks.quantise`, with a learnt `{layer}.log_threshold` [C].
+    Args:
+        levels: of the quantised activation of `zoo.networks.quantise`, with a learnt
+            `{layer}.log_threshold` `[C]`; 0 is ReLU.
     """
 
     def __init__(self, net: Topology, levels: int = 0) -> None:
@@ -141,7 +142,11 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor, on_layer: OnLayer | None = None) -> Tensor:
-        """Logits [B, classes] of a normalised image [B, C, H, W]; `on_layer` as in `ann_forward`."""
+        """Return logits `[B, classes]` of a normalised image `[B, C, H, W]`.
+
+        Args:
+            on_layer: as in `ann_forward`.
+        """
         out = {IMAGE: image}
         for layer in self.topology.layers:
             z = self.get_submodule(layer.bn)(self.get_submodule(layer.name)(out[layer.source]))

@@ -15,9 +15,11 @@ class Run:
     """Result of one run of a network.
 
     Attributes:
-        logits: float64 `[T, B, classes]`; row t - 1 is the read-out after t timesteps (layerwise: one row, after all).
-        spikes: `spikes[t][layer]` holds the spikes per neuron after t timesteps, summed over the batch, int64 `[C, H, W]`,
-            for each snapshot asked for; a -1 counts as one spike, a graded one as the number of its bits that are set.
+        logits: float64 `[T, B, classes]`; row t - 1 is the read-out after t timesteps (layerwise:
+            one row, after all).
+        spikes: `spikes[t][layer]` holds the spikes per neuron after t timesteps, summed over the
+            batch, int64 `[C, H, W]`, for each snapshot asked for; a -1 counts as one spike, a
+            graded one as the number of its bits that are set.
     """
 
     logits: Tensor
@@ -32,9 +34,9 @@ class Run:
 class Head:
     """Global average pooling and the classifier, on spike counts.
 
-    logits = (counts @ weight.T) * scale / (timesteps read) + bias, with the amplitudes and 1/(H W) folded into weight and
-    scale; weight `[classes, C]` is int8 (or float), the product is exact and the two float64 operations are the same
-    everywhere.
+    logits = (counts @ weight.T) * scale / (timesteps read) + bias, with the amplitudes and 1/(H W)
+    folded into weight and scale; weight `[classes, C]` is int8 (or float), the product is exact and
+    the two float64 operations are the same everywhere.
     """
 
     weight: Tensor

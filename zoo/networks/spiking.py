@@ -1,7 +1,8 @@
 """The spiking network: a `torch.nn.Module` whose buffers are the integers of an artifact.
 
-A batch is cut into chunks of images and a run into windows of timesteps (`zoo.networks.executor`). Neither the chunk nor the
-window, the backend nor the number of threads changes a single spike: integer arithmetic is exact.
+A batch is cut into chunks of images and a run into windows of timesteps (`zoo.networks.executor`).
+Neither the chunk nor the window, the backend nor the number of threads changes a single spike:
+integer arithmetic is exact.
 """
 
 from __future__ import annotations
@@ -41,19 +42,24 @@ _TENSORS = {
 class SpikingResNet(nn.Module):
     """A converted network, ready to run.
 
-    Call it for logits (`model(images, timesteps=32)`), or `run` it for logits at every timestep and spike statistics.
+    Call it for logits (`model(images, timesteps=32)`), or `run` it for logits at every timestep and
+    spike statistics.
 
-    Its buffers are the tensors of the artifact under the artifact's names (`conv1.weight`, `layer1.0.conv2.shortcut.gain`,
-    `fc.weight`, ...), so `state_dict`, `to`, `deepcopy` and `pickle` do what they do for every module. It has no parameters
-    and no training mode. Moving it keeps the backend that was asked for; `auto` chooses again.
+    Its buffers are the tensors of the artifact under the artifact's names (`conv1.weight`,
+    `layer1.0.conv2.shortcut.gain`, `fc.weight`, ...), so `state_dict`, `to`, `deepcopy` and
+    `pickle` do what they do for every module. It has no parameters and no training mode. Moving it
+    keeps the backend that was asked for; `auto` chooses again.
 
     Args:
         topology: the layers and how they are connected.
         layers: one SpikingConv per layer of `topology`, by name.
         image_table: int16 (or float) `[C, 256]`: what a uint8 pixel of channel C becomes.
-        delay: timesteps the read-out skips: `delay[t]` for a run read after t timesteps, from the largest key <= t.
-        scales: float32 `[C]` per layer, one integer unit in ANN units, kept for whoever saves or trains the network.
-        config: of the artifact; gives `timesteps`, `class_names` and the preprocessing of PIL images.
+        delay: timesteps the read-out skips: `delay[t]` for a run read after t timesteps, from the
+            largest key <= t.
+        scales: float32 `[C]` per layer, one integer unit in ANN units, kept for whoever saves or
+            trains the network.
+        config: of the artifact; gives `timesteps`, `class_names` and the preprocessing of PIL
+            images.
         backend: what runs it; see `zoo.networks.backends`. No backend changes a spike.
 
     Attributes:
@@ -94,7 +100,8 @@ class SpikingResNet(nn.Module):
         for part in ("weight", "scale", "bias"):
             self._set_buffer(f"fc.{part}", getattr(head, part))
         self._requested: Backend = backend
-        # Derived from the buffers: which these were, the layers on them, and their forms on each backend.
+        # Derived from the buffers: which these were, the layers on them, and their forms on each
+        # backend.
         self._known: tuple[tuple[int, int], ...] | None = None
         self._layers: dict[str, SpikingConv] = {}
         self._backends: dict[str, LayerBackend] = {}
@@ -162,7 +169,7 @@ class SpikingResNet(nn.Module):
 
     @property
     def scales(self) -> dict[str, Tensor]:
-        """One integer unit of each layer in ANN units, float32 `[C]` by layer; empty where it was built without."""
+        """One integer unit of each layer in ANN units, float32 `[C]`; empty if built without."""
         ending = ".scale"
         found = {n.removesuffix(ending): b for n, b in self.named_buffers() if n.endswith(ending)}
         return {name: found[name] for name in self._settings if name in found}
@@ -223,13 +230,15 @@ class SpikingResNet(nn.Module):
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpikingResNet:
-        # `to`, `cuda`, `cpu`, `half` and so on come through here. All is checked before anything moves.
+        # `to`, `cuda`, `cpu`, `half` and so on come through here. All is checked before anything
+        # moves.
         for name, buffer in self.named_buffers():
             probe = fn(buffer[:0])
             if probe.dtype != buffer.dtype:
                 raise UsageError(
                     f"{name} is {str(buffer.dtype).removeprefix('torch.')} and would become "
-                    f"{str(probe.dtype).removeprefix('torch.')}: spikes are exact in the artifact's own numbers alone, "
+                    f"{str(probe.dtype).removeprefix('torch.')}: spikes are exact in the "
+                    "artifact's own numbers alone, "
                     "so move the network without a dtype"
                 )
         target = fn(self.image_table[:0]).device
@@ -239,7 +248,8 @@ class SpikingResNet(nn.Module):
         return self
 
     def _fingerprint(self) -> tuple[tuple[int, int], ...]:
-        # A tensor made in inference mode counts no versions; nobody changes one in place outside of it.
+        # A tensor made in inference mode counts no versions; nobody changes one in place outside of
+        # it.
         return tuple(
             (id(buffer), 0 if buffer.is_inference() else buffer._version)
             for buffer in self.buffers()
@@ -276,20 +286,21 @@ class SpikingResNet(nn.Module):
         """Run images for `timesteps`.
 
         Args:
-            images: uint8 tensor `[B, C, H, W]`, uint8 numpy array `[B, H, W, C]` or PIL images, as decoded (not
-                normalised).
-            snapshots: timesteps at which to report spikes per neuron; a layerwise network has them after the last alone.
-            chunk, window: images that run together, and timesteps a layer takes at a time. Both only change speed and
-                memory; the default is what is fast on the backend.
-            on_spikes: called with each layer's name and a copy of its spikes, int8 `[T, B, C, H, W]` of one window and
-                chunk (layerwise: counts `[B, C, H, W]`).
+            images: uint8 tensor `[B, C, H, W]`, uint8 numpy array `[B, H, W, C]` or PIL images, as
+                decoded (not normalised).
+            snapshots: timesteps at which to report spikes per neuron; a layerwise network has them
+                after the last alone.
+            chunk, window: images that run together, and timesteps a layer takes at a time. Both
+                only change speed and memory; the default is what is fast on the backend.
+            on_spikes: called with each layer's name and a copy of its spikes, int8 `[T, B, C, H,
+                W]` of one window and chunk (layerwise: counts `[B, C, H, W]`).
 
         Returns:
             Run: logits at every timestep, and the snapshots.
 
         Raises:
-            UsageError: timesteps < 1, images of another dtype or shape than the network takes, or a run too long for the
-                backend.
+            UsageError: timesteps < 1, images of another dtype or shape than the network takes, or a
+                run too long for the backend.
         """
         if timesteps < 1:
             raise UsageError(f"timesteps must be 1 or more, not {timesteps}: 32 is a good start")
@@ -310,7 +321,8 @@ class SpikingResNet(nn.Module):
                 on_spikes,
             )
             logits.append(part.logits)
-            # Added up layer by layer: the counts of a ResNet-152 at 224 pixels are 164 MB for each snapshot.
+            # Added up layer by layer: the counts of a ResNet-152 at 224 pixels are 164 MB for each
+            # snapshot.
             for step in steps:
                 total, counts = spikes[step], part.spikes[step]
                 for name in list(counts):
@@ -382,7 +394,8 @@ class SpikingResNet(nn.Module):
                 return fused
             if self._requested != "auto":
                 raise UsageError(
-                    f"backend {self.backend} runs this network for at most {fused.limit} timesteps, not {timesteps}: "
+                    f"backend {self.backend} runs this network for at most {fused.limit} "
+                    f"timesteps, not {timesteps}: "
                     "run fewer, or use the torch backend"
                 )
         if "torch" not in self._backends:
@@ -394,7 +407,7 @@ class SpikingResNet(nn.Module):
         return look_up(self.image_table, images)
 
     def read_out(self, counts: Tensor) -> Tensor:
-        """Return logits `[T, B, classes]` from the cumulative pooled counts `[T, B, C]`, without the delayed timesteps."""
+        """Return logits `[T, B, classes]` from cumulative pooled counts `[T, B, C]`."""
         skips = [self.delay_at(t) for t in range(1, len(counts) + 1)]
         before = torch.cat([torch.zeros_like(counts[:1]), counts])[skips]
         steps = torch.tensor(

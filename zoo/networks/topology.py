@@ -1,4 +1,15 @@
-"""TODO"""
+"""Residual networks as data: one description from which the ANN and the spiking network are built.
+
+A topology is the list of its spiking layers in the order in which they run. A layer is one
+convolution, its BatchNorm, at most one shortcut that ends in the same neurons, and the ReLU (ANN)
+or integrate-and-fire neuron (SNN) behind them. Names follow torchvision (`conv1`, `layer1.0.conv1`,
+`layer1.0.downsample.0`, `fc`), so a checkpoint's keys are a layer's keys.
+
+CIFAR form: He et al. 2015 (arXiv:1512.03385) section 4.2, three stages of 16, 32 and 64 channels;
+shortcut "A" is the strided, zero-padded identity, "B" a 1x1 projection. ImageNet form: the same
+paper's table 1, with the stride of a bottleneck in its 3x3 convolution (torchvision's and timm's
+"v1.5"), or in its first 1x1 convolution (the paper's own, "v1").
+"""
 
 from __future__ import annotations
 
@@ -8,12 +19,9 @@ from typing import Literal
 
 from zoo.errors import UsageError
 
-IMAGE = "image"
-
+IMAGE = "image"  # the source of the first layer
 
 _CIFAR_BLOCKS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
-
-
 _IMAGENET_BLOCKS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, int, int, int]]] = {
     "resnet18": ("basic", (2, 2, 2, 2)),
     "resnet34": ("basic", (3, 4, 6, 3)),
@@ -21,10 +29,7 @@ _IMAGENET_BLOCKS: dict[str, tuple[Literal["basic", "bottleneck"], tuple[int, int
     "resnet101": ("bottleneck", (3, 4, 23, 3)),
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
-
-
 ARCHITECTURES = (*_CIFAR_BLOCKS, *_IMAGENET_BLOCKS)
-
 
 StrideIn = Literal["3x3", "1x1"]
 
@@ -33,8 +38,11 @@ StrideIn = Literal["3x3", "1x1"]
 class Shortcut:
     """A second input of a layer's neurons.
 
-    `identity`: the source's activations times one, every `stride`-th row and column, with `pad` zero channels on either side.
-    `projection`: a 1x1 convolution `conv` with BatchNorm `bn`.
+    Attributes:
+        kind: `identity` adds the source's activations as they are, every `stride`-th row and
+            column, with `pad` zero channels on either side; `projection` is a 1x1 convolution.
+        source: name of the layer that is read.
+        conv, bn: names of the projection's convolution and BatchNorm in a checkpoint.
     """
 
     kind: Literal["identity", "projection"]
@@ -47,7 +55,14 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution and the neurons behind it; `name` is the convolution's name in a checkpoint."""
+    """One convolution and the neurons behind it.
+
+    Attributes:
+        name, bn: names of the convolution and its BatchNorm in a checkpoint.
+        source: name of the layer whose output the convolution reads, or IMAGE.
+        kernel: height and width of the convolution.
+        max_pool: whether 3x3 max-pooling with stride 2 follows (the stem of the ImageNet form).
+    """
 
     name: str
     bn: str
@@ -66,9 +81,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Topology:
-    """A residual network: its layers in running order, then global average pooling and the classifier `fc`.
+    """A residual network: layers in running order, global average pooling and the classifier `fc`.
 
-    stem: neurons for each channel of the stem (`with_stem`).
+    Attributes:
+        arch: one of ARCHITECTURES.
+        shortcut: "A" or "B", as in the module's docstring.
+        stride_in: the convolution of a bottleneck that has the stride.
+        stem: neurons for each channel of the stem (`with_stem`).
     """
 
     arch: str
@@ -81,6 +100,7 @@ class Topology:
 
     @property
     def features(self) -> int:
+        """Channels of the last layer, which the classifier reads."""
         return self.layers[-1].out_channels
 
     @cached_property
@@ -113,7 +133,7 @@ class Topology:
         return self._released[index]
 
     def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
-        """Height and width of each layer's neurons for an image of `height` x `width`."""
+        """Return height and width of each layer's neurons for an image of `height` x `width`."""
         size = {IMAGE: (height, width)}
         for layer in self.layers:
             h, w = (
@@ -133,15 +153,21 @@ def topology(
     stride_in: StrideIn = "3x3",
     stem: int = 1,
 ) -> Topology:
-    """The description of `arch` (one of ARCHITECTURES), with `stem` neurons for each channel of its stem.
+    """Return the topology of an architecture.
 
-    `shortcut` is "A" (the default) or "B" for the CIFAR form; the ImageNet form always projects. `stride_in` says which
-    convolution of a bottleneck has the stride; weights do not tell.
-    Raises UsageError for an unknown name, or for a shortcut, stride or stem the form does not have.
+    Args:
+        arch: one of ARCHITECTURES.
+        shortcut: "A" (the default) or "B" for the CIFAR form; the ImageNet form always projects.
+        stride_in: the convolution of a bottleneck that has the stride; weights do not tell.
+        stem: neurons for each channel of the stem (`with_stem`).
+
+    Raises:
+        UsageError: an unknown name, or a shortcut, stride or stem that the form does not have.
     """
     if stride_in == "1x1" and _IMAGENET_BLOCKS.get(arch, ("basic",))[0] != "bottleneck":
         raise UsageError(
-            f"{arch} has no bottlenecks, whose stride could be in a 1x1 convolution: leave --stride-in out"
+            f"{arch} has no bottlenecks, whose stride could be in a 1x1 convolution: "
+            "leave `stride_in` out"
         )
     if arch in _CIFAR_BLOCKS:
         if shortcut not in (None, "A", "B"):
@@ -159,7 +185,7 @@ def topology(
         )
     if arch in _IMAGENET_BLOCKS:
         if shortcut not in (None, "B"):
-            raise UsageError(f"{arch} has projection shortcuts: leave --shortcut out or pass B")
+            raise UsageError(f"{arch} has projection shortcuts: leave `shortcut` out or pass B")
         kind, blocks = _IMAGENET_BLOCKS[arch]
         builder = _Builder(in_channels, stride_in)
         builder.stem(64, kernel=7, stride=2, max_pool=True)
@@ -175,9 +201,13 @@ def topology(
 
 
 def with_stem(net: Topology, copies: int) -> Topology:
-    """The network with `copies` neurons for each channel of its stem (`zoo.conversion.stem`), copy after copy.
+    """Return the topology with `copies` neurons for each channel of its stem, copy after copy.
 
-    Raises UsageError where a shortcut adds the stem's output to a sum as it is: it has no weights that could share it out.
+    `zoo.conversion.stem` says what they are for.
+
+    Raises:
+        UsageError: a shortcut adds the stem's output to a sum as it is, and has no weights that
+            could share it out among the copies.
     """
     if copies == 1:
         return net
@@ -187,7 +217,9 @@ def with_stem(net: Topology, copies: int) -> Topology:
         for layer in net.layers
     ):
         raise UsageError(
-            f"{net.arch} adds its stem's output to a sum as it is, so stem={copies} is not possible: resnet50 and deeper take it"
+            f"{net.arch} adds its stem's output to a sum as it is, so stem={copies} is not "
+            "possible: "
+            "resnet50 and deeper take it"
         )
     width = copies * first.out_channels
     rest = [
@@ -198,6 +230,8 @@ def with_stem(net: Topology, copies: int) -> Topology:
 
 
 class _Builder:
+    """Appends layers, each reading the one before it."""
+
     def __init__(self, in_channels: int, stride_in: StrideIn = "3x3") -> None:
         self.layers: list[Layer] = []
         self.source, self.width, self.stride_in = IMAGE, in_channels, stride_in

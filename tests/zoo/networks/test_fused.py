@@ -1,4 +1,4 @@
-"""A whole network on the fused kernels is the reference's spike for spike; which backend runs where."""
+"""Whole networks on the fused kernels equal the reference; which backend runs where."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = [("if", "causal"), ("signed", "causal"), ("multi-level", "causal"), ("if
 
 
 def observe(network: SpikingResNet, images: Tensor, timesteps: int, **how: object) -> tuple:
-    """The run, and each layer's spikes [T, B, C, H, W] (layerwise: counts) as `watch` saw them in one chunk of images."""
+    """Return the run, and each layer's spikes `[T, B, C, H, W]` (layerwise: counts)."""
     seen: dict[str, list[Tensor]] = {}
     run = network.run(
         images,

@@ -1,4 +1,4 @@
-"""SpikingResNet as a torch.nn.Module: moved, copied, pickled, saved, changed, and run in other processes."""
+"""SpikingResNet as a torch.nn.Module: moved, copied, pickled, saved, changed, in a pool."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ class _OnCuda(torch.Tensor):
 
 def test_repr_says_what_it_is(model: SpikingResNet) -> None:
     assert repr(model) == (
-        "SpikingResNet(resnet20, 10 classes, int8, if causal, timesteps=32, layers=19, device=cpu, backend=torch)"
+        "SpikingResNet(resnet20, 10 classes, int8, if causal, timesteps=32, layers=19, device=cpu, "
+        "backend=torch)"
     )
     run = model.run(pixels(3), 8, snapshots=(4, 8))
     assert repr(run) == "Run(rows=8, images=3, classes=10, snapshots=[4, 8])"

@@ -17,20 +17,23 @@ IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # Spelled out, not made: the first keys of torchvision.models.resnet18().state_dict(), in its order.
 FIRST_KEYS = """
 conv1.weight bn1.weight bn1.bias bn1.running_mean bn1.running_var bn1.num_batches_tracked
-layer1.0.conv1.weight layer1.0.bn1.weight layer1.0.bn1.bias layer1.0.bn1.running_mean layer1.0.bn1.running_var
-layer1.0.bn1.num_batches_tracked layer1.0.conv2.weight layer1.0.bn2.weight layer1.0.bn2.bias layer1.0.bn2.running_mean
-layer1.0.bn2.running_var layer1.0.bn2.num_batches_tracked layer1.1.conv1.weight layer1.1.bn1.weight layer1.1.bn1.bias
-layer1.1.bn1.running_mean layer1.1.bn1.running_var layer1.1.bn1.num_batches_tracked layer1.1.conv2.weight
-layer1.1.bn2.weight layer1.1.bn2.bias layer1.1.bn2.running_mean layer1.1.bn2.running_var
-layer1.1.bn2.num_batches_tracked layer2.0.conv1.weight layer2.0.bn1.weight layer2.0.bn1.bias layer2.0.bn1.running_mean
-layer2.0.bn1.running_var layer2.0.bn1.num_batches_tracked layer2.0.conv2.weight layer2.0.bn2.weight layer2.0.bn2.bias
-layer2.0.bn2.running_mean layer2.0.bn2.running_var layer2.0.bn2.num_batches_tracked layer2.0.downsample.0.weight
-layer2.0.downsample.1.weight layer2.0.downsample.1.bias layer2.0.downsample.1.running_mean
-layer2.0.downsample.1.running_var layer2.0.downsample.1.num_batches_tracked layer2.1.conv1.weight
+layer1.0.conv1.weight layer1.0.bn1.weight layer1.0.bn1.bias layer1.0.bn1.running_mean
+layer1.0.bn1.running_var layer1.0.bn1.num_batches_tracked layer1.0.conv2.weight layer1.0.bn2.weight
+layer1.0.bn2.bias layer1.0.bn2.running_mean layer1.0.bn2.running_var
+layer1.0.bn2.num_batches_tracked layer1.1.conv1.weight layer1.1.bn1.weight layer1.1.bn1.bias
+layer1.1.bn1.running_mean layer1.1.bn1.running_var layer1.1.bn1.num_batches_tracked
+layer1.1.conv2.weight layer1.1.bn2.weight layer1.1.bn2.bias layer1.1.bn2.running_mean
+layer1.1.bn2.running_var layer1.1.bn2.num_batches_tracked layer2.0.conv1.weight layer2.0.bn1.weight
+layer2.0.bn1.bias layer2.0.bn1.running_mean layer2.0.bn1.running_var
+layer2.0.bn1.num_batches_tracked layer2.0.conv2.weight layer2.0.bn2.weight layer2.0.bn2.bias
+layer2.0.bn2.running_mean layer2.0.bn2.running_var layer2.0.bn2.num_batches_tracked
+layer2.0.downsample.0.weight layer2.0.downsample.1.weight layer2.0.downsample.1.bias
+layer2.0.downsample.1.running_mean layer2.0.downsample.1.running_var
+layer2.0.downsample.1.num_batches_tracked layer2.1.conv1.weight
 """
 BLOCK_KEYS = """
-layer1.0.conv1.weight layer1.0.bn1.weight layer1.0.conv2.weight layer1.0.bn2.weight layer1.0.conv3.weight
-layer1.0.bn3.weight layer1.0.downsample.0.weight layer1.0.downsample.1.weight
+layer1.0.conv1.weight layer1.0.bn1.weight layer1.0.conv2.weight layer1.0.bn2.weight
+layer1.0.conv3.weight layer1.0.bn3.weight layer1.0.downsample.0.weight layer1.0.downsample.1.weight
 """
 
 
@@ -223,7 +226,7 @@ def test_what_does_not_exist_is_refused(arch, shortcut, match):
 
 @pytest.mark.parametrize("arch", ["resnet50", "resnet101", "resnet152"])
 def test_the_stride_of_a_bottleneck(arch):
-    """In the 3x3 convolution ("v1.5"), or in the first 1x1 ("v1"): the same weights, and the same sizes behind each block."""
+    """In the 3x3 ("v1.5") or the first 1x1 ("v1"): same weights, same sizes behind each block."""
     nets = {where: topology(arch, num_classes=1000, stride_in=where) for where in ("3x3", "1x1")}
     assert topology(arch, num_classes=1000) == nets["3x3"] and nets["3x3"] != nets["1x1"]
     assert parameters(nets["3x3"]) == parameters(nets["1x1"])

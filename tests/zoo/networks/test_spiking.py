@@ -1,4 +1,4 @@
-"""A spiking network equals int64 arithmetic spike for spike, whatever the chunk, window, threads and batch."""
+"""A spiking network equals int64 arithmetic, whatever the chunk, window, threads and batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tiny(form: str, neuron: str = "if", schedule: str = "causal", seed: int = 0)
 def watched(
     network: SpikingResNet, images: Tensor, timesteps: int, chunk: int = 32, window: int = 8
 ) -> dict[str, Tensor]:
-    """All spikes [T, B, C, H, W] by layer (layerwise: counts [B, C, H, W]), put together from what `watch` saw."""
+    """Return all spikes `[T, B, C, H, W]` by layer (layerwise: counts `[B, C, H, W]`)."""
     seen: dict[str, list[Tensor]] = {}
     network.run(
         images,
