@@ -1,15 +1,18 @@
 """Synaptic operations as NeuroBench counts them, and the energy they are modelled to cost at 45 nm.
 
-Definitions (NeuroBench 2.3, arXiv:2304.04640): an effective synaptic operation is a non-zero weight that meets a non-zero
-input; with a binary or ternary input it is an accumulate (AC), otherwise a multiply-accumulate (MAC). Bias, pooling and
-normalisation are not counted. Here, per image: every layer behind the stem counts ACs; the stem sees a constant image, is
-computed once, and counts MACs once; the classifier reads accumulated counts once and counts MACs. An identity shortcut is a
-synapse too: one AC a spike. A graded spike is as many binary ones, of weights 1, 2, 4, ..., as it has bits set, and as many ACs.
+Definitions (NeuroBench 2.3, arXiv:2304.04640): an effective synaptic operation is a non-zero weight
+that meets a non-zero input; with a binary or ternary input it is an accumulate (AC), otherwise a
+multiply-accumulate (MAC). Bias, pooling and normalisation are not counted. Here, per image: every
+layer behind the stem counts ACs; the stem sees a constant image, is computed once, and counts MACs
+once; the classifier reads accumulated counts once and counts MACs. An identity shortcut is a
+synapse too: one AC a spike. A graded spike is as many binary ones, of weights 1, 2, 4, ..., as it
+has bits set, and as many ACs.
 
-Energy is modelled, not measured: Horowitz, ISSCC 2014, 45 nm: float32 multiply 3.7 pJ, add 0.9 pJ; int8 multiply 0.2 pJ,
-int32 add 0.1 pJ; a multiply by b bits costs b/8 of it. Moving data is not counted, which favours the spiking network
-(arXiv:2409.08290). The fair rival of T timesteps of binary spikes is an ANN with int8 weights and activations of ceil(log2(T
-+ 1)) bits; of spikes of b bits, ceil(log2(T (2**b - 1) + 1)).
+Energy is modelled, not measured: Horowitz, ISSCC 2014, 45 nm: float32 multiply 3.7 pJ, add 0.9 pJ;
+int8 multiply 0.2 pJ, int32 add 0.1 pJ; a multiply by b bits costs b/8 of it. Moving data is not
+counted, which favours the spiking network (arXiv:2409.08290). The fair rival of T timesteps of
+binary spikes is an ANN with int8 weights and activations of ceil(log2(T + 1)) bits; of spikes of b
+bits, ceil(log2(T (2**b - 1) + 1)).
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,15 +28,20 @@ from zoo.networks.resnet import identity_shortcut
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import IMAGE
 
+# Picojoule.
 FLOAT_MAC, FLOAT_AC = 4.6, 0.9
-
-
 INT8_MULTIPLY, INT32_ADD = 0.2, 0.1
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of one image."""
+    """Operations of one image.
+
+    Attributes:
+        acs: accumulates.
+        macs: multiply-accumulates.
+        by_layer: of either, by layer; the classifier is "fc".
+    """
 
     acs: float
     macs: float
@@ -44,11 +51,13 @@ class Operations:
 def spiking_operations(
     network: SpikingResNet, spikes: Mapping[str, Tensor], images: int, active_pixels: Tensor
 ) -> Operations:
-    """Effective operations per image of a run.
+    """Return the effective operations per image of a run.
 
     Args:
-        spikes: spikes per neuron [C, H, W] of each layer, summed over `images` images and the run's timesteps.
-        active_pixels: how often each input pixel's table value was not zero [C, H, W], over the same images.
+        spikes: spikes per neuron `[C, H, W]` of each layer, summed over `images` images and the
+            run's timesteps, on the network's device.
+        active_pixels: how often each input pixel's table value was not zero `[C, H, W]`, over the
+            same images, on the network's device.
     """
     return per_image(network, count_operations(network, spikes, active_pixels), images)
 
@@ -56,26 +65,27 @@ def spiking_operations(
 def count_operations(
     network: SpikingResNet, spikes: Mapping[str, Tensor], active_pixels: Tensor
 ) -> dict[str, int]:
-    """Effective operations of each layer in all; what `spiking_operations` takes, and sums over images may be added up."""
-    found = {}
+    """Return the effective operations of each layer over all images of a run.
+
+    Arguments are those of `spiking_operations`; sums over images may be added up.
+    """
+    counts = {}
     for spec in network.topology.layers:
         layer = network.layers[spec.name]
-        source = active_pixels if spec.source == IMAGE else spikes[spec.source]
-        count = _meetings(source, layer.weight, spec.stride, spec.padding)
-        if spec.shortcut is not None and layer.projection is not None:
-            count += _meetings(
-                spikes[spec.shortcut.source], layer.projection, spec.shortcut.stride, 0
-            )
-        elif spec.shortcut is not None:
-            count += int(
-                identity_shortcut(spikes[spec.shortcut.source][None], spec.shortcut).sum().item()
-            )
-        found[spec.name] = count
-    return found
+        inputs = active_pixels if spec.source == IMAGE else spikes[spec.source]
+        count = _meetings(inputs, layer.weight, spec.stride, spec.padding)
+        if spec.shortcut is not None:
+            inputs = spikes[spec.shortcut.source]
+            if layer.projection is not None:
+                count += _meetings(inputs, layer.projection, spec.shortcut.stride, 0)
+            else:
+                count += int(identity_shortcut(inputs[None], spec.shortcut).sum().item())
+        counts[spec.name] = count
+    return counts
 
 
 def per_image(network: SpikingResNet, counts: Mapping[str, int], images: int) -> Operations:
-    """What `count_operations` counted over `images` images, for one; the stem and the classifier count MACs."""
+    """Return what `count_operations` counted over `images` images, for one image."""
     stem, head = network.topology.layers[0].name, float((network.head.weight != 0).sum().item())
     by_layer = {name: count / images for name, count in counts.items()}
     return Operations(
@@ -84,27 +94,37 @@ def per_image(network: SpikingResNet, counts: Mapping[str, int], images: int) ->
 
 
 def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int) -> int:
-    """How often a non-zero weight meets an input, for inputs counted per position [C, H, W]."""
-    # All output channels at once: what meets an input at a position of the kernel is how many of them have a weight there.
-    weights = (weight != 0).sum(0, keepdim=True).double()
-    return int(F.conv2d(inputs[None].double(), weights, None, stride, padding).sum().item())
+    """Return how often a non-zero weight meets an input.
+
+    Sums of integers, so exact on every device.
+
+    Args:
+        inputs: int64 `[C, H, W]`, how often each position has an input; on the weight's device.
+        weight: `[Cout, C, k, k]`.
+    """
+    kernel = weight.shape[-1]
+    windows = F.pad(inputs, [padding] * 4).unfold(1, kernel, stride).unfold(2, kernel, stride)
+    # All output channels at once: an input meets as many weights as channels have one there.
+    weights = (weight != 0).sum(0)
+    return int((windows.sum((1, 2)) * weights).sum().item())
 
 
 def dense_macs(network: SpikingResNet, height: int, width: int) -> float:
-    """Multiply-accumulates of the ANN for one image: every weight at every position, zero or not.
+    """Return the ANN's multiply-accumulates for one image: every weight at every position.
 
     The ANN has one of what the spiking network has `stem` of.
     """
-    sizes, total, stem = network.topology.sizes(height, width), 0.0, network.topology.layers[0].name
-    for spec in network.topology.layers:
+    net = network.topology
+    sizes, total, stem = net.sizes(height, width), 0.0, net.layers[0].name
+    for spec in net.layers:
         rows, columns = (
             (n + 2 * spec.padding - spec.kernel) // spec.stride + 1 for n in sizes[spec.source]
         )
-        copies = network.topology.stem if stem in (spec.name, spec.source) else 1
+        copies = net.stem if stem in (spec.name, spec.source) else 1
         total += rows * columns * network.layers[spec.name].weight.numel() / copies
         projection = network.layers[spec.name].projection
         if projection is not None and spec.shortcut is not None:
-            copies = network.topology.stem if spec.shortcut.source == stem else 1
+            copies = net.stem if spec.shortcut.source == stem else 1
             total += math.prod(sizes[spec.name]) * projection.numel() / copies
     return total + network.head.weight.numel()
 
@@ -112,10 +132,12 @@ def dense_macs(network: SpikingResNet, height: int, width: int) -> float:
 def modelled_energy(
     acs: float, macs: float, ann_macs: float, timesteps: int, spike_bits: int = 1
 ) -> dict[str, float]:
-    """Energy per image in nanojoule, modelled at 45 nm.
+    """Return the energy per image in nanojoule, modelled at 45 nm.
 
-    `snn_float`, `ann_float`: the field's usual model, 0.9 pJ an AC and 4.6 pJ a MAC. `snn_int8`, `ann_quantised`: int8
-    weights; the ANN's activations have ceil(log2(T (2**spike_bits - 1) + 1)) bits, which is as precise as T timesteps.
+    Returns:
+        `snn_float` and `ann_float`: the field's usual model, 0.9 pJ an AC and 4.6 pJ a MAC.
+        `snn_int8` and `ann_quantised`: int8 weights; the ANN's activations have
+        ceil(log2(T (2**spike_bits - 1) + 1)) bits, which is as precise as T timesteps.
     """
     bits = max(1, math.ceil(math.log2(timesteps * (2**spike_bits - 1) + 1)))
     return {
@@ -127,7 +149,10 @@ def modelled_energy(
 
 
 def footprint(network: SpikingResNet) -> int:
-    """Bytes of every stored parameter, zeros included (NeuroBench's footprint; membranes live only while it runs)."""
+    """Return the bytes of every stored parameter, zeros included.
+
+    NeuroBench's footprint; membranes live only while the network runs.
+    """
     tensors: list[Tensor] = [
         network.image_table,
         network.head.weight,
@@ -137,4 +162,4 @@ def footprint(network: SpikingResNet) -> int:
     for layer in network.layers.values():
         tensors += [layer.weight, layer.bias, layer.threshold, layer.v_init]
         tensors += [extra for extra in (layer.gain, layer.projection) if extra is not None]
-    return sum(t.numel() * torch.tensor([], dtype=t.dtype).element_size() for t in tensors)
+    return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,4 +1,7 @@
-"""Measuring an artifact: accuracy at every timestep beside the ANN's, firing rates, synaptic operations, speed and memory."""
+"""Measuring an artifact beside its ANN.
+
+Accuracy at every timestep, firing rates, synaptic operations, speed and memory.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,14 @@ from zoo.pretrained.checkpoint import Checkpoint, find_source, read_checkpoint
 from zoo.pretrained.sources import find_checkpoint
 from zoo.progress import Progress
 
-_STORE_EVERY = 10.0  # seconds between two state files
+# Seconds between two state files.
+_STORE_EVERY = 10.0
 
+# Of one part of a batch: 512 images of 32 x 32, 10 of 224 x 224 (0.4 GB).
+_ANN_PIXELS = 2**19
 
-_ANN_PIXELS = 2**19  # of one part of a batch: 512 images of 32 x 32, 10 of 224 x 224 (0.4 GB)
+# Batches of each process that are run once more to be timed, on a GPU.
+_TIMED_BATCHES = 4
 
 
 def evaluate(
@@ -57,29 +64,36 @@ def evaluate(
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measures the artifact at `folder` on labelled images.
+    """Measure the artifact at `folder` on labelled images.
 
-    A causal network runs once, to the largest of `timesteps`; that run gives every smaller one. A layerwise network runs once
-    each. Under torchrun the batches are shared out, and every process returns the figures of all (`zoo.distributed`).
+    A causal network runs once, to the largest of `timesteps`; that run gives every smaller one. A
+    layerwise network runs once for each. Under torchrun the batches are shared out, and every
+    process returns the figures of all (`zoo.distributed`).
+
+    On the CPU `images_per_second` is the speed of the runs that are measured. On a GPU those are
+    slowed by the statistics they gather, and the first by compiling; there it is the speed of runs
+    that give logits alone, warm, of each process's first batches.
 
     Args:
-        ann: the checkpoint it was converted from, as `zoo.pretrained.sources` takes it; without it, the file that `zoo convert` read, where
-            it is still in its place.
+        ann: the checkpoint the artifact was converted from, as `zoo.pretrained.sources` takes it;
+            without it, the file that `zoo.convert` read, where it is still in its place.
         backend: as in `zoo.load`.
-        state: a file that keeps what is counted, and where it exists says where to go on; the figures are those of a run that was
-            never stopped. It is removed at the end. Under torchrun each process has its own, with its number behind the name.
+        state: a file that keeps what is counted, and where it exists says where to go on; the
+            figures are those of a run that was never stopped. It is removed at the end. Under
+            torchrun each process has its own, with its number behind the name.
         progress: called with a stage, images done and images in all (of this process).
 
     Raises:
-        UsageError: no labels, labels the network has no class for, timesteps < 1, images of the wrong size, an `ann` that is not
-            the checkpoint the config names, a backend that cannot run here, or a state of another evaluation.
+        UsageError: no labels, labels the network has no class for, timesteps < 1, images of the
+            wrong size, an `ann` that is not the checkpoint the config names, a backend that cannot
+            run here, or a state of another evaluation.
         IntegrityError: the state file is none.
     """
     started = time.perf_counter()
     config, tensors = read_artifact(folder)
     network = network_of(config, tensors).to(device).with_backend(backend)
-    wanted = sorted(set(timesteps))
-    if not wanted or wanted[0] < 1:
+    steps = sorted(set(timesteps))
+    if not steps or steps[0] < 1:
         raise UsageError(
             f"timesteps must be 1 or more, not {list(timesteps)}: name some, such as 8,16,32"
         )
@@ -88,25 +102,25 @@ def evaluate(
     images = images.for_classes(config.num_classes, config.class_names)
     if len(images) == 0 or images.labels.min() < 0 or images.labels.max() >= config.num_classes:
         raise UsageError(
-            f"{images.description}: labels must be 0 to {config.num_classes - 1} for {config.arch} with "
-            f"{config.num_classes} classes: give a labelled test set with --data"
+            f"{images.description}: labels must be 0 to {config.num_classes - 1} for {config.arch} "
+            f"with {config.num_classes} classes: give a labelled test set with `images`"
         )
     source = _ann_checkpoint(config, ann)
     ranks = distributed.current_ranks()
     # One process reads all images for their hash, not each.
-    met = ranks.exchange(
+    texts = ranks.exchange(
         f"{images.sha256() if ranks.first else ''} {'without' if source is None else 'with'}"
     )
-    sha256 = met[0].partition(" ")[0]
-    if len({text.partition(" ")[2] for text in met}) > 1:
+    sha256 = texts[0].partition(" ")[0]
+    if len({text.partition(" ")[2] for text in texts}) > 1:
         raise UsageError(
-            "the ANN is not at hand for every process: pass --ann FILE with a path that all of them have"
+            "the ANN is not at hand for every process: pass `ann` with a path that all of them have"
         )
     about = {
         "weights": config.weights_sha256,
         "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         "images": sha256,
-        "timesteps": wanted,
+        "timesteps": steps,
         "batch size": batch_size,
         "ann": None if source is None else source.sha256,
         "process": f"{ranks.rank} of {ranks.world}",
@@ -118,7 +132,7 @@ def evaluate(
         config,
         images,
         source,
-        wanted,
+        steps,
         about,
         batch_size=batch_size,
         ranks=ranks,
@@ -126,7 +140,9 @@ def evaluate(
         progress=progress,
     )
     mine.memory = (
-        torch.cuda.max_memory_allocated() if network.device.type == "cuda" else peak_memory()
+        torch.get_device_module(network.device).max_memory_allocated(network.device)
+        if _on_gpu(network)
+        else peak_memory()
     )
     tally = Tally.total(
         [Tally.model_validate_json(part) for part in ranks.exchange(mine.model_dump_json())]
@@ -139,20 +155,20 @@ def evaluate(
     ann_macs = dense_macs(network, height, width)
     neurons = _neurons(network, height, width)
     rows = []
-    for mark in wanted:
-        counted = tally.marks[mark]
-        operations = per_image(network, counted.operations, count)
+    for step in steps:
+        snapshot = tally.snapshots[step]
+        operations = per_image(network, snapshot.operations, count)
         rows.append(
             Row(
-                timesteps=mark,
-                top1=100 * counted.hits.top1 / count,
-                interval95=wilson(counted.hits.top1, count),
-                top5=_top5(config, counted.hits, count),
-                firing_rate=sum(counted.spikes.values()) / (sum(neurons.values()) * count * mark),
+                timesteps=step,
+                top1=100 * snapshot.hits.top1 / count,
+                interval95=wilson(snapshot.hits.top1, count),
+                top5=_top5(config, snapshot.hits, count),
+                firing_rate=sum(snapshot.spikes.values()) / (sum(neurons.values()) * count * step),
                 effective_acs=operations.acs,
                 effective_macs=operations.macs,
                 energy_nj=modelled_energy(
-                    operations.acs, operations.macs, ann_macs, mark, config.spike_bits
+                    operations.acs, operations.macs, ann_macs, step, config.spike_bits
                 ),
             )
         )
@@ -161,7 +177,7 @@ def evaluate(
             name=name,
             neurons=size,
             firing_rate={
-                mark: tally.marks[mark].spikes[name] / (size * count * mark) for mark in wanted
+                step: tally.snapshots[step].spikes[name] / (size * count * step) for step in steps
             },
         )
         for name, size in neurons.items()
@@ -189,11 +205,11 @@ def evaluate(
         ),
         rows=rows,
         layers=layers,
-        classes=_class_rows(config, images, tally, wanted[-1], with_ann=source is not None),
+        classes=_class_rows(config, images, tally, steps[-1], with_ann=source is not None),
         activation_sparsity=1 - rows[-1].firing_rate / config.spike_bits,
         footprint_bytes=footprint(network),
         artifact_bytes=sum((Path(folder) / name).stat().st_size for name in (CONFIG, WEIGHTS)),
-        images_per_second={run_to: count / spent for run_to, spent in tally.seconds.items()},
+        images_per_second={run_to: tally.timed / spent for run_to, spent in tally.seconds.items()},
         peak_memory_bytes=tally.memory,
         seconds=time.perf_counter() - started,
         device=device,
@@ -209,7 +225,7 @@ def _count(
     config: Config,
     images: ImageSet,
     source: Checkpoint | None,
-    wanted: list[int],
+    steps: list[int],
     about: Mapping[str, object],
     *,
     batch_size: int,
@@ -217,13 +233,12 @@ def _count(
     state: Path | None,
     progress: Progress | None,
 ) -> Tally:
-    """Counts on this process's batches, from where a state file says it stopped."""
-    layerwise = config.schedule == "layerwise"
-    runs = wanted if layerwise else wanted[-1:]
+    """Count on this process's batches, from where a state file says it stopped."""
+    runs = steps if config.schedule == "layerwise" else steps[-1:]
     prep = Preprocess.of(config)
 
     def start() -> Tally:
-        return Tally.empty(wanted, runs)
+        return Tally.empty(steps, runs)
 
     tally = start() if state is None else load_state(state, about, start)
     mine = range(0, len(images), batch_size)[ranks.rank :: ranks.world]
@@ -237,24 +252,14 @@ def _count(
             fresh = start()
             fresh.batches = 1
             fresh.images = dict(Counter(labels.tolist()))
-            active = (network.pixels(batch.to(network.device)) != 0).sum(0).cpu()
-            for run_to in runs:
-                marks = [run_to] if layerwise else wanted
-                begun = time.perf_counter()
-                run = network.run(batch, run_to, snapshots=marks)
-                if network.device.type == "cuda":
-                    torch.cuda.synchronize()
-                fresh.seconds[run_to] = time.perf_counter() - begun
-                for mark in marks:
-                    counted, spikes = (
-                        fresh.marks[mark],
-                        {name: total.cpu() for name, total in run.spikes[mark].items()},
-                    )
-                    counted.hits.count(
-                        run.logits[-1] if layerwise else run.logits[mark - 1], labels
-                    )
-                    counted.spikes = {name: int(total.sum()) for name, total in spikes.items()}
-                    counted.operations = count_operations(network, spikes, active)
+            _count_batch(network, batch, labels, fresh)
+            if not _on_gpu(network):
+                fresh.timed = len(batch)
+            elif tally.batches < _TIMED_BATCHES:
+                fresh.timed = len(batch)
+                fresh.seconds = {run_to: _warm_seconds(network, batch, run_to) for run_to in runs}
+            else:
+                fresh.seconds = dict.fromkeys(runs, 0.0)
             if source is not None:
                 fresh.ann.count(_ann_logits(source, config, batch), labels)
             tally = Tally.total([tally, fresh], at_once=False)
@@ -265,7 +270,7 @@ def _count(
                 progress("evaluating", sum(tally.images.values()), share)
     except BaseException:
         if state is not None and tally.batches:
-            with contextlib.suppress(ZooError):  # what ended it is what has to be said
+            with contextlib.suppress(ZooError):  # the error that ended it is the one to report
                 save_state(state, about, tally)
         raise
     if state is not None:
@@ -273,10 +278,48 @@ def _count(
     return tally
 
 
+def _count_batch(network: SpikingResNet, batch: Tensor, labels: Tensor, tally: Tally) -> None:
+    """Run a batch and set what `tally` has of each snapshot, and the seconds of each run.
+
+    All is counted on the network's device.
+    """
+    layerwise = network.schedule == "layerwise"
+    active = (network.pixels(batch.to(network.device)) != 0).sum(0)
+    for run_to in tally.seconds:
+        steps = [run_to] if layerwise else list(tally.snapshots)
+        started = time.perf_counter()
+        run = network.run(batch, run_to, snapshots=steps)
+        tally.seconds[run_to] = time.perf_counter() - started
+        for step in steps:
+            snapshot, spikes = tally.snapshots[step], run.spikes[step]
+            snapshot.hits.count(run.logits[-1 if layerwise else step - 1], labels)
+            snapshot.spikes = {name: int(total.sum()) for name, total in spikes.items()}
+            snapshot.operations = count_operations(network, spikes, active)
+
+
+def _warm_seconds(network: SpikingResNet, batch: Tensor, timesteps: int) -> float:
+    """Return the seconds of a run on a GPU that gives logits alone.
+
+    A run of the same shape goes before it: it compiles the kernels and captures the CUDA graph.
+    """
+    synchronize = torch.get_device_module(network.device).synchronize
+    network.run(batch, timesteps)
+    synchronize(network.device)
+    started = time.perf_counter()
+    network.run(batch, timesteps)
+    synchronize(network.device)
+    return time.perf_counter() - started
+
+
+def _on_gpu(network: SpikingResNet) -> bool:
+    return network.device.type != "cpu"
+
+
 def _neurons(network: SpikingResNet, height: int, width: int) -> dict[str, int]:
     sizes = network.topology.sizes(height, width)
     return {
-        spec.name: spec.out_channels * math.prod(sizes[spec.name]) for spec in network.topology.layers
+        spec.name: spec.out_channels * math.prod(sizes[spec.name])
+        for spec in network.topology.layers
     }
 
 
@@ -285,12 +328,12 @@ def _top5(config: Config, hits: Hits, count: int) -> float | None:
 
 
 def _class_rows(
-    config: Config, images: ImageSet, tally: Tally, mark: int, *, with_ann: bool
+    config: Config, images: ImageSet, tally: Tally, timesteps: int, *, with_ann: bool
 ) -> list[ClassRow]:
     names = config.class_names or (
         images.class_names if len(images.class_names or ()) == config.num_classes else None
     )
-    hits = tally.marks[mark].hits.by_class
+    hits = tally.snapshots[timesteps].hits.by_class
     return [
         ClassRow(
             label=label,
@@ -303,24 +346,28 @@ def _class_rows(
     ]
 
 
-def _ann_checkpoint(config: Config, given: str | Path | None) -> Checkpoint | None:
-    path = find_checkpoint(given).path if given is not None else find_source(config.source.sha256)
+def _ann_checkpoint(config: Config, ann: str | Path | None) -> Checkpoint | None:
+    path = find_checkpoint(ann).path if ann is not None else find_source(config.source.sha256)
     if path is None:
         return None
-    found = read_checkpoint(path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in)
-    if found.sha256 != config.source.sha256:
+    checkpoint = read_checkpoint(
+        path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in
+    )
+    if checkpoint.sha256 != config.source.sha256:
         raise UsageError(
-            f"{path} is not {config.source.name}, which this network was converted from: sha256 differs"
+            f"{path} is not {config.source.name}, which this network was converted from: "
+            "sha256 differs"
         )
     params = {
         name: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-        for name, tensor in found.params.items()
+        for name, tensor in checkpoint.params.items()
     }
-    return Checkpoint(found.net, params, found.name, found.sha256)
+    return Checkpoint(checkpoint.net, params, checkpoint.name, checkpoint.sha256)
 
 
 @torch.inference_mode()
 def _ann_logits(source: Checkpoint, config: Config, batch: Tensor) -> Tensor:
+    """Return the ANN's logits `[B, classes]`, always computed on the CPU."""
     table = image_table(config.preprocess.mean, config.preprocess.std, integer=False)
     at_once = max(1, _ANN_PIXELS // math.prod(batch.shape[2:]))
     return torch.cat(

@@ -202,13 +202,14 @@ def test_parts_add_up_in_any_order():
     for seed in range(3):
         part = Tally.empty([1, 2], [2])
         part.batches, part.images, part.seconds = 1, {seed: 2, 7: 1}, {2: seed + 1.0}
-        part.marks[1].spikes, part.marks[2].operations = {"conv1": 2**40 + seed}, {"fc": seed}
+        part.snapshots[1].spikes = {"conv1": 2**40 + seed}
+        part.snapshots[2].operations, part.timed = {"fc": seed}, 2
         parts.append(part)
     forward, back = Tally.total(parts), Tally.total(parts[::-1])
     assert (
         forward == back
-        and forward.marks[1].spikes == {"conv1": 3 * 2**40 + 3}
-        and forward.images[7] == 3
+        and forward.snapshots[1].spikes == {"conv1": 3 * 2**40 + 3}
+        and (forward.images[7], forward.timed) == (3, 6)
     )
     assert (forward.seconds[2], Tally.total(parts, at_once=False).seconds[2]) == (3.0, 6.0)
     assert parts[0].images == {0: 2, 7: 1}
