@@ -65,6 +65,11 @@ def sources() -> Iterator[tuple[str, str]]:
             yield path.read_text(encoding="utf-8"), where
 
 
+def own_files() -> dict[str, str]:
+    """Return the files of the package, repository path -> text."""
+    return {where: source for source, where in sources() if home_of(where) is not None}
+
+
 def inside(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
@@ -159,6 +164,29 @@ def circles(texts: Mapping[str, str]) -> list[str]:
     except CycleError as error:
         return [" -> ".join(error.args[1])]
     return []
+
+
+def defined_twice(texts: Mapping[str, str]) -> list[str]:
+    """Return public functions and classes of the package that more than one file defines."""
+    homes: dict[str, list[str]] = {}
+    for where, text in texts.items():
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(where)
+    # The functions of zoo/__init__.py are the library's own, by the names that users know.
+    several = {name: sorted(set(files) - {"zoo/__init__.py"}) for name, files in homes.items()}
+    return [f"{name}: {', '.join(files)}" for name, files in several.items() if len(files) > 1]
+
+
+def arrows(texts: Mapping[str, str]) -> set[tuple[str, str]]:
+    """Return which part imports which, as pairs."""
+    pairs = set()
+    for where, text in texts.items():
+        home = home_of(where)
+        for _, _, name in imports(text, where):
+            if home and inside(name, "zoo") and part_of(name) != home:
+                pairs.add((home, part_of(name)))
+    return pairs
 
 
 def faces(source: str, where: str) -> list[str]:
@@ -267,10 +295,22 @@ def test_every_file_keeps_the_rule(rule: Rule) -> None:
 
 
 def test_no_circle() -> None:
-    own = {where: source for source, where in sources() if home_of(where) is not None}
+    own = own_files()
     for where, name in UPWARD:
-        own[where] = own[where].replace(f"from {name.replace('.', ' import ')}\n", "pass\n")
+        module, _, last = name.rpartition(".")
+        assert f"from {module} import {last}\n" in own[where]
+        own[where] = own[where].replace(f"from {module} import {last}\n", "pass\n")
     assert circles(own) == []
+
+
+def test_public_names_are_defined_once() -> None:
+    assert defined_twice(own_files()) == []
+
+
+def test_a_name_that_is_defined_twice_is_found() -> None:
+    twice = {"zoo/hub/a.py": "def pull(): ...", "zoo/models/b.py": "class pull: ..."}
+    assert defined_twice(twice) == ["pull: zoo/hub/a.py, zoo/models/b.py"]
+    assert defined_twice({"zoo/hub/a.py": "def _x(): ...", "zoo/hub/b.py": "def _x(): ..."}) == []
 
 
 @pytest.mark.parametrize(
@@ -406,3 +446,12 @@ def test_rule_fails_on(rule: Rule, where: str, text: str) -> None:
 )
 def test_rule_passes_on(rule: Rule, where: str, text: str) -> None:
     assert rule(text, where) == []
+
+
+if __name__ == "__main__":
+    files = own_files()
+    longest = max(files, key=lambda where: len(files[where].splitlines()))
+    print(f"files {len(files)}, packages {len(PACKAGES)}, layers {len(LAYERS)}")
+    print(f"arrows between parts {len(arrows(files))}")
+    print(f"longest file {longest}, {len(files[longest].splitlines())} lines")
+    print(f"public names defined more than once {len(defined_twice(files))}")
