@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class FusedLayers:
     """`SpikingLayer`s as a `LayerBackend`; spikes are `PackedSpikes`, counts uint8 `[B, H, W, C]`.
 
     Args:
-        layers: the parameters, on the device where they will run.
+        layers: the parameters, on `device`.
         interpret: run the kernels in Triton's interpreter, on the CPU.
 
     Attributes:
@@ -43,12 +44,13 @@ class FusedLayers:
         self,
         topology: Topology,
         layers: Mapping[str, SpikingConv],
+        device: torch.device,
         *,
         layerwise: bool,
         interpret: bool = False,
     ) -> None:
         self.interpret = interpret
-        self.reference = ReferenceLayers(topology, layers)
+        self.reference = ReferenceLayers(topology, layers, device)
         self.layers = {
             name: SpikingLayer(layer, interpret=interpret) for name, layer in layers.items()
         }
@@ -58,6 +60,7 @@ class FusedLayers:
         )
         self.limit: int | None = min(limit, LAYERWISE_LIMIT) if layerwise else limit
         self._graphs: dict[Hashable, _Graph] = {}
+        self._pool: Any = None
 
     def chunk(self, height: int, width: int) -> int:
         return self.reference.chunk(height, width) if self.interpret else CHUNK
@@ -77,8 +80,7 @@ class FusedLayers:
 
     def counter(self, name: str, size: tuple[int, int]) -> Tensor:
         layer = self.layers[name]
-        device = layer.layer.weight.device
-        return torch.zeros((*size, layer.channels), dtype=torch.int32, device=device)
+        return torch.zeros((*size, layer.channels), dtype=torch.int32, device=self.reference.device)
 
     def spikes(
         self,
@@ -115,14 +117,17 @@ class FusedLayers:
         if key not in self._graphs:
             while len(self._graphs) >= _GRAPHS:
                 del self._graphs[next(iter(self._graphs))]
-            self._graphs[key] = _Graph(function, x)
+            # Graphs run one after another and outputs are copied out, so they share their memory.
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            self._graphs[key] = _Graph(function, x, self._pool)
         return self._graphs[key](x)
 
 
 class _Graph:
     """A function of one tensor captured as a CUDA graph: one launch instead of some 200."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor, pool: Any) -> None:
         # Streams and a capture belong to the current device, which need not be the example's.
         with torch.cuda.device(example.device):
             self.input = example.clone()
@@ -132,7 +137,8 @@ class _Graph:
                 function(self.input)  # compiles and allocates what a capture must not
             torch.cuda.current_stream(example.device).wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
+            # The default stream of a capture is of the device that was current first.
+            with torch.cuda.graph(self.graph, pool=pool, stream=side):
                 self.output = function(self.input)
 
     def __call__(self, x: Tensor) -> Tensor:

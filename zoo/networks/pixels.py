@@ -34,7 +34,7 @@ def image_table(mean: Sequence[float], std: Sequence[float], *, integer: bool = 
 
 
 def look_up(table: Tensor, images: Tensor) -> Tensor:
-    """Return uint8 images `[B, C, H, W]` through a table `[C, 256]`, as float32 in channels_last."""
+    """Return uint8 images `[B, C, H, W]` through a table `[C, 256]`: float32, channels_last."""
     channels = [table[c].float()[images[:, c].int()] for c in range(images.shape[1])]
     return torch.stack(channels, -1).permute(0, 3, 1, 2)
 

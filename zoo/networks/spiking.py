@@ -386,6 +386,7 @@ class SpikingResNet(nn.Module):
                 self._backends[self.backend] = FusedLayers(
                     self.topology,
                     layers,
+                    self.device,
                     layerwise=self.schedule == "layerwise",
                     interpret=self.backend == "interpret",
                 )
@@ -399,7 +400,7 @@ class SpikingResNet(nn.Module):
                     "run fewer, or use the torch backend"
                 )
         if "torch" not in self._backends:
-            self._backends["torch"] = ReferenceLayers(self.topology, layers)
+            self._backends["torch"] = ReferenceLayers(self.topology, layers, self.device)
         return self._backends["torch"]
 
     def pixels(self, images: Tensor) -> Tensor:

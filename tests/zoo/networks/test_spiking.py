@@ -268,6 +268,8 @@ def test_moving_keeps_every_parameter():
 )
 def test_images_that_run_together(arch, side, most):
     """By default as many as the cache is meant for, and one at least."""
-    layers = ReferenceLayers(topology(arch), {})
+    layers = ReferenceLayers(topology(arch), {}, torch.device("cpu"))
     assert layers.chunk(side, side) == most
     assert layers.chunk(4096, 4096) == 1 and layers.chunk(8, 8) == 64
+    on_gpu = ReferenceLayers(topology(arch), {}, torch.device("cuda"))
+    assert most < on_gpu.chunk(side, side) <= 256 and on_gpu.chunk(4096, 4096) == 1
