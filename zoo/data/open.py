@@ -44,7 +44,7 @@ def open_images(path: str | Path, split: str) -> ImageSet:
     """Opens a set of images, whatever its form; `FORMS` lists them.
 
     Args:
-        path: a file or folder, or a name of `zoo.data.datasets`: "digits" comes with scikit-learn, "cifar10" and "cifar100" are
+        path: a file or folder, or a name of `zoo.data.datasets`: "digits" is in the package, "cifar10" and "cifar100" are
             fetched from the hub where there is no file or folder of that name.
         split: "train" or "test"; a source that does not name its splits serves for either.
 

@@ -35,7 +35,6 @@ def test_help_and_lists_import_nothing_heavy(made: Material) -> None:
         "torch",
         "numpy",
         "triton",
-        "sklearn",
         "matplotlib",
         "httpx",
         "httpx2",
