@@ -1,10 +1,10 @@
-"""What the compiler makes of every shipped tile, without a GPU: registers, spills, shared memory, tensor-core instructions.
+"""Compile every shipped tile without a GPU: registers, spills, shared memory, tensor-core use.
 
     python -m benchmarks.aot                      # every tile of the table, sm_80, sm_90 and sm_100
     python -m benchmarks.aot --arch sm_90 --json
 
-A tile is compiled with exactly what the launcher would pass, for a layer of each kind of shortcut that has its number of
-channels. `roof` is a model, not a measurement: see `modelled_roof`.
+A tile is compiled with exactly what the launcher would pass, for a layer of each kind of shortcut
+that has its number of channels. `roof` is a model, not a measurement: see `modelled_roof`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,12 @@ TENSOR_CORE = {"sm_80": "IMMA", "sm_90": "IGMMA", "sm_100": "UTCIMMA"}
 
 @dataclass(frozen=True)
 class Case:
-    """A layer to compile a tile for. inputs and channels: of the convolution; kind: "if", "signed", "multi-level" (of 4
-    bits) or "layerwise"."""
+    """A layer to compile a tile for.
+
+    Attributes:
+        kind: "if", "signed", "multi-level" (of 4 bits) or "layerwise".
+        inputs, channels: of the convolution.
+    """
 
     kind: str
     inputs: int
@@ -46,12 +50,19 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.kernel}x{self.kernel} {self.inputs}->{self.channels} {self.shortcut} {self.kind}"
+        size = f"{self.kernel}x{self.kernel} {self.inputs}->{self.channels}"
+        return f"{size} {self.shortcut} {self.kind}"
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What came out; bytes, but for registers (a thread) and tensor_core (instructions). roof: modelled, 0 to 1."""
+    """A compiled tile.
+
+    Attributes:
+        registers: of a thread.
+        tensor_core: tensor-core instructions.
+        roof: modelled, 0 to 1.
+    """
 
     architecture: str
     case: str
@@ -64,7 +75,10 @@ class Compiled:
 
 
 def cases(kind: str, bucket: int) -> list[Case]:
-    """The layers a default tile serves: both kernel sizes and every shortcut, at the bucket's number of channels."""
+    """Return the layers a default tile serves, at the bucket's number of channels.
+
+    Both kernel sizes and every shortcut.
+    """
     wide = bucket if bucket < BUCKETS[-1] else 256
     kind, _, projection = kind.partition(" ")
     narrow = (
@@ -76,7 +90,7 @@ def cases(kind: str, bucket: int) -> list[Case]:
 
 
 def layer_of(case: Case) -> SpikingConv:
-    """A layer of random integers; `signed` layers also read signed spikes."""
+    """Return a layer of random integers; `signed` layers also read signed spikes."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -103,7 +117,7 @@ def _bits(case: Case) -> int:
 
 
 class _Recorder:
-    """Takes a kernel's place and keeps what it was launched with."""
+    """Stand-in for the module of kernels that keeps what each was launched with."""
 
     def __init__(self) -> None:
         self.calls: dict[str, dict[str, Any]] = {}
@@ -120,7 +134,7 @@ class _Recorder:
 
 @contextmanager
 def recorded() -> Iterator[_Recorder]:
-    """Within it, launches of compiled kernels are recorded and not carried out."""
+    """Record launches of compiled kernels within the block instead of carrying them out."""
     recorder = _Recorder()
     with mock.patch.object(launch, "kernels", lambda interpret: recorder):
         yield recorder
@@ -151,7 +165,7 @@ def launch_of(case: Case, tile: Tile) -> tuple[str, dict[str, Any]]:
 
 
 def build(architecture: str, kernel: str, arguments: dict[str, Any]) -> Any:
-    """Compile a kernel for the launch with `arguments`, tensors aligned to 16 bytes as torch's are."""
+    """Compile a kernel for the launch with `arguments`; tensors are aligned to 16 bytes."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -175,10 +189,12 @@ def build(architecture: str, kernel: str, arguments: dict[str, Any]) -> Any:
 
 
 def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
-    """Compiles one case for one architecture."""
+    """Compile one case for one architecture."""
     built = build(architecture, *launch_of(case, tile))
     usage, code = inspect_cubin(built.asm["cubin"])
-    registers, stack = (int(found) for found in re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())  # type: ignore[union-attr]
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert match is not None
+    registers, stack = (int(number) for number in match.groups())
     return Compiled(
         architecture,
         case.name,
@@ -192,7 +208,7 @@ def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
 
 
 def inspect_cubin(cubin: bytes) -> tuple[str, str]:
-    """Return what cuobjdump says of a cubin's resources, and its machine code."""
+    """Return cuobjdump's text on a cubin's resources, and its machine code."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -208,11 +224,13 @@ def inspect_cubin(cubin: bytes) -> tuple[str, str]:
 
 
 def modelled_roof(case: Case, tile: Tile) -> float:
-    """Share of an H200's int8 peak that a tile could reach if each of these units worked without waiting for the others.
+    """Return the share of an H200's int8 peak that a tile could reach.
 
-    Cycles of one SM for eight timesteps of one tile: the tensor core at 4,096 multiply-adds; L2 at 24 bytes (5.5 TB/s over 132
-    SMs at 1.75 GHz) for packed inputs and weights, which every group of timesteps loads again; four schedulers of 32 lanes for
-    two operations per four spikes unpacked and ten per neuron and timestep. The largest of the three decides.
+    It assumes that each of these units works without waiting for the others. Cycles of one SM for
+    eight timesteps of one tile: the tensor core at 4,096 multiply-adds; L2 at 24 bytes (5.5 TB/s
+    over 132 SMs at 1.75 GHz) for packed inputs and weights, which every group of timesteps loads
+    again; four schedulers of 32 lanes for two operations per four spikes unpacked and ten per
+    neuron and timestep. The largest of the three decides.
     """
     steps = 1 if case.kind == "layerwise" else 8
     groups = 1 if case.kind == "layerwise" else 8 // tile.group
@@ -230,7 +248,10 @@ def modelled_roof(case: Case, tile: Tile) -> float:
 
 
 def modelled_network(arch: str, architecture: str) -> float:
-    """`modelled_roof` of a whole network's fused layers, weighted by their multiply-adds; 224 px, or 32 px for the CIFAR form."""
+    """Return `modelled_roof` of a whole network's fused layers, weighted by their multiply-adds.
+
+    At 224 px, or 32 px for the CIFAR form.
+    """
     net = topology(arch)
     sizes = net.sizes(*(224, 224) if net.layers[0].max_pool else (32, 32))
     total = needed = 0.0
@@ -248,7 +269,7 @@ def modelled_network(arch: str, architecture: str) -> float:
 
 
 def shipped(architecture: str) -> Iterator[tuple[Case, Tile]]:
-    """Every tile of the committed table with the layers to compile it for."""
+    """Yield every tile of the committed table with the layers to compile it for."""
     tiles = table()[architecture]
     for kind in sorted(tiles.keys() - {"layers"}):
         for bucket, values in tiles[kind].items():
@@ -260,45 +281,49 @@ def shipped(architecture: str) -> Iterator[tuple[Case, Tile]]:
 
 
 def parse_key(key: str) -> tuple[int, int, int, str, str]:
-    """Kernel, input and output channels, shortcut and kind of a key of the tile table."""
-    found = re.fullmatch(r"(\d+)x\d+/\d+ (\d+)->(\d+) \d+x\d+ (\w+) ([\w-]+)", key)
-    if found is None:
+    """Return kernel, input and output channels, shortcut and kind of a key of the tile table.
+
+    Raises:
+        ValueError: it is no such key.
+    """
+    match = re.fullmatch(r"(\d+)x\d+/\d+ (\d+)->(\d+) \d+x\d+ (\w+) ([\w-]+)", key)
+    if match is None:
         raise ValueError(f"{key!r} is no key of the tile table")
-    kernel, inputs, channels, shortcut, kind = found.groups()
+    kernel, inputs, channels, shortcut, kind = match.groups()
     return int(kernel), int(inputs), int(channels), shortcut, kind
 
 
 def main() -> None:
-    """Command line; exit code 7 when a tile spills or does not use the tensor cores."""
+    """Run the command line; exit code 7 when a tile spills or does not use the tensor cores."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--arch", choices=ARCHITECTURES, action="append")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    made = []
+    results = []
     for architecture in args.arch or ARCHITECTURES:
         for case, tile in shipped(architecture):
-            found = compile_tile(architecture, case, tile)
-            made.append(found)
+            result = compile_tile(architecture, case, tile)
+            results.append(result)
             if not args.json:
-                size = f"{tile.pixels}x{tile.channels}x{tile.depth} group {tile.group}, {tile.warps} warps"
+                size = f"{tile.pixels}x{tile.channels}x{tile.depth} group {tile.group}"
+                size += f", {tile.warps} warps"
                 print(
-                    f"{architecture:7}{found.case:42}{size:34}{found.registers:4} registers {found.spill_bytes:4} B spilt "
-                    f"{found.shared_bytes / 1024:6.1f} KiB shared {found.tensor_core:3} {TENSOR_CORE[architecture]} "
-                    f"{100 * found.roof:5.1f} % of the int8 roof (modelled)",
+                    f"{architecture:7}{result.case:42}{size:34}{result.registers:4} registers "
+                    f"{result.spill_bytes:4} B spilt {result.shared_bytes / 1024:6.1f} KiB shared "
+                    f"{result.tensor_core:3} {TENSOR_CORE[architecture]} "
+                    f"{100 * result.roof:5.1f} % of the int8 roof (modelled)",
                     flush=True,
                 )
-        if (
-            architecture == "sm_90" and not args.json
-        ):  # the model's peak and bandwidth are an H200's
+        # The model's peak and bandwidth are an H200's.
+        if architecture == "sm_90" and not args.json:
             for arch in ("resnet50", "resnet18", "resnet20", "resnet56"):
-                print(
-                    f"{architecture:7}{arch}: {100 * modelled_network(arch, architecture):.1f} % of the int8 roof (modelled)"
-                )
+                share = 100 * modelled_network(arch, architecture)
+                print(f"{architecture:7}{arch}: {share:.1f} % of the int8 roof (modelled)")
     if args.json:
-        print(json.dumps([asdict(found) for found in made], indent=1))
-    if any(found.spill_bytes or not found.tensor_core for found in made):
+        print(json.dumps([asdict(result) for result in results], indent=1))
+    if any(result.spill_bytes or not result.tensor_core for result in results):
         print("error: a tile spills, or does without the tensor cores", file=sys.stderr)
         raise SystemExit(7)
 

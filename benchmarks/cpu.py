@@ -1,19 +1,20 @@
-"""CPU speed and memory of the executor against the loop a competent user would write, in one run.
+"""Measure speed and memory on the CPU against the loop a competent user would write, in one run.
 
     python -m benchmarks.cpu ARTIFACT CHECKPOINT [--rounds 3] [--threads 2] [--out FILE.json]
 
-ARTIFACT is a causal int8 artifact and CHECKPOINT the ANN it came from (ResNet-20, CIFAR-10 size); pixels are random, which
-changes nothing: every system computes dense convolutions. Batch 50, T = 32. Systems, each in a process of its own, in turns, a
-warm-up first:
+ARTIFACT is a causal int8 artifact and CHECKPOINT the ANN it came from (ResNet-20, CIFAR-10 size);
+pixels are random, which changes nothing: every system computes dense convolutions. Batch 50,
+T = 32. Systems, each in a process of its own, in turns, a warm-up first:
 
-    loop            per timestep and layer: conv2d, add, compare, subtract; float32, torch's default layout
+    loop            per timestep and layer: conv2d, add, compare, subtract; float32, torch's default
+                    layout
     loop-cl         the same in channels_last
     zoo             SpikingResNet.run, logits at every timestep
     zoo-statistics  the same with spikes per neuron counted
     zoo-layerwise   the network run on counts, T = 32
 
-Floor: operations are 40.8 MMAC an image and timestep behind the stem; at T = 32 that is 1.31 GMAC an image. Peak memory is the
-process's peak less what it held before its first run.
+Floor: operations are 40.8 MMAC an image and timestep behind the stem; at T = 32 that is 1.31 GMAC
+an image. Peak memory is the process's peak less what it held before its first run.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 def plain_loop(
     artifact_folder: Path, checkpoint: Path, channels_last: bool
 ) -> Callable[[], object]:
-    """The loop without the zoo: float weights, spikes of amplitude theta, one step after another."""
+    """Return the loop without the zoo: float weights, spikes of amplitude theta, step by step."""
     import torch
     from torch.nn import functional as F
 
@@ -92,7 +93,7 @@ def plain_loop(
 
 
 def zoo_run(artifact_folder: Path, statistics: bool, layerwise: bool) -> Callable[[], object]:
-    """The executor on random pixels."""
+    """Return a run of the network on random pixels."""
     import torch
 
     from zoo.artifact.folder import read_artifact
@@ -108,7 +109,12 @@ def zoo_run(artifact_folder: Path, statistics: bool, layerwise: bool) -> Callabl
 def measure_here(
     system: str, artifact_folder: Path, checkpoint: Path, threads: int
 ) -> dict[str, float]:
-    """One system in this process: images per second (the best of three runs after a warm-up) and memory."""
+    """Measure one system in this process, after a warm-up.
+
+    Returns:
+        images_per_second: of the best of three runs.
+        peak_mb: memory.
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -121,14 +127,14 @@ def measure_here(
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     seconds = []
     for _ in range(3):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         run()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return {"images_per_second": BATCH / min(seconds), "peak_mb": peak / 1024}
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -179,7 +185,8 @@ def main() -> None:
         "rounds": args.rounds,
         "versions": versions() | {"threads": str(args.threads)},
     }
-    command = f"python -m benchmarks.cpu ARTIFACT CHECKPOINT --rounds {args.rounds} --threads {args.threads}"
+    options = f"--rounds {args.rounds} --threads {args.threads}"
+    command = f"python -m benchmarks.cpu ARTIFACT CHECKPOINT {options}"
     args.out.write_text(
         json.dumps({"command": command, **facts, "systems": report}, indent=1) + "\n"
     )

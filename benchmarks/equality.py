@@ -1,18 +1,25 @@
-"""Whether the fused kernels give the reference's spikes, bit for bit: every layer, neuron and timestep, and every logit.
+"""Compare the spikes of the fused kernels with the reference's, bit for bit.
 
-    python -m benchmarks.equality ARTIFACT... --data DATA [--images N] [--timesteps 32] --out FILE.json
-    python -m benchmarks.equality --random resnet50 --out FILE.json     # random weights, both neurons, T = 1, 8, 9, 32 and 40
-    python -m benchmarks.equality s-resnet20-digits --data digits --images 4 --timesteps 9 --backend interpret --out FILE.json
+Every layer, neuron and timestep, and every logit.
 
-The reference is the torch backend on the CPU; the kernels run on the GPU, or with `--backend interpret` in Triton's interpreter.
-ARTIFACT is a folder or a name of the zoo, DATA what `zoo eval --data` takes. Spikes are compared packed, chunk by chunk. On a
-GPU the logits of a run without an observer, which is a CUDA graph, are compared as well. Results go into FILE under a name
-for each run; runs that it has already and that are not made again stay. Exit code 7 when anything differs.
+    python -m benchmarks.equality ARTIFACT... --data DATA [--images N] [--timesteps 32] \\
+      --out FILE.json
+    # Random weights, every neuron, T = 1, 8, 9, 32 and 40:
+    python -m benchmarks.equality --random resnet50 --out FILE.json
+    python -m benchmarks.equality s-resnet20-digits --data digits --images 4 --timesteps 9 \\
+      --backend interpret --out FILE.json
+
+The reference is the torch backend on the CPU; the kernels run on the GPU, or with `--backend
+interpret` in Triton's interpreter. ARTIFACT is a folder or a name of the zoo, DATA what `zoo eval
+--data` takes. Spikes are compared packed, chunk by chunk. On a GPU the logits of a run without an
+observer, which is a CUDA graph, are compared as well. Results go into FILE under a name for each
+run; runs that it has already and that are not made again stay. Exit code 7 when anything differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import importlib.metadata
 import json
@@ -44,10 +51,13 @@ NEURONS: tuple[Neuron, ...] = ("if", "signed", "multi-level")
 
 @dataclass
 class Comparison:
-    """One network run by both.
+    """One network run by the reference and by the kernels.
 
-    layers: spikes of the reference and differing (neuron, timestep) pairs of each layer (layerwise: counts and differing
-    neurons). sha256: of all packed spikes, of the reference and of the kernels. seconds: with observing and packing.
+    Attributes:
+        layers: spikes of the reference and differing (neuron, timestep) pairs of each layer
+            (layerwise: counts and differing neurons).
+        sha256: of all packed spikes, of the reference and of the kernels.
+        seconds: of either, with observing and packing.
     """
 
     images: int = 0
@@ -77,67 +87,80 @@ class Comparison:
 def compare(
     reference: SpikingResNet, kernels: SpikingResNet, chunks: Iterable[Tensor], timesteps: int
 ) -> Comparison:
-    """Runs both on each chunk of uint8 images and compares everything; packing and comparing happen on the kernels' device."""
-    found = Comparison(seconds={"reference": 0.0, "kernels": 0.0})
-    hashes = {side: {name: hashlib.sha256() for name in reference.layers} for side in found.seconds}
+    """Run both on each chunk of uint8 images and compare everything, on the kernels' device."""
+    result = Comparison(seconds={"reference": 0.0, "kernels": 0.0})
+    hashes = {
+        side: {name: hashlib.sha256() for name in reference.layers} for side in result.seconds
+    }
     for images in chunks:
         spikes, logits = {}, {}
         for side, network in (("reference", reference), ("kernels", kernels)):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             spikes[side], logits[side] = _observed(network, images, timesteps, kernels.device)
-            found.seconds[side] += time.perf_counter() - begun
+            result.seconds[side] += time.perf_counter() - started
             for name, values in spikes[side].items():
                 hashes[side][name].update(values.contiguous().cpu().numpy())
-        for name, wanted in spikes["reference"].items():
+        for name, expected in spikes["reference"].items():
             total, differing = _totals(
-                wanted, spikes["kernels"][name], reference.schedule == "layerwise"
+                expected, spikes["kernels"][name], reference.schedule == "layerwise"
             )
-            before = found.layers.get(name, [0, 0])
-            found.layers[name] = [before[0] + total, before[1] + differing]
-        found.logits_equal &= torch.equal(logits["reference"], logits["kernels"])
+            before = result.layers.get(name, [0, 0])
+            result.layers[name] = [before[0] + total, before[1] + differing]
+        result.logits_equal &= torch.equal(logits["reference"], logits["kernels"])
         if kernels.backend == "triton":
             alone = kernels.run(images, timesteps, chunk=len(images)).logits.cpu()
-            found.logits_equal &= torch.equal(logits["reference"], alone)
-        found.images += len(images)
+            result.logits_equal &= torch.equal(logits["reference"], alone)
+        result.images += len(images)
     for side, by_layer in hashes.items():
-        text = "".join(f"{name} {made.hexdigest()}\n" for name, made in by_layer.items())
-        found.sha256[side] = hashlib.sha256(text.encode()).hexdigest()
-    return found
+        text = "".join(f"{name} {digest.hexdigest()}\n" for name, digest in by_layer.items())
+        result.sha256[side] = hashlib.sha256(text.encode()).hexdigest()
+    return result
+
+
+def pair(
+    network: SpikingResNet, device: str, backend: Backend
+) -> tuple[SpikingResNet, SpikingResNet]:
+    """Return the network on the torch backend where it is, and a copy on `device` and `backend`."""
+    return network.with_backend("torch"), copy.deepcopy(network).to(device).with_backend(backend)
 
 
 def _observed(
     network: SpikingResNet, images: Tensor, timesteps: int, where: torch.device
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Every layer's spikes, uint8 planes [S, P, B, H, W, C] (layerwise: counts [B, H, W, C]) on `where`, and all logits."""
+    """Return every layer's spikes on `where`, and all logits.
+
+    Spikes are uint8 planes `[S, P, B, H, W, C]` (layerwise: counts `[B, H, W, C]`).
+    """
     parts: dict[str, list[Tensor]] = {}
 
     def keep(name: str, spikes: Tensor) -> None:
         spikes = spikes.to(where)
         if spikes.ndim == 4:
-            made = spikes.permute(0, 2, 3, 1).contiguous()[None, None]
+            planes = spikes.permute(0, 2, 3, 1).contiguous()[None, None]
         else:
-            made = pack(spikes, network.layers[name].neuron == "signed", network.spike_bits).planes
-        parts.setdefault(name, []).append(made)
+            signed = network.layers[name].neuron == "signed"
+            planes = pack(spikes, signed, network.spike_bits).planes
+        parts.setdefault(name, []).append(planes)
 
-    # Windows differ between backends and are multiples of 8, so their planes line up when put together.
+    # Windows differ between backends and are multiples of 8, so that their planes line up.
     logits = network.run(images, timesteps, chunk=len(images), on_spikes=keep).logits.cpu()
-    return {name: torch.cat(made, 1) for name, made in parts.items()}, logits
+    return {name: torch.cat(planes, 1) for name, planes in parts.items()}, logits
 
 
-def _totals(wanted: Tensor, got: Tensor, counts: bool) -> tuple[int, int]:
-    if wanted.shape != got.shape:
-        return int(wanted.count_nonzero()), wanted.numel()
+def _totals(expected: Tensor, got: Tensor, counts: bool) -> tuple[int, int]:
+    if expected.shape != got.shape:
+        return int(expected.count_nonzero()), expected.numel()
     if counts:
-        return int(wanted.sum(dtype=torch.int64)), int((wanted != got).sum())
+        return int(expected.sum(dtype=torch.int64)), int((expected != got).sum())
     differing = (
-        (wanted ^ got).amax(0, keepdim=True)
-        if len(wanted) == 1
-        else (wanted[:1] ^ got[:1]) | (wanted[1:] ^ got[1:])
+        (expected ^ got).amax(0, keepdim=True)
+        if len(expected) == 1
+        else (expected[:1] ^ got[:1]) | (expected[1:] ^ got[1:])
     )
-    steps = 8 * wanted.shape[1]
+    steps = 8 * expected.shape[1]
     return tuple(
         int(count(PackedSpikes(planes, steps)).sum(dtype=torch.int64))
-        for planes in (wanted, differing)
+        for planes in (expected, differing)
     )  # type: ignore[return-value]
 
 
@@ -148,10 +171,11 @@ def random_network(
     schedule: Literal["causal", "layerwise"] = "causal",
     seed: int = 0,
 ) -> SpikingResNet:
-    """An integer network of random numbers whose layers all fire.
+    """Return an integer network of random numbers whose layers all fire.
 
-    Weights are normal with a standard deviation of 32, like rounded trained ones, so that potentials are as small as theirs and
-    the reference runs in float32 where it does for them. Spikes of a multi-level network have 4 bits.
+    Weights are normal with a standard deviation of 32, like rounded trained ones, so that
+    potentials are as small as theirs and the reference runs in float32 where it does for them.
+    Spikes of a multi-level network have 4 bits.
     """
     gen, bits = torch.Generator().manual_seed(seed), 4 if neuron == "multi-level" else 1
 
@@ -197,7 +221,7 @@ def random_network(
 
 
 def random_images(batch: int, channels: int, side: int, seed: int = 0) -> Tensor:
-    """uint8 [B, C, side, side]."""
+    """Return random images, uint8 `[B, C, side, side]`."""
     gen = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, channels, side, side), generator=gen, dtype=torch.uint8)
 
@@ -205,7 +229,7 @@ def random_images(batch: int, channels: int, side: int, seed: int = 0) -> Tensor
 def random_spikes(
     shape: Sequence[int], timesteps: int, signed: bool, device: torch.device, seed: int
 ) -> PackedSpikes:
-    """Packed spikes [B, H, W, C] of which an eighth is not zero."""
+    """Return packed spikes `[B, H, W, C]` of which an eighth is not zero."""
     gen = torch.Generator(device).manual_seed(seed)
     planes = -(-timesteps // 8)
 
@@ -215,14 +239,17 @@ def random_spikes(
         )
 
     up = bits() & bits() & bits()
-    made = torch.cat([up, bits() & bits() & bits() & ~up]) if signed else up
+    packed = torch.cat([up, bits() & bits() & bits() & ~up]) if signed else up
     if timesteps % 8:
-        made[:, -1] &= (1 << timesteps % 8) - 1
-    return PackedSpikes(made, timesteps)
+        packed[:, -1] &= (1 << timesteps % 8) - 1
+    return PackedSpikes(packed, timesteps)
 
 
 def facts() -> dict[str, str]:
-    """What a figure depends on: GPU and driver, versions, commit and a hash of the code that ran."""
+    """Return what a figure depends on.
+
+    GPU and driver, versions, commit and a hash of the code that ran.
+    """
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     return {
@@ -237,20 +264,24 @@ def facts() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `-dirty` where tracked files differ; a copy without git says so in SPIKING_ZOO_COMMIT."""
-    found = _output(
+    """Return the checkout's commit, with `-dirty` where tracked files differ.
+
+    A copy without git has it in SPIKING_ZOO_COMMIT.
+    """
+    described = _output(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     )
-    return found or os.environ.get("SPIKING_ZOO_COMMIT", "unknown")
+    return described or os.environ.get("SPIKING_ZOO_COMMIT", "unknown")
 
 
 def sources(*patterns: str) -> str:
-    """sha256, 16 digits, over the files at these patterns: by default what runs a network, with the table of tiles."""
+    """Return sha256, 16 digits, over the files at these patterns.
+
+    By default over what runs a network, with the table of tiles.
+    """
     digest = hashlib.sha256()
     for pattern in patterns or (
-        "zoo/networks/spiking.py",
-        "zoo/networks/fused.py",
-        "zoo/networks/resnet.py",
+        "zoo/networks/*.py",
         "kernels/**/*.py",
         "kernels/**/*.json",
     ):
@@ -260,7 +291,7 @@ def sources(*patterns: str) -> str:
 
 
 def installed(package: str) -> str:
-    """Version of an installed package, or "none"."""
+    """Return the version of an installed package, or "none"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -268,7 +299,7 @@ def installed(package: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replaces the file at once, so that a run that is cut off leaves the old one or the new one."""
+    """Replace the file at once, so that a run that is cut off leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
@@ -302,8 +333,8 @@ def _artifact_tasks(args: argparse.Namespace) -> Iterator[_Task]:
 
     images = open_images(args.data, "test")
     images = images if args.images is None else images.take(args.images, None)
-    for given in args.artifact:
-        folder = registry.resolve(given)
+    for name_or_path in args.artifact:
+        folder = registry.resolve(name_or_path)
         config, tensors = read_artifact(folder)
         for steps in args.timesteps or (32,):
             chunks = (batch for batch, _ in images.batches(Preprocess.of(config), args.chunk))
@@ -325,12 +356,15 @@ def _random_tasks(args: argparse.Namespace) -> Iterator[_Task]:
             network = random_network(net, neuron=neuron, schedule=schedule)  # type: ignore[arg-type]
             for steps in args.timesteps or RANDOM_STEPS:
                 images = random_images(args.images or 2, net.in_channels, side, seed=steps)
-                name = f"random {args.random} shortcut {shortcut} {neuron} {schedule} T={steps} {side} px"
+                name = (
+                    f"random {args.random} shortcut {shortcut} {neuron} {schedule} "
+                    f"T={steps} {side} px"
+                )
                 yield _Task(name, network, images.split(args.chunk), steps, {})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -364,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
-    """Carries the tasks out, writes the report after each, and says whether every one was equal."""
+    """Carry the tasks out, writing the report after each; return whether every one was equal."""
     if backend == "triton" and not torch.cuda.is_available():
         raise UsageError(
             "backend triton needs a CUDA GPU, and there is none here: pass --backend interpret"
@@ -372,49 +406,52 @@ def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"runs": {}}
     equal = True
     for task in tasks:
-        on = task.network.to("cuda" if backend == "triton" else "cpu").with_backend(backend)
-        found = compare(task.network, on, task.chunks, task.timesteps)
-        equal &= found.equal
+        device = "cuda" if backend == "triton" else "cpu"
+        reference, kernels = pair(task.network, device, backend)
+        result = compare(reference, kernels, task.chunks, task.timesteps)
+        equal &= result.equal
         report["runs"][task.name] = {
-            "equal": found.equal,
-            "images": found.images,
+            "equal": result.equal,
+            "images": result.images,
             "timesteps": task.timesteps,
             "backend": backend,
-            "spikes": found.spikes,
-            "differences": found.differences,
-            "logits_equal": found.logits_equal,
-            "sha256": found.sha256,
-            "seconds": found.seconds,
+            "spikes": result.spikes,
+            "differences": result.differences,
+            "logits_equal": result.logits_equal,
+            "sha256": result.sha256,
+            "seconds": result.seconds,
             **task.about,
             **facts(),
             "command": command("equality"),
             "layers": {
-                name: {"spikes": s, "differences": d} for name, (s, d) in found.layers.items()
+                name: {"spikes": s, "differences": d} for name, (s, d) in result.layers.items()
             },
         }
         report["equal"] = all(run["equal"] for run in report["runs"].values())
         write(out, json.dumps(report, indent=1) + "\n")
         print(
-            f"{'equal ' if found.equal else 'DIFFER'} {task.name}: {found.images} images, {found.spikes:,} spikes, "
-            f"{found.differences:,} differ, logits {'equal' if found.logits_equal else 'differ'}; "
-            f"reference {found.seconds['reference']:.1f} s, {backend} {found.seconds['kernels']:.1f} s",
+            f"{'equal ' if result.equal else 'DIFFER'} {task.name}: {result.images} images, "
+            f"{result.spikes:,} spikes, {result.differences:,} differ, "
+            f"logits {'equal' if result.logits_equal else 'differ'}; "
+            f"reference {result.seconds['reference']:.1f} s, "
+            f"{backend} {result.seconds['kernels']:.1f} s",
             flush=True,
         )
     return equal
 
 
 def command(module: str) -> str:
-    """How this process was started, without the folders that exist on one machine alone."""
-    given = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return " ".join(["python", "-m", f"benchmarks.{module}", *given])
+    """Return how this process was started, without the folders that exist on one machine alone."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return " ".join(["python", "-m", f"benchmarks.{module}", *words])
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Positive integers, with commas between them."""
-    found = tuple(int(part) for part in text.split(","))
-    if min(found) < 1:
+    """Parse positive integers with commas between them."""
+    values = tuple(int(part) for part in text.split(","))
+    if min(values) < 1:
         raise ValueError(text)
-    return found
+    return values
 
 
 if __name__ == "__main__":

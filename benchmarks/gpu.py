@@ -1,27 +1,37 @@
-"""Speed and memory on a GPU: the fused kernels against the torch executor, SpikingJelly and the ANN, and against the roofs.
+"""Measure speed and memory on a GPU: the fused kernels against their peers and the chip's roofs.
 
-    python -m benchmarks.gpu [--networks resnet50,...] [--timesteps 4,8,16,32] [--batches 1,8,64,256,512] [--budget SECONDS]
-    python -m benchmarks.gpu --render                  # the table, from the result file alone
-    python -m benchmarks.gpu --device cpu --backend interpret --networks resnet20 --timesteps 4 --batches 2    # a smoke run
+    python -m benchmarks.gpu [--networks resnet50,...] [--timesteps 4,8,16,32] \\
+      [--batches 1,8,64,256,512] [--budget SECONDS]
+    python -m benchmarks.gpu --render        # the table, from the result file alone
+    # A smoke run:
+    python -m benchmarks.gpu --device cpu --backend interpret --networks resnet20 \\
+      --timesteps 4 --batches 2
 
-Networks have random integer weights at their real sizes: dense kernels take as long for them as for trained ones, as long as
-spikes are as dense, since that decides what the chip draws. So thresholds are set, one layer after another on noise images,
-to a firing rate at T = 32 of `--rate`: 0.12 spikes a neuron and timestep; the converted CIFAR-10 ResNet-20 and 56 have 0.135 and
-0.145 (benchmarks/results/cifar10). Systems, each timed by CUDA events over rotating inputs after a warm-up:
+Networks have random integer weights at their real sizes: dense kernels take as long for them as for
+trained ones, as long as spikes are as dense, since that decides what the chip draws. So thresholds
+are set, one layer after another on noise images, to a firing rate at T = 32 of `--rate`: 0.12
+spikes a neuron and timestep; the converted CIFAR-10 ResNet-20 and 56 have 0.135 and 0.145
+(benchmarks/results/cifar10). Systems, each timed by CUDA events over rotating inputs after a
+warm-up:
 
-    zoo             `network(images, T)`: uint8 images on the GPU to logits, as one CUDA graph; no statistics
-    zoo-signed      the same with ternary spikes;  zoo-layerwise: one convolution a layer on counts
-    torch           the reference executor on the same GPU
-    spikingjelly-*  and ann: see benchmarks/gpu_peers.py; the ANN runs once and the table shows it divided by T
+    zoo             `network(images, T)`: uint8 images on the GPU to logits, as one CUDA graph;
+                    no statistics
+    zoo-signed      the same with ternary spikes
+    zoo-layerwise   one convolution a layer on counts
+    torch           the torch backend on the same GPU
+    spikingjelly-*  and ann: see benchmarks/gpu_peers.py; the ANN runs once and the table shows it
+                    divided by T
 
-No zoo system is timed before its logits equal the torch backend's, nor kept if they change while it is timed (exit code 7).
-Rows are written as they are measured; a later run makes what is missing, and zoo and torch rows again when the code changed.
-`int8 roof` and `memory roof` are the shares of the chip's peaks that a system's floor (`benchmarks.gpu_peers.floor`) takes up.
+No zoo system is timed before its logits equal the torch backend's, nor kept if they change while it
+is timed (exit code 7). Rows are written as they are measured; a later run makes what is missing,
+and zoo and torch rows again when the code changed. `int8 roof` and `memory roof` are the shares of
+the chip's peaks that a system's floor (`benchmarks.gpu_peers.floor`) takes up.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import sys
@@ -81,9 +91,11 @@ def cases(
     peers: Sequence[str],
     variants: Sequence[str],
 ) -> list[Case]:
-    """Everything to measure, what tells most first: T = 32 in batches of 256, of two networks and of the others, then the zoo
-    alone, then its peers."""
-    made: list[tuple[tuple[int, ...], Case]] = []
+    """Return everything to measure, what tells most first.
+
+    T = 32 in batches of 256, of two networks and of the others, then the zoo alone, then its peers.
+    """
+    ordered: list[tuple[tuple[int, ...], Case]] = []
     systems = ["zoo"] * ("if" in variants) + [peer for peer in peers if peer != "spikingjelly"]
     systems += (
         [f"spikingjelly-{d}-{m}" for d in DTYPES for m in STEP_MODES]
@@ -103,17 +115,20 @@ def cases(
                 order = (s, steps != head_steps, -steps, batch)
                 for n, network in enumerate(networks):
                     first = (0 if n < 2 else 1) if headline else 2 if system == "zoo" else 3
-                    made.append(((first, *order, n), Case(network, system, steps, batch)))
-    return [case for _, case in sorted(made, key=lambda item: item[0])]
+                    ordered.append(((first, *order, n), Case(network, system, steps, batch)))
+    return [case for _, case in sorted(ordered, key=lambda item: item[0])]
 
 
 @torch.inference_mode()
 def set_rates(
     network: SpikingResNet, images: Tensor, rate: float
 ) -> tuple[SpikingResNet, list[float]]:
-    """The network with each layer's thresholds scaled so that it fires at `rate` over RATE_STEPS; and the rates it got."""
+    """Return the network with thresholds scaled for a firing rate, and the rates of its layers.
+
+    Each layer fires at about `rate` over RATE_STEPS.
+    """
     net, layers, out, rates = network.topology, dict(network.layers), {}, []
-    sizes, stem = net.sizes(*images.shape[-2:]), network.layers[network.topology.layers[0].name]
+    sizes, stem = net.sizes(*images.shape[-2:]), layers[net.layers[0].name]
     out[IMAGE] = stem.current(network.pixels(images), RATE_STEPS)
     for spec in net.layers:
         layer, low, high = network.layers[spec.name], -6.0, 6.0
@@ -128,7 +143,7 @@ def set_rates(
             got = (out[spec.name] != 0).float().mean().item()
             low, high = (middle, high) if got > rate else (low, middle)
         rates.append(got)
-    made = SpikingResNet(
+    scaled = SpikingResNet(
         net,
         layers,
         network.head,
@@ -136,7 +151,7 @@ def set_rates(
         schedule=network.schedule,
         delay=network.delay,
     )
-    return made, rates
+    return scaled, rates
 
 
 @dataclass
@@ -151,23 +166,27 @@ class Bench:
     )
 
     def network(self, name: str, variant: str) -> tuple[SpikingResNet, list[float]]:
-        """Kept on the CPU, so that what a case has on the GPU is its own."""
+        """Return a network of its own and its layers' firing rates.
+
+        What is kept stays on the CPU, so that all that a case has on the GPU is its own.
+        """
         neuron: Literal["if", "signed"] = "signed" if variant == "signed" else "if"
         if (name, neuron) not in self._networks:
             side, classes = NETWORKS[name]
-            made = random_network(topology(name, num_classes=classes), neuron=neuron).to(
-                self.device
-            )
-            made, rates = set_rates(
-                made, random_images(2, 3, side, seed=1).to(self.device), self.rate
-            )
-            self._networks[name, neuron] = made.to("cpu"), rates
-        made, rates = self._networks[name, neuron]
-        made.schedule = "layerwise" if variant == "layerwise" else "causal"
-        return made, rates
+            network = random_network(topology(name, num_classes=classes), neuron=neuron)
+            images = random_images(2, 3, side, seed=1).to(self.device)
+            network, rates = set_rates(network.to(self.device), images, self.rate)
+            self._networks[name, neuron] = network.to("cpu"), rates
+        kept, rates = self._networks[name, neuron]
+        network = copy.deepcopy(kept)
+        network.schedule = "layerwise" if variant == "layerwise" else "causal"
+        return network, rates
 
     def system(self, case: Case) -> tuple[System, Tensor | None, list[float]]:
-        """What to time, the logits it must give for the first images of input set 0, and the layers' firing rates."""
+        """Return what to time, the expected logits and the layers' firing rates.
+
+        The logits are those of the first images of input set 0, from the torch backend.
+        """
         side, classes = NETWORKS[case.network]
         batches = [
             random_images(case.batch, 3, side, seed=i).to(self.device) for i in range(INPUT_SETS)
@@ -180,20 +199,16 @@ class Bench:
             net = topology(case.network, num_classes=classes)
             return spikingjelly_system(net, batches, case.timesteps, dtype, mode), None, []
         network, rates = self.network(case.network, case.system.removeprefix("zoo-"))
+        reference = network.to(self.device).with_backend("torch")
         if case.system == "torch":
-            on, chunk = (
-                network.to(self.device),
-                HEADLINE[1],
-            )  # the default is made for a CPU's caches
-            return (
-                System(
-                    lambda i: on.run(batches[i], case.timesteps, chunk=chunk).logits[-1], INPUT_SETS
-                ),
-                None,
-                rates,
-            )
-        expected = network.to(self.device)(batches[0][:CHECKED], case.timesteps)
-        fast = network.to(self.device).with_backend(self.backend)
+            chunk = HEADLINE[1]  # the default is made for a CPU's caches
+
+            def run(i: int) -> Tensor:
+                return reference.run(batches[i], case.timesteps, chunk=chunk).logits[-1]
+
+            return System(run, INPUT_SETS), None, rates
+        expected = reference(batches[0][:CHECKED], case.timesteps)
+        fast = network.with_backend(self.backend)
         return (
             System(lambda i: fast(batches[i], case.timesteps), INPUT_SETS, self.backend),
             expected,
@@ -204,10 +219,13 @@ class Bench:
 def timed(
     run: Callable[[int], object], inputs: int, device: torch.device, seconds: float, least: int = 5
 ) -> list[float]:
-    """Seconds of each of at least `least` calls, and of as many as fit in `seconds`, on inputs in turn."""
+    """Return the seconds of each call, on inputs in turn.
+
+    At least `least` calls are made, and as many as fit in `seconds`.
+    """
     times: list[float] = []
-    begun = time.perf_counter()
-    while len(times) < least or (time.perf_counter() - begun < seconds and len(times) < 1000):
+    started = time.perf_counter()
+    while len(times) < least or (time.perf_counter() - started < seconds and len(times) < 1000):
         if device.type == "cuda":
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
@@ -223,13 +241,17 @@ def timed(
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:
-    """Median, and the first and last fifth."""
+    """Return the median, and the first and last fifth."""
     fifths = quantiles(times, n=5) if len(times) > 1 else [times[0]] * 4
     return {"median": median(times), "low": fifths[0], "high": fifths[-1]}
 
 
 def measure(bench: Bench, case: Case, seconds: float) -> dict[str, Any]:
-    """One row. Raises GateError where a zoo system's logits are not the reference's."""
+    """Return one row.
+
+    Raises:
+        GateError: a zoo system's logits are not the reference's.
+    """
     gpu = bench.device.type == "cuda"
     gc.collect()
     if gpu:
@@ -243,11 +265,11 @@ def measure(bench: Bench, case: Case, seconds: float) -> dict[str, Any]:
     first = system.run(0).clone()
     if expected is not None and not torch.equal(first[: len(expected)], expected):
         raise GateError(
-            f"{case.key}: logits differ from the torch backend's, so it is not timed: run benchmarks.equality"
+            f"{case.key}: logits differ from the torch backend's, so it is not timed: "
+            "run benchmarks.equality"
         )
-    if (
-        gpu
-    ):  # torch.compile records its graph in the second call, and the clocks of an idle chip are low
+    if gpu:
+        # torch.compile records its graph in the second call; the clocks of an idle chip are low.
         timed(system.run, system.inputs, bench.device, seconds)
     times = timed(system.run, system.inputs, bench.device, seconds, least=5 if gpu else 1)
     if expected is not None and not torch.equal(system.run(0), first):
@@ -264,7 +286,10 @@ def measure(bench: Bench, case: Case, seconds: float) -> dict[str, Any]:
 
 
 def shares(case: Case, speed: float) -> dict[str, float | None]:
-    """Shares of the int8 and of the packed memory roof at `speed` images a second; None for the ANN and for chips not known."""
+    """Return the shares of the int8 and of the packed memory roof at `speed` images a second.
+
+    None for the ANN and for chips not known.
+    """
     roof = ROOFS.get(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
     if roof is None or case.system == "ann":
         return {"int8_roof": None, "memory_roof": None}
@@ -280,7 +305,10 @@ def shares(case: Case, speed: float) -> dict[str, float | None]:
 
 
 def is_done(row: dict[str, Any] | None, case: Case, now: dict[str, str]) -> bool:
-    """Whether a row stands: of this GPU, of this code if it is the zoo's, and not a failure that may pass."""
+    """Return whether a row stands.
+
+    It does if it is of this GPU, of this code if it is the zoo's, and no failure that may pass.
+    """
     if (
         row is None
         or row["gpu"] != now["gpu"]
@@ -295,19 +323,23 @@ def is_done(row: dict[str, Any] | None, case: Case, now: dict[str, str]) -> bool
 
 
 def table(report: dict[str, Any]) -> str:
-    """The rows as Markdown; the ANN's speed is divided by T, and every row compared with that."""
+    """Return the rows as Markdown.
+
+    The ANN's speed is divided by T, and every row compared with that.
+    """
     rows = {key: row for key, row in report["rows"].items() if "failed" not in row}
-    found = {
+    present = {
         key: Case(row["network"], row["system"], row["timesteps"], row["batch"])
         for key, row in rows.items()
     }
     lines = [
-        "| network | T | batch | system | images/s | spread | peak MB | int8 roof | memory roof | against ANN / T |"
+        "| network | T | batch | system | images/s | spread | peak MB | int8 roof | memory roof "
+        "| against ANN / T |"
     ]
     lines.append("|" + "---|" * 10)
-    steps = sorted({case.timesteps for case in found.values() if case.system != "ann"})
+    steps = sorted({case.timesteps for case in present.values() if case.system != "ann"})
     for key, case in sorted(
-        found.items(),
+        present.items(),
         key=lambda item: (item[1].network, item[1].batch, item[1].system, item[1].timesteps),
     ):
         row = rows[key]
@@ -340,15 +372,15 @@ def table(report: dict[str, Any]) -> str:
 
 
 def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """A parser of words with commas between them, each of which must be known; none is none of them."""
+    """Return a parser of words with commas between them, each of which must be known."""
 
     def parse(text: str) -> list[str]:
-        found = [part for part in text.split(",") if part]
-        if unknown := set(found) - set(known):
+        words = [part for part in text.split(",") if part]
+        if unknown := set(words) - set(known):
             raise argparse.ArgumentTypeError(
                 f"{', '.join(sorted(unknown))} is unknown: use {', '.join(known)}"
             )
-        return found
+        return words
 
     return parse
 
@@ -356,18 +388,20 @@ def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
 def _checked(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
-            "there is no CUDA GPU here: run where there is one, or --device cpu --backend interpret to try the code"
+            "there is no CUDA GPU here: run where there is one, or --device cpu "
+            "--backend interpret to try the code"
         )
     if args.device == "cpu" and (
         args.backend != "interpret" or (args.out and args.out.resolve() == RESULTS.resolve())
     ):
         raise UsageError(
-            f"a run on the CPU is a smoke run: pass --backend interpret, and an --out other than {RESULTS.name}"
+            "a run on the CPU is a smoke run: pass --backend interpret, and an --out other than "
+            f"{RESULTS.name}"
         )
 
 
 def _run(args: argparse.Namespace) -> None:
-    begun, now = time.perf_counter(), facts()
+    started, now = time.perf_counter(), facts()
     out = args.out or (RESULTS if args.device == "cuda" else None)
     report: dict[str, Any] = (
         {"rows": {}} if out is None or not out.exists() else json.loads(out.read_text())
@@ -377,23 +411,24 @@ def _run(args: argparse.Namespace) -> None:
     elif report.get("smoke"):
         raise UsageError(f"{out} holds a smoke run: pass another --out")
     peers = list(args.peers)
-    if "spikingjelly" in peers and (missing := why_not_spikingjelly()):
-        print(f"spikingjelly is left out, {missing}", file=sys.stderr)
+    if "spikingjelly" in peers and (reason := why_not_spikingjelly()):
+        print(f"spikingjelly is left out, {reason}", file=sys.stderr)
         peers.remove("spikingjelly")
     bench = Bench(torch.device(args.device), args.backend, args.rate)
     every = cases(args.networks, args.timesteps, args.batches, peers, args.variants)
-    wanted = [case for case in every if not is_done(report["rows"].get(case.key), case, now)]
+    missing = [case for case in every if not is_done(report["rows"].get(case.key), case, now)]
     for name in args.networks:
         least = floor(name, HEADLINE[0])
         print(
-            f"{name}, T = {HEADLINE[0]}, on an H200: {least.operations / 1e9:.1f} G operations and {least.bytes / 1e6:.2f} MB an "
-            f"image, so at most {1 / least.seconds:,.0f} images/s",
+            f"{name}, T = {HEADLINE[0]}, on an H200: {least.operations / 1e9:.1f} G operations and "
+            f"{least.bytes / 1e6:.2f} MB an image, so at most {1 / least.seconds:,.0f} images/s",
             file=sys.stderr,
         )
-    for index, case in enumerate(wanted):
-        if time.perf_counter() - begun > args.budget:
+    for index, case in enumerate(missing):
+        if time.perf_counter() - started > args.budget:
             print(
-                f"{len(wanted) - index} of {len(wanted)} measurements left: run the same command again",
+                f"{len(missing) - index} of {len(missing)} measurements left: "
+                "run the same command again",
                 file=sys.stderr,
             )
             break
@@ -406,9 +441,8 @@ def _run(args: argparse.Namespace) -> None:
         except Exception as error:  # a peer's own failure is a finding, and not the end of the run
             if case.system.startswith(("zoo", "torch")):
                 raise
-            row = {
-                "failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            }
+            first_line = str(error).splitlines()[0] if str(error) else ""
+            row = {"failed": f"{type(error).__name__}: {first_line}"}
         about = {
             "network": case.network,
             "system": case.system,
@@ -418,15 +452,17 @@ def _run(args: argparse.Namespace) -> None:
         report["rows"][case.key] = {**about, **row, **now, "command": command("gpu")}
         if out is not None:
             write(out, json.dumps(report, indent=1) + "\n")
-        told = f"{row['images_per_second']:,.1f} images/s" if "failed" not in row else row["failed"]
+        speed = f"{row['images_per_second']:,.1f} images/s" if "failed" not in row else ""
         print(
-            f"{time.perf_counter() - begun:6.0f} s  {case.key}: {told}", file=sys.stderr, flush=True
+            f"{time.perf_counter() - started:6.0f} s  {case.key}: {speed or row['failed']}",
+            file=sys.stderr,
+            flush=True,
         )
     print(table(report))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,17 +1,19 @@
-"""What `benchmarks.gpu` is compared with: the least an image can cost, the ANN itself, and SpikingJelly's conversion of it.
+"""The peers of `benchmarks.gpu`: the least an image can cost, the ANN, and SpikingJelly.
 
-The peers get a network of the same topology with random weights and settled BatchNorms, and inputs that are normalised floats
-on the device already (the zoo's own runs begin at uint8 pixels).
+The peers get a network of the same topology with random weights and settled BatchNorms, and inputs
+that are normalised floats on the device already (the zoo's own runs begin at uint8 pixels).
 
-* ANN: BatchNorm folded, bfloat16, channels_last, `torch.compile(mode="reduce-overhead")`, which replays a CUDA graph as the zoo
-  does. Divided by T it is what T passes would give, which is what T timesteps cost without better kernels.
-* SpikingJelly 2.0: `Converter(RateCodingRecipe(mode="99.9%"))`, its default form, whose IFNode takes all timesteps in one Triton
-  kernel where a GPU is. Step mode "m" runs layer by layer over [T, B, ...], "s" timestep by timestep. float32 keeps torch's
-  default layout (and its default of TF32 convolutions), float16 runs in channels_last. Its tracer wants `nn.ReLU` modules and
-  knows no padding, so a zero-padded shortcut is a fixed 1x1 convolution here.
+* ANN: BatchNorm folded, bfloat16, channels_last, `torch.compile(mode="reduce-overhead")`, which
+  replays a CUDA graph as the zoo does. Divided by T it is what T passes would give, which is what T
+  timesteps cost without better kernels.
+* SpikingJelly 2.0: `Converter(RateCodingRecipe(mode="99.9%"))`, its default form, whose IFNode
+  takes all timesteps in one Triton kernel where a GPU is. Step mode "m" runs layer by layer over
+  `[T, B, ...]`, "s" timestep by timestep. float32 keeps torch's default layout (and its default of
+  TF32 convolutions), float16 runs in channels_last. Its tracer wants `nn.ReLU` modules and knows no
+  padding, so a zero-padded shortcut is a fixed 1x1 convolution here.
 
-SpikingJelly needs no installation: unpack the wheels of spikingjelly 2.0.0 and loguru (both pure Python) into a folder on
-PYTHONPATH; it also imports requests and tqdm.
+SpikingJelly needs no installation: unpack the wheels of spikingjelly 2.0.0 and loguru (both pure
+Python) into a folder on PYTHONPATH; it also imports requests and tqdm.
 """
 
 from __future__ import annotations
@@ -63,11 +65,11 @@ class Floor:
 def floor(
     name: str, timesteps: int, *, signed: bool = False, roof: Roof = ROOFS["NVIDIA H200"]
 ) -> Floor:
-    """Floor of one image of a network of NETWORKS.
+    """Return the floor of one image of a network of NETWORKS.
 
-    Operations are 2 for each weight, position and timestep; the stem's count once, since its image is constant. Bytes are the
-    image, and packed spikes, written once and read once by each reader; `signed` packs two bits a spike. Weights are read once
-    a batch and not counted.
+    Operations are 2 for each weight, position and timestep; the stem's count once, since its image
+    is constant. Bytes are the image, and packed spikes, written once and read once by each reader;
+    `signed` packs two bits a spike. Weights are read once a batch and not counted.
     """
     side, classes = NETWORKS[name]
     net = topology(name, num_classes=classes)
@@ -93,7 +95,12 @@ def floor(
 
 @dataclass(frozen=True)
 class System:
-    """Something to time: `run(i)` takes input set i of `inputs` and returns logits [B, classes]."""
+    """A system to time.
+
+    Attributes:
+        run: takes the index of an input set and returns logits `[B, classes]`.
+        inputs: number of input sets.
+    """
 
     run: Callable[[int], Tensor]
     inputs: int
@@ -101,7 +108,7 @@ class System:
 
 
 class PlainResNet(nn.Module):
-    """The ANN of a topology as a tracer and a compiler like it: one module for each operation, no dictionary of branches."""
+    """The ANN of a topology with one module for each operation, as tracers like it."""
 
     def __init__(self, net: Topology) -> None:
         super().__init__()
@@ -166,7 +173,7 @@ def _key(name: str) -> str:
 
 @torch.no_grad()
 def _pad_with_zeros(conv: nn.Module, shortcut: Shortcut) -> None:
-    """Makes a 1x1 convolution copy its channels to those between the zero-padded ones."""
+    """Make a 1x1 convolution copy its channels to those between the zero-padded ones."""
     assert isinstance(conv, nn.Conv2d)
     conv.weight.zero_()
     for c in range(conv.in_channels):
@@ -174,13 +181,16 @@ def _pad_with_zeros(conv: nn.Module, shortcut: Shortcut) -> None:
 
 
 def normalised(images: Tensor, dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
-    """uint8 images as an ANN takes them."""
+    """Return uint8 images as an ANN takes them."""
     return ((images.float() / 255 - 0.5) / 0.25).to(dtype).contiguous(memory_format=layout)
 
 
 @torch.no_grad()
 def plain_ann(net: Topology, images: Tensor, seed: int = 0) -> PlainResNet:
-    """A PlainResNet of random weights in eval mode on the images' device, its BatchNorms settled on these images."""
+    """Return a PlainResNet of random weights in eval mode, on the images' device.
+
+    Its BatchNorms are settled on these images.
+    """
     torch.manual_seed(seed)
     ann = PlainResNet(net).to(images.device)
     for module in ann.modules():
@@ -192,11 +202,15 @@ def plain_ann(net: Topology, images: Tensor, seed: int = 0) -> PlainResNet:
 
 @torch.no_grad()
 def ann_system(net: Topology, batches: Sequence[Tensor], compiled: bool) -> System:
-    """The ANN on uint8 batches, at its best: folded, bfloat16, channels_last, compiled unless `compiled` is false."""
+    """Return the ANN on uint8 batches, at its best.
+
+    Folded, bfloat16, channels_last, compiled unless `compiled` is false.
+    """
     ann = plain_ann(net, batches[0][:8])
     for convs, bns in ((ann.convs, ann.bns), (ann.sides, ann.side_bns)):
         for key in bns:
-            convs[key], bns[key] = fuse_conv_bn_eval(convs[key], bns[key]), nn.Identity()  # type: ignore[type-var]
+            fused = fuse_conv_bn_eval(convs[key], bns[key])  # type: ignore[type-var]
+            convs[key], bns[key] = fused, nn.Identity()
     model: Callable[[Tensor], Tensor] = ann.to(torch.bfloat16, memory_format=torch.channels_last)
     inputs = [normalised(batch, torch.bfloat16, torch.channels_last) for batch in batches]
     note = "bf16, channels_last, eager"
@@ -214,7 +228,7 @@ def ann_system(net: Topology, batches: Sequence[Tensor], compiled: bool) -> Syst
 
 
 def why_not_spikingjelly() -> str:
-    """Empty where SpikingJelly's converter can be imported, else the reason."""
+    """Return why SpikingJelly's converter cannot be imported; empty if it can."""
     try:
         from spikingjelly.activation_based import ann2snn
 
@@ -231,9 +245,12 @@ def why_not_spikingjelly() -> str:
 def spikingjelly_system(
     net: Topology, batches: Sequence[Tensor], timesteps: int, dtype: str, step_mode: str
 ) -> System:
-    """SpikingJelly's conversion of the ANN on uint8 batches; logits are the mean over the timesteps.
+    """Return SpikingJelly's conversion of the ANN on uint8 batches.
 
-    Raises ImportError where it is not installed.
+    Logits are the mean over the timesteps.
+
+    Raises:
+        ImportError: it is not installed.
     """
     from spikingjelly.activation_based import ann2snn, functional
 
@@ -267,6 +284,6 @@ def spikingjelly_system(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars of the library."""
+    """Hide the progress bars of the library."""
     with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
         yield

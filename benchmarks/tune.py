@@ -1,16 +1,21 @@
-"""Finds the fastest tile of each layer on the GPU at hand and writes it into the table of tiles.
+"""Find the fastest tile of each layer on the GPU at hand and write it into the table of tiles.
 
-    python -m benchmarks.tune [--networks resnet20,...] [--neuron if,signed] [--timesteps 32] [--budget SECONDS]
-    python -m benchmarks.tune --apply RESULTS.json     # the table again, from a result file alone; needs no GPU
+    python -m benchmarks.tune [--networks resnet20,...] [--neuron if,signed] [--timesteps 32] \\
+      [--budget SECONDS]
+    # The table again, from a result file alone; needs no GPU:
+    python -m benchmarks.tune --apply RESULTS.json
 
-For each key of `SpikingLayer.key` at real sizes, over a batch that fills the chip: candidate tiles, ranked by the model of
-`benchmarks.aot` and pruned to what registers hold, are compiled in worker processes, which also check their spikes against
-the torch reference on two images; those that fail, spill or differ are left out. The others, whose spikes must equal the
-default tile's on the whole batch, are timed as CUDA graphs over several input sets that together are larger than the L2
-cache. The default is timed first and last: a gain within the difference of the two is noise, and the default stays.
+For each key of `SpikingLayer.key` at real sizes, over a batch that fills the chip: candidate tiles,
+ranked by the model of `benchmarks.aot` and pruned to what registers hold, are compiled in worker
+processes, which also check their spikes against the torch reference on two images; those that fail,
+spill or differ are left out. The others, whose spikes must equal the default tile's on the whole
+batch, are timed as CUDA graphs over several input sets that together are larger than the L2 cache.
+The default is timed first and last: a gain within the difference of the two is noise, and the
+default stays.
 
-The result file, benchmarks/results/tune-<gpu>.json, has every timing and is written after each key, as the table is; keys that
-it has already for these kernels are skipped. Only causal layers are tuned; the stem has no tile.
+The result file, benchmarks/results/tune-<gpu>.json, has every timing and is written after each key,
+as the table is; keys that it has already for these kernels are skipped. Only causal layers are
+tuned; the stem has no tile.
 """
 
 from __future__ import annotations
@@ -55,14 +60,20 @@ from zoo.networks.topology import IMAGE, topology
 
 RESULTS = Path(__file__).parent / "results"
 _NEURONS = ("if", "signed")
-REGISTERS = 192  # a thread, for potentials, accumulators and spike words; the rest is for addresses and operands
+# A thread's, for potentials, accumulators and spike words; the rest is for addresses and operands.
+REGISTERS = 192
 KERNELS = tuple(f"kernels/spiking_conv/{name}.py" for name in ("kernel", "primitives", "launch"))
 
 
 @dataclass(frozen=True)
 class Item:
-    """A layer to tune, by the network and the name it has there. Sizes are height and width, sources the channels of the
-    shortcut's source, or 0."""
+    """A layer to tune.
+
+    Attributes:
+        network, name: where it stands.
+        size, source_size, output: height and width.
+        sources: channels of the shortcut's source, or 0.
+    """
 
     network: str
     name: str
@@ -86,8 +97,8 @@ def _network(name: str, neuron: Literal["if", "signed"]) -> Any:
 def items(
     networks: Sequence[str], neurons: Sequence[Literal["if", "signed"]], side: int | None = None
 ) -> list[Item]:
-    """The different layers of these networks behind their stems, by key."""
-    made: dict[str, Item] = {}
+    """Return the different layers of these networks behind their stems, by key."""
+    by_key: dict[str, Item] = {}
     for neuron in neurons:
         for network in networks:
             net = topology(network)
@@ -104,12 +115,16 @@ def items(
                     channels = net.channels[spec.shortcut.source]
                 case = Case(neuron, spec.in_channels, spec.out_channels, spec.kernel, kind)
                 sides = (sizes[spec.source], source, sizes[spec.name])
-                made.setdefault(key, Item(network, spec.name, neuron, key, *sides, channels, case))
-    return list(made.values())
+                item = Item(network, spec.name, neuron, key, *sides, channels, case)
+                by_key.setdefault(key, item)
+    return list(by_key.values())
 
 
 def registers(tile: Tile, neuron: str) -> int:
-    """Registers a thread that a tile must hold at least: accumulators of a group, spike words, and net spikes (`signed`)."""
+    """Return the registers a thread that a tile must hold at least.
+
+    Accumulators of a group, spike words, and net spikes (`signed`).
+    """
     return (
         (tile.group + (2 if neuron == "signed" else 1))
         * tile.pixels
@@ -118,8 +133,11 @@ def registers(tile: Tile, neuron: str) -> int:
     )
 
 
-def candidates(item: Item, default: Tile, most: int) -> list[Tile]:
-    """The default, then the tiles that may be faster, at most `most`, best first by the model."""
+def candidates(item: Item, default: Tile, limit: int) -> list[Tile]:
+    """Return at most `limit` tiles: the default, then those that may be faster.
+
+    Best first by the model.
+    """
     case, shapes = item.case, []
     sources = item.sources if case.shortcut == "projection" else case.inputs
     depths = [d for d in (64, 128, 32) if case.inputs % d == sources % d == 0] or [32]
@@ -134,14 +152,14 @@ def candidates(item: Item, default: Tile, most: int) -> list[Tile]:
     # Half of them differ in what the model tells apart; then come variants of the best of those.
     others = [(depth, stages) for stages in (3, 4, 2) for depth in depths][1:]
     variants = [replace(shape, depth=d, stages=stages) for shape in shapes for d, stages in others]
-    tiles = [default, *shapes[: most // 2], *variants]
-    return list(dict.fromkeys(tiles))[:most]
+    tiles = [default, *shapes[: limit // 2], *variants]
+    return list(dict.fromkeys(tiles))[:limit]
 
 
 def inputs(
     item: Item, batch: int, timesteps: int, device: torch.device, seed: int
 ) -> tuple[PackedSpikes, PackedSpikes | None]:
-    """Spikes of the layer's input and of its shortcut's source."""
+    """Return spikes of the layer's input and of its shortcut's source."""
     about = (timesteps, item.neuron == "signed", device)
     x = random_spikes((batch, *item.size, item.case.inputs), *about, seed)
     return x, random_spikes(
@@ -150,7 +168,7 @@ def inputs(
 
 
 class _Kept:
-    """Takes the kernels' module's place and keeps what a launch returns: the compiled kernel."""
+    """Stand-in for the module of kernels that keeps what a launch returns: the compiled kernel."""
 
     def __init__(self, module: Any) -> None:
         self.module, self.compiled = module, []
@@ -166,7 +184,11 @@ class _Kept:
 
 
 def check(item: Item, tile: Tile, timesteps: int, device: str, interpret: bool) -> dict[str, Any]:
-    """Compiles a tile, runs it on two images and compares with the torch reference: registers and spills, or `error`."""
+    """Compile a tile, run it on two images and compare with the torch reference.
+
+    Returns:
+        registers and spills, or `error`.
+    """
     where = torch.device(device)
     layer = item.layer().to(where)
     try:
@@ -179,45 +201,48 @@ def check(item: Item, tile: Tile, timesteps: int, device: str, interpret: bool) 
                 .planes
             )
         membrane = layer.membrane(2, *item.output, timesteps)
-        wanted = layer.run(unpack(x), None if source is None else unpack(source), membrane)
-        equal = torch.equal(got, pack(wanted, item.neuron == "signed").planes)
+        expected = layer.run(unpack(x), None if source is None else unpack(source), membrane)
+        equal = torch.equal(got, pack(expected, item.neuron == "signed").planes)
     except Exception as error:  # a tile that cannot be compiled or launched is one that is not used
         try:
             torch.cuda.synchronize() if where.type == "cuda" else None
         except Exception:
             os._exit(1)  # a faulty kernel: this process can use the GPU no longer
         return {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"}
-    found = {
+    usage = {
         "registers": getattr(kept.compiled[0], "n_regs", None),
         "spills": getattr(kept.compiled[0], "n_spills", None),
     }
-    return {**found, **({} if equal else {"error": "spikes differ from the reference's"})}
+    return {**usage, **({} if equal else {"error": "spikes differ from the reference's"})}
 
 
 class Checker:
-    """Runs `check` in worker processes, since a faulty kernel ends the process it runs in; with no jobs, in this one."""
+    """Runs `check` in worker processes, since a faulty kernel ends the process it runs in.
+
+    With no jobs it runs in this one.
+    """
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, tiles: Sequence[Tile], *about: Any, item: Item) -> list[dict[str, Any]]:
-        """What `check` says of each tile."""
+        """Return the result of `check` for each tile."""
         if not self.jobs:
             return [check(item, tile, *about) for tile in tiles]
         self._pool = self._pool or ProcessPoolExecutor(
             self.jobs, multiprocessing.get_context("spawn")
         )
-        pending, found = [self._pool.submit(check, item, tile, *about) for tile in tiles], []
+        pending = [self._pool.submit(check, item, tile, *about) for tile in tiles]
+        results = []
         for tile, future in zip(tiles, pending, strict=True):
             try:
-                found.append(future.result())
-            except (
-                BrokenProcessPool
-            ):  # this tile's process died, or one beside it: ask again, alone
+                results.append(future.result())
+            except BrokenProcessPool:
+                # This tile's process died, or one beside it: ask again, alone.
                 self._pool = None
-                found.append(_alone(item, tile, *about))
-        return found
+                results.append(_alone(item, tile, *about))
+        return results
 
 
 def _alone(*about: Any) -> dict[str, Any]:
@@ -229,7 +254,10 @@ def _alone(*about: Any) -> dict[str, Any]:
 
 
 def batch_of(item: Item, processors: int) -> int:
-    """Images that give every multiprocessor 16 tiles of 64 x 64, between 8 and the executor's chunk."""
+    """Return the number of images that give every multiprocessor 16 tiles of 64 x 64.
+
+    Between 8 and the executor's chunk.
+    """
     tiles = item.output[0] * item.output[1] * item.case.channels / 4096
     return min(256, max(8, 1 << max(0, int(16 * processors / tiles) - 1).bit_length()))
 
@@ -244,9 +272,10 @@ def tune(
     interpret: bool = False,
     seconds: float = 0.1,
 ) -> dict[str, Any]:
-    """Times the tiles that passed, the first (the default) twice.
+    """Time the tiles that passed, the first (the default) twice.
 
-    Raises GateError when the default is wrong; where it spills it is only slow.
+    Raises:
+        GateError: the default is wrong; where it spills it is only slow.
     """
     if "error" in checks[0]:
         raise GateError(
@@ -269,21 +298,20 @@ def tune(
     ]
 
     def times_of(tile: Tile) -> tuple[list[float], Tensor]:
-        made = SpikingLayer(layer, interpret=interpret, tile=tile)
-        planes = made.run(*one, PackedMembrane(), save=False).planes
+        fused = SpikingLayer(layer, interpret=interpret, tile=tile)
+        planes = fused.run(*one, PackedMembrane(), save=False).planes
         run = _captured(
-            lambda: [made.run(*one, PackedMembrane(), save=False) for one in sets], device
+            lambda: [fused.run(*one, PackedMembrane(), save=False) for one in sets], device
         )
         if device.type == "cuda":
-            timed(
-                run, 1, device, seconds
-            )  # the clocks of a chip that waited for the compiler are low
+            # The clocks of a chip that waited for the compiler are low.
+            timed(run, 1, device, seconds)
         return [
             t / len(sets)
             for t in timed(run, 1, device, seconds, least=10 if device.type == "cuda" else 1)
         ], planes
 
-    first, wanted = times_of(tiles[0])
+    first, expected = times_of(tiles[0])
     rows = [{**asdict(tiles[0]), **checks[0], **spread(first)}]
     for tile, checked in zip(tiles[1:], checks[1:], strict=True):
         row = {**asdict(tile), **checked}
@@ -293,7 +321,7 @@ def tune(
             times, planes = times_of(tile)
             row |= (
                 spread(times)
-                if torch.equal(planes, wanted)
+                if torch.equal(planes, expected)
                 else {"error": "spikes differ from the default tile's"}
             )
         rows.append(row)
@@ -318,7 +346,7 @@ def tune(
 
 
 def _captured(function: Callable[[], object], device: torch.device) -> Callable[[int], object]:
-    """The function as a CUDA graph, so that launches do not show in its time."""
+    """Return the function as a CUDA graph, so that launches do not show in its time."""
     if device.type != "cuda":
         return lambda _: function()
     graph = torch.cuda.CUDAGraph()
@@ -328,12 +356,12 @@ def _captured(function: Callable[[], object], device: torch.device) -> Callable[
 
 
 def formatted(tables: dict[str, Any]) -> str:
-    """The table of tiles as text: one tile a line."""
+    """Return the table of tiles as text, one tile a line."""
     text = json.dumps(tables, indent=1)
     return (
         re.sub(
             r"\{([^{}]+)\}",
-            lambda found: "{" + re.sub(r"\s*\n\s*", " ", found[1]).strip() + "}",
+            lambda tile: "{" + re.sub(r"\s*\n\s*", " ", tile[1]).strip() + "}",
             text,
         )
         + "\n"
@@ -341,7 +369,7 @@ def formatted(tables: dict[str, Any]) -> str:
 
 
 def apply(report: dict[str, Any], path: Path) -> None:
-    """Writes a report's best tiles into the table at `path`."""
+    """Write a report's best tiles into the table at `path`."""
     tables = json.loads(path.read_text() if path.exists() else TABLE.read_text())
     architecture = report["architecture"]
     if architecture not in tables:
@@ -354,7 +382,7 @@ def apply(report: dict[str, Any], path: Path) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    begun, now, device = (
+    started, now, device = (
         time.perf_counter(),
         facts() | {"kernels": sources(*KERNELS)},
         torch.device(args.device),
@@ -367,7 +395,8 @@ def _run(args: argparse.Namespace) -> None:
         report = json.loads(path.read_text())
         if report["architecture"] != architecture:
             raise UsageError(
-                f"{path} is of {report['architecture']}, and this is {architecture}: pass another --results"
+                f"{path} is of {report['architecture']}, and this is {architecture}: "
+                "pass another --results"
             )
     checker = Checker(args.jobs if gpu else 0)
     processors = torch.cuda.get_device_properties(device).multi_processor_count if gpu else 1
@@ -376,7 +405,7 @@ def _run(args: argparse.Namespace) -> None:
         item for item in todo if not is_done(report["layers"].get(item.key), now, args.timesteps)
     ]
     for index, item in enumerate(todo):
-        if time.perf_counter() - begun > args.budget:
+        if time.perf_counter() - started > args.budget:
             print(
                 f"{len(todo) - index} of {len(todo)} layers left: run the same command again",
                 file=sys.stderr,
@@ -400,14 +429,14 @@ def _run(args: argparse.Namespace) -> None:
         )
         used = sum("error" not in tried for tried in row["candidates"])
         print(
-            f"{time.perf_counter() - begun:6.0f} s  {item.key:42} {row['gain']:.2f} x the default (noise {row['noise']:.2f})"
-            f"{share}; {used} of {len(tiles)} tiles usable",
+            f"{time.perf_counter() - started:6.0f} s  {item.key:42} {row['gain']:.2f} x the "
+            f"default (noise {row['noise']:.2f}){share}; {used} of {len(tiles)} tiles usable",
             flush=True,
         )
 
 
 def is_done(row: dict[str, Any] | None, now: dict[str, str], timesteps: int) -> bool:
-    """Whether a key's row stands: of this GPU, of these kernels, at these timesteps."""
+    """Return whether a key's row stands: of this GPU, of these kernels, at these timesteps."""
     return row is not None and (row["gpu"], row["kernels"], row["timesteps"]) == (
         now["gpu"],
         now["kernels"],
@@ -416,7 +445,7 @@ def is_done(row: dict[str, Any] | None, now: dict[str, str], timesteps: int) -> 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -454,11 +483,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UsageError(
-                "there is no CUDA GPU here: run where there is one; --apply writes the table from results"
+                "there is no CUDA GPU here: run where there is one; --apply writes the table from "
+                "results"
             )
         if args.device == "cpu" and (args.results is None or args.out.resolve() == TABLE.resolve()):
             raise UsageError(
-                "tiles are not tuned on a CPU: pass an --out and --results of their own to try the code"
+                "tiles are not tuned on a CPU: pass an --out and --results of their own to try the "
+                "code"
             )
         _run(args)
     except ZooError as error:

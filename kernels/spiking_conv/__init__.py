@@ -1,6 +1,7 @@
 """One spiking layer: convolution, bias, shortcut, integrate-and-fire.
 
-`SpikingConv` is the reference in plain torch, `SpikingLayer` the same layer in fused Triton kernels on packed spikes.
+`SpikingConv` is the reference in plain torch, `SpikingLayer` the same layer in fused Triton kernels
+on packed spikes.
 """
 
 from .launch import LAYERWISE_LIMIT, PackedMembrane, SpikingLayer, pooled_counts

@@ -83,7 +83,9 @@ def spiking_conv(
     GROUP: tl.constexpr,  # timesteps that share a load of weights
     INTERPRETED: tl.constexpr,
 ):
-    """Run a layer over one window; a program computes BLOCK_PIXELS pixels x BLOCK_CHANNELS channels.
+    """Run a layer over one window.
+
+    A program computes BLOCK_PIXELS pixels x BLOCK_CHANNELS channels.
 
     FIRST_WINDOW: membranes begin at v_init, else they are read. SAVE_MEMBRANE: they are written at
     the end. COUNT_SPIKES: spikes of each neuron, over the whole batch, are added to count_ptr.
@@ -400,7 +402,8 @@ def pooled_counts(
             if SIGNED:
                 net -= (below >> step) & 1
             t = plane * (8 // BITS) + step
-            # tl.sum is compiled with Triton itself, so a kernel that alone is interpreted cannot call it.
+            # tl.sum is compiled with Triton itself, so a kernel that alone is interpreted cannot
+            # call it.
             total = tl.reduce(net, 0, tl.standard._sum_combine)
             exists = tl.where(t < timesteps, columns, CHANNELS) < CHANNELS
             tl.store(out_ptr + (t * images + image) * CHANNELS + columns, total, mask=exists)

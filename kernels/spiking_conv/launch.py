@@ -1,4 +1,7 @@
-"""Starting the fused kernels: layout, tiles, membranes between windows. Compiled on a CUDA device, interpreted anywhere."""
+"""Starting the fused kernels: layout, tiles, membranes between windows.
+
+Compiled on a CUDA device, interpreted anywhere.
+"""
 
 from __future__ import annotations
 
@@ -41,16 +44,19 @@ def kernels(interpret: bool) -> ModuleType:
 
 @functools.cache
 def architecture(device: torch.device) -> str:
-    """`sm_90` and so on."""
+    """Return the name of a CUDA device's architecture, `sm_90` and so on."""
     major, minor = torch.cuda.get_device_capability(device)
     return f"sm_{major}{minor}"
 
 
 @dataclass
 class PackedMembrane:
-    """What a layer carries between windows of timesteps.
+    """The state of a layer between windows of timesteps.
 
-    v: potentials, int32 [B, H, W, C], None before the first window; emitted: net spikes so far (`signed`); t: timesteps done.
+    Attributes:
+        v: potentials, int32 `[B, H, W, C]`, None before the first window.
+        emitted: net spikes so far (`signed`), as v.
+        t: timesteps done.
     """
 
     v: Tensor | None = None
@@ -64,7 +70,7 @@ class SpikingLayer:
     Args:
         layer: the parameters, on the device where it will run.
         interpret: run in Triton's interpreter, on the CPU.
-        tile: instead of the table's; tests and the tuner.
+        tile: instead of the table's, for tests and the tuner.
 
     Raises:
         ValueError: the layer is not an integer one.
@@ -83,10 +89,16 @@ class SpikingLayer:
         self._laid_out: dict[Tile, dict[str, Any]] = {}
 
     def key(self, height: int, width: int, kind: str = "") -> str:
-        """What the tile table calls this layer, with its output's size; kind: "layerwise", else the layer's neuron."""
+        """Return the name of this layer in the table of tiles.
+
+        Args:
+            height, width: of its output.
+            kind: "layerwise", else the layer's neuron.
+        """
         shortcut = ("none", "identity", "projection")[self.shortcut]
-        size = f"{self.kernel}x{self.kernel}/{self.layer.stride} {self.inputs}->{self.channels} {height}x{width}"
-        return f"{size} {shortcut} {kind or self.layer.neuron}"
+        convolution = f"{self.kernel}x{self.kernel}/{self.layer.stride}"
+        size = f"{self.inputs}->{self.channels} {height}x{width}"
+        return f"{convolution} {size} {shortcut} {kind or self.layer.neuron}"
 
     def run(
         self,
@@ -98,14 +110,17 @@ class SpikingLayer:
         save: bool = True,
         counts: Tensor | None = None,
     ) -> PackedSpikes:
-        """Runs one window of timesteps and returns its spikes, planes [S, ceil(T/8), B, H, W, Cout].
+        """Run one window of timesteps and return its spikes.
+
+        Planes are `[S, ceil(T bits / 8), B, H, W, Cout]`.
 
         Args:
-            x: input spikes, or the stem's constant current int32 [B, H, W, Cout] with `steps` timesteps.
+            x: input spikes, or the stem's constant current int32 `[B, H, W, Cout]` with `steps`
+                timesteps.
             source: spikes of the shortcut's source.
-            membrane: where the run stands; updated in place.
+            membrane: state of the run; updated in place.
             save: whether another window follows; without it potentials are not written.
-            counts: int32 [H, W, Cout]; each neuron's spikes, over the batch, are added to it.
+            counts: int32 `[H, W, Cout]`; each neuron's spikes, over the batch, are added to it.
         """
         layer = self.layer
         signed = layer.neuron == "signed"
@@ -177,13 +192,19 @@ class SpikingLayer:
         return PackedSpikes(planes, steps, bits)
 
     def count(self, x: Tensor, source: Tensor | None, timesteps: int) -> Tensor:
-        """Spike counts uint8 [B, H, W, Cout] of a layerwise run, from the counts of its sources, uint8 [B, H, W, C].
+        """Return the spike counts of a layerwise run, uint8 `[B, H, W, Cout]`.
 
-        Raises OverflowError past 127 timesteps.
+        Args:
+            x: counts of the layer's source, uint8 `[B, H, W, Cin]`.
+            source: counts of the shortcut's source, uint8 `[B, H', W', Csrc]`.
+
+        Raises:
+            OverflowError: more than 127 timesteps.
         """
         if timesteps > LAYERWISE_LIMIT:
             raise OverflowError(
-                f"layerwise kernels take up to {LAYERWISE_LIMIT} timesteps, not {timesteps}: use the torch backend"
+                f"layerwise kernels take up to {LAYERWISE_LIMIT} timesteps, not {timesteps}: "
+                "use the torch backend"
             )
         layer = self.layer
         batch, *size = x.shape[:3]
@@ -229,20 +250,23 @@ class SpikingLayer:
     def _tile_for(self, pixels: int, height: int, width: int, kind: str) -> Tile:
         if self.tile is not None:
             return self.tile
-        if (
-            self.interpret
-        ):  # few large programs: every operation costs the interpreter some 50 microseconds
+        if self.interpret:
+            # Few large programs: every operation costs the interpreter some 50 microseconds.
             return Tile(_power(min(pixels, 4096)), _power(min(self.channels, 512)), 64, 8, 4, 1)
         key = self.key(height, width, kind)
         kind += " projection" if self.shortcut == 2 else ""
         return choose(architecture(self.layer.weight.device), kind, self.channels, key)
 
     def _layout(self, tile: Tile) -> dict[str, Any]:
-        """Parameters as the kernels read them under `tile`: K over (row, column, input channel), all padded to whole tiles."""
+        """Return the parameters as the kernels read them under `tile`.
+
+        K runs over (row, column, input channel); all is padded to whole tiles.
+        """
         if tile not in self._laid_out:
             layer, device = self.layer, self.layer.weight.device
             sources = self.inputs if layer.projection is None else layer.projection.shape[1]
-            # A depth that divides the channels keeps a block within one tap, which addresses a whole row at once.
+            # A depth that divides the channels keeps a block within one tap, which addresses a
+            # whole row at once.
             depth = (
                 tile.depth
                 if self.inputs % tile.depth == 0 and sources % tile.depth == 0
@@ -331,7 +355,7 @@ class SpikingLayer:
 
 
 def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
-    """Net spikes of each channel summed over its area, at each timestep: int32 [T, B, C]."""
+    """Return the net spikes of each channel over its area, at each timestep: int32 `[T, B, C]`."""
     planes = packed.planes
     batch, height, width, channels = planes.shape[2:]
     out = torch.empty((packed.timesteps, batch, channels), dtype=torch.int32, device=planes.device)
@@ -356,7 +380,8 @@ def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
 
 
 def _options(interpret: bool) -> dict[str, Any]:
-    # Nothing here is floating-point; said all the same, since Triton 3.9 warns where it is left to a default that will change.
+    # Nothing here is floating-point; said all the same, since Triton 3.9 warns where it is left to
+    # a default that will change.
     return {} if interpret else {"enable_fp_fusion": False}
 
 

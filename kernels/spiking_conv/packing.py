@@ -1,6 +1,7 @@
-"""Spikes packed over time: one bit a spike, eight timesteps a byte, channels last; of graded spikes, two or four bits.
+"""Spikes packed over time: one bit a spike, eight timesteps a byte, channels last.
 
-T = 32 timesteps of a neuron are four bytes, what one float32 activation of the ANN takes; as float16 they would be 64.
+Graded spikes take two or four bits. T = 32 timesteps of a neuron are four bytes, what one float32
+activation of the ANN takes; as float16 they would be 64.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ class PackedSpikes:
     """The spikes of a layer in one window of timesteps.
 
     Attributes:
-        planes: uint8 [S, ceil(T bits / 8), B, H, W, C]; bit t % 8 of plane t // 8 is timestep t, bits past T are zero. planes[0]
-            holds the spikes of +1, planes[1] those of -1; S = 1 where none is negative.
+        planes: uint8 `[S, ceil(T bits / 8), B, H, W, C]`; bit t % 8 of plane t // 8 is timestep t,
+            bits past T are zero. planes[0] holds the spikes of +1, planes[1] those of -1; S = 1
+            where none is negative.
         timesteps: T.
-        bits: of a spike; with b of them timestep t has bits b (t % (8 / b)) and up of plane t // (8 / b).
+        bits: of a spike; with b of them timestep t has bits b (t % (8 / b)) and up of plane
+            t // (8 / b).
     """
 
     planes: Tensor
@@ -32,9 +35,10 @@ class PackedSpikes:
 
 
 def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
-    """Packs int8 spikes [T, B, C, H, W] with values 0 to 2**bits - 1, or -1 to 1 if `signed`. T may be 0.
+    """Pack int8 spikes `[T, B, C, H, W]`; T may be 0.
 
-    Raises ValueError for any other value.
+    Raises:
+        ValueError: a value other than 0 to 2**bits - 1, or -1 to 1 if `signed`.
     """
     low, high = (-1, 1) if signed else (0, 2**bits - 1)
     if spikes.numel() and not (spikes.min() >= low and spikes.max() <= high):
@@ -53,7 +57,7 @@ def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
 
 
 def unpack(packed: PackedSpikes) -> Tensor:
-    """The spikes as int8 [T, B, C, H, W] (channels last in memory)."""
+    """Return the spikes as int8 `[T, B, C, H, W]` (channels last in memory)."""
     planes, each = packed.planes, 8 // packed.bits
     shape = (packed.timesteps, *planes.shape[2:])
     spikes = torch.empty(shape, dtype=torch.int8, device=planes.device)
@@ -66,7 +70,10 @@ def unpack(packed: PackedSpikes) -> Tensor:
 
 
 def count(packed: PackedSpikes) -> Tensor:
-    """Spikes of each neuron over the window, int32 [B, C, H, W]; a -1 counts as one, a graded one as its bits that are set."""
+    """Return the spikes of each neuron over the window, int32 `[B, C, H, W]`.
+
+    A -1 counts as one, a graded spike as its bits that are set.
+    """
     planes = packed.planes.flatten(0, 1)
     total = torch.zeros(planes.shape[1:], dtype=torch.int32, device=planes.device)
     for plane in planes:

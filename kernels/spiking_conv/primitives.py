@@ -18,12 +18,13 @@ def output_block(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Return what this program owns of an output of `pixels` pixels (all images).
+    """Return the part of the output that this program owns, of `pixels` pixels (all images).
 
     Returns:
-        rows: output pixels, int32 `[BLOCK_PIXELS]`, and where they lie: `image` (int64), `out_y`, `out_x`.
+        rows: output pixels, int32 `[BLOCK_PIXELS]`.
         columns: output channels, int32 `[BLOCK_CHANNELS]`.
         live: whether a pixel exists, `[BLOCK_PIXELS]`.
+        image (int64), out_y, out_x: where a pixel lies, `[BLOCK_PIXELS]`.
     """
     program = tl.program_id(0)
     blocks: tl.constexpr = PADDED_CHANNELS // BLOCK_CHANNELS
@@ -60,14 +61,14 @@ def identity_columns(
     SHORTCUT_PAD: tl.constexpr,
     SOURCE_CHANNELS: tl.constexpr,
 ):
-    """Return the source's channel that each output channel adds, and the mask of those that exist."""
+    """Return the source's channel that each output channel adds, and the mask of existing ones."""
     columns = columns - SHORTCUT_PAD
     return columns, live[:, None] & ((columns >= 0) & (columns < SOURCE_CHANNELS))[None, :]
 
 
 @triton.jit
 def output_offsets(rows, columns, live, OUT_CHANNELS: tl.constexpr):
-    """Return offsets (int64) and mask `[BLOCK_PIXELS, BLOCK_CHANNELS]` in an output `[B, H, W, C]`."""
+    """Return offsets (int64) and mask `[BLOCK_PIXELS, BLOCK_CHANNELS]` in an output."""
     at = rows.to(tl.int64)[:, None] * OUT_CHANNELS + columns[None, :]
     return at, live[:, None] & (columns < OUT_CHANNELS)[None, :]
 
@@ -81,7 +82,7 @@ def _spikes_at(
     SIGNED: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Return the spikes that begin at bit `shift` of packed bytes x (and `below`, the -1s), int8."""
+    """Return the spikes, int8, that begin at bit `shift` of packed bytes x (below: the -1s)."""
     if INTERPRETED:
         spikes = ((x >> shift) & (2**BITS - 1)).to(tl.int8)
         if SIGNED:
@@ -92,7 +93,8 @@ def _spikes_at(
         return tl.inline_asm_elementwise(
             """{ .reg .b32 m;
             shr.u32 $0, $1, $3; and.b32 $0, $0, 0x01010101;
-            shr.u32 m, $2, $3; and.b32 m, m, 0x01010101; mul.lo.u32 m, m, 255; or.b32 $0, $0, m; }""",
+            shr.u32 m, $2, $3; and.b32 m, m, 0x01010101;
+            mul.lo.u32 m, m, 255; or.b32 $0, $0, m; }""",
             "=&r,r,r,r,r,r,r",
             [x, below, shift],
             dtype=tl.int8,
@@ -190,7 +192,7 @@ def add_currents(
     SIGNED: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Return the GROUP accumulators plus the currents of GROUP timesteps of a plane, from bit `shift`."""
+    """Return the GROUP accumulators plus the currents of as many timesteps, from bit `shift` on."""
     depths = tl.arange(0, BLOCK_DEPTH)
     row = columns.to(tl.int64) * (DEPTH_BLOCKS * BLOCK_DEPTH)
     for k in range(DEPTH_BLOCKS):
@@ -256,7 +258,8 @@ def fire(
     Nothing fires where `on` is false.
     """
     if BITS > 1:
-        # The quotient's bits from the highest on, which end at 2**BITS - 1 by themselves: no division.
+        # The quotient's bits from the highest on, which end at 2**BITS - 1 by themselves: no
+        # division.
         for i in tl.static_range(BITS):
             weight = threshold << (BITS - 1 - i)
             up = (v >= weight) & on

@@ -1,17 +1,20 @@
-"""The reference of a spiking layer, in plain torch: what every other backend must reproduce spike for spike.
+"""The reference of a spiking layer, in plain torch; every backend reproduces it spike for spike.
 
-One layer, at timestep t (Hu, Tang and Pan, arXiv:1805.01352, with the initial potential of Bu et al., arXiv:2303.04347):
+One layer, at timestep t (Hu, Tang and Pan, arXiv:1805.01352, with the initial potential of Bu et
+al., arXiv:2303.04347):
 
     v[t] = v[t-1] + conv(s_in[t]) + bias[min(t, P-1)] + shortcut(s_src[t])      v[-1] = v_init
-    `if`:      s[t] = 1 where v[t] >= threshold, else 0
-    `signed`:  the same, and s[t] = -1 where v[t] < 0 and the neuron has emitted more +1 than -1
-    `multi-level`: s[t] = clip(floor(v[t] / threshold), 0, 2**bits - 1), a graded spike (H-MT, Zhang et al., AAAI 2026): as many
-               binary spikes in one timestep, of weights 1, 2, 4, ..., as it has bits set
-    v[t] -= threshold * s[t]                                                    (soft reset, in the same timestep)
+    `if`:          s[t] = 1 where v[t] >= threshold, else 0
+    `signed`:      the same, and s[t] = -1 where v[t] < 0 and the neuron has emitted more +1 than -1
+    `multi-level`: s[t] = clip(floor(v[t] / threshold), 0, 2**bits - 1), a graded spike (H-MT, Zhang
+                   et al., AAAI 2026): as many binary spikes in one timestep, of weights 1, 2, 4,
+                   ..., as it has bits set
+    v[t] -= threshold * s[t]                                (soft reset, in the same timestep)
 
-Layerwise, the layer fires after it has received all T inputs; then its spike count is clip(floor((v_init + sum of currents) /
-threshold), 0, T), and one convolution on counts gives it. All tensors of an integer layer hold integers; arithmetic runs in
-float32 while the bound on |v| stays under 2**24 and in float64 beyond, so it is exact either way.
+Layerwise, the layer fires after it has received all T inputs; then its spike count is
+clip(floor((v_init + sum of currents) / threshold), 0, T), and one convolution on counts gives it.
+All tensors of an integer layer hold integers; arithmetic runs in float32 while the bound on |v|
+stays under 2**24 and in float64 beyond, so it is exact either way.
 """
 
 from __future__ import annotations
@@ -32,11 +35,12 @@ _EXACT_FLOAT32 = 2**24
 
 @dataclass
 class Membrane:
-    """What a layer carries from one window of timesteps to the next.
+    """The state of a layer from one window of timesteps to the next.
 
-    v: membrane potential after the last reset, float [B, C, H, W].
-    emitted: net spikes so far (`signed` only), in v's dtype.
-    t: timesteps done.
+    Attributes:
+        v: membrane potential after the last reset, float `[B, C, H, W]`.
+        emitted: net spikes so far (`signed` only), in v's dtype.
+        t: timesteps done.
     """
 
     v: Tensor
@@ -48,18 +52,21 @@ class Membrane:
 class SpikingConv:
     """Parameters of one spiking layer, and its reference execution.
 
-    Integer form: weight and projection int8, everything else int32, in one scale per output channel with the amplitudes of the
-    inputs folded in. Float form: float32 throughout, for research and for measuring what int8 costs.
+    Integer form: weight and projection int8, everything else int32, in one scale per output channel
+    with the amplitudes of the inputs folded in. Float form: float32 throughout, for research and
+    for measuring what int8 costs.
 
     Attributes:
-        weight: [Cout, Cin, k, k].
-        bias: [P, Cout], added at timestep min(t, P - 1).
-        threshold, v_init: [Cout]; threshold > 0.
-        gain: [Cout] of an identity shortcut, which reads every `shortcut_stride`-th row and column of its source and adds it to
-            channels `shortcut_pad` to Cout - `shortcut_pad`.
-        projection: [Cout, Csrc, 1, 1] of a projection shortcut.
-        max_pool: 3x3 max-pooling with stride 2 on the constant current (exact: ReLU and max commute).
-        input_bound: the largest absolute value of one element of the input: `max_level` for spikes; the stem's image has more.
+        weight: `[Cout, Cin, k, k]`.
+        bias: `[P, Cout]`, added at timestep min(t, P - 1).
+        threshold, v_init: `[Cout]`; threshold > 0.
+        gain: `[Cout]` of an identity shortcut, which reads every `shortcut_stride`-th row and
+            column of its source and adds it to channels `shortcut_pad` to Cout - `shortcut_pad`.
+        projection: `[Cout, Csrc, 1, 1]` of a projection shortcut.
+        max_pool: 3x3 max-pooling with stride 2 on the constant current (exact: ReLU and max
+            commute).
+        input_bound: the largest absolute value of one element of the input: `max_level` for spikes;
+            the stem's image has more.
         bits: of a spike, those of its inputs and its own: 1, or more if `multi-level`.
     """
 
@@ -87,11 +94,11 @@ class SpikingConv:
 
     @property
     def max_level(self) -> int:
-        """The largest spike."""
+        """Return the largest spike."""
         return 2**self.bits - 1
 
     def to(self, device: torch.device | str) -> SpikingConv:
-        """The same layer with its parameters on `device`."""
+        """Return the same layer with its parameters on `device`."""
         move = {
             name: value.to(device)
             for name in ("weight", "bias", "threshold", "v_init", "gain", "projection")
@@ -101,7 +108,7 @@ class SpikingConv:
 
     @functools.cached_property
     def current_bound(self) -> int:
-        """The largest |current| one timestep can bring to any neuron, in integer units."""
+        """Return the largest |current| one timestep can bring to any neuron, in integer units."""
         bound = self.weight.double().abs().sum(
             (1, 2, 3)
         ) * self.input_bound + self.bias.double().abs().amax(0)
@@ -112,12 +119,18 @@ class SpikingConv:
         return int(bound.max().item())
 
     def potential_bound(self, timesteps: int) -> int:
-        """The largest |v| that any neuron can reach in a run of `timesteps`, in integer units."""
+        """Return the largest |v| of any neuron in a run of `timesteps`, in integer units."""
         largest = self.v_init.double().abs() + self.threshold.double() * self.max_level
         return timesteps * self.current_bound + int(largest.max().item())
 
     def dtype(self, timesteps: int) -> torch.dtype:
-        """The narrowest float that holds every potential of a run of `timesteps` exactly (float layers: float32)."""
+        """Return the narrowest float that holds every potential of a run of `timesteps` exactly.
+
+        Float layers run in float32.
+
+        Raises:
+            OverflowError: float64 cannot hold them either.
+        """
         if not self.integer:
             return torch.float32
         largest = self.potential_bound(timesteps)
@@ -128,7 +141,10 @@ class SpikingConv:
         return torch.float32 if largest < _EXACT_FLOAT32 else torch.float64
 
     def current(self, x: Tensor, timesteps: int) -> Tensor:
-        """Current without bias that a constant input brings at every timestep, [B, Cout, H, W]; the stem's image. Max-pooled."""
+        """Return the current without bias that a constant input brings at every timestep.
+
+        Float `[B, Cout, H, W]`, max-pooled; the constant input is the stem's image.
+        """
         dtype = torch.float32
         if self.integer and self.current_bound >= _EXACT_FLOAT32:
             dtype = torch.float64
@@ -141,7 +157,7 @@ class SpikingConv:
         return current.to(self.dtype(timesteps))
 
     def membrane(self, batch: int, height: int, width: int, timesteps: int) -> Membrane:
-        """A fresh membrane [batch, Cout, height, width] at v_init for a run of `timesteps`."""
+        """Return a membrane `[batch, Cout, height, width]` at v_init for a run of `timesteps`."""
         v = self._empty(batch, height, width, self.dtype(timesteps)).copy_(
             _column(self.v_init, self.dtype(timesteps))
         )
@@ -155,20 +171,23 @@ class SpikingConv:
         window: int | None = None,
         adjust: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Steps the layer through a window and returns its spikes, int8 [T, B, Cout, H, W]: 0 or 1, -1 to 1, or 0 to `max_level`.
+        """Step the layer through a window and return its spikes, int8 `[T, B, Cout, H, W]`.
+
+        Spikes are 0 or 1, -1 to 1, or 0 to `max_level`.
 
         Args:
-            x: spikes int8 [T, B, Cin, H, W] (uint8, where none is -1, is faster), or the stem's constant current (float
-                [B, Cout, H, W], with `window` = T).
-            shortcut: spikes of the shortcut's source, int8 or uint8 [T, B, Csrc, H', W'], if the layer has one.
+            x: spikes int8 `[T, B, Cin, H, W]` (uint8, where none is -1, is faster), or the stem's
+                constant current (float `[B, Cout, H, W]`, with `window` = T).
+            shortcut: spikes of the shortcut's source, int8 or uint8 `[T, B, Csrc, H', W']`, if the
+                layer has one.
             membrane: carried in and out; updated in place.
-            adjust: called with the timestep and the charged potential before the neurons fire; the [Cout] it returns is added to
-                it. Calibration finds the bias of a timestep so.
+            adjust: called with the timestep and the potential before the neurons fire; the `[Cout]`
+                it returns is added to it. Calibration finds the bias of a timestep so.
         """
         v = membrane.v
         threshold, bias = _column(self.threshold, v.dtype), self.bias.to(v.dtype)
         steps = len(x) if window is None else window
-        main, side = self._convolutions(v.dtype, self.max_level)
+        main, projection = self._convolutions(v.dtype, self.max_level)
         spikes = torch.empty(
             (steps, *v.permute(0, 2, 3, 1).shape), dtype=torch.int8, device=v.device
         )
@@ -177,7 +196,7 @@ class SpikingConv:
         for step in range(steps):
             v = v.add_(x) if window is not None else main.add_to(v, x[step])
             if shortcut is not None:
-                v = self._add_shortcut(v, shortcut[step], side)
+                v = self._add_shortcut(v, shortcut[step], projection)
             v.add_(bias[min(membrane.t, len(bias) - 1)].view(-1, 1, 1))
             if adjust is not None:
                 v.add_(adjust(membrane.t, v).view(-1, 1, 1))
@@ -199,28 +218,37 @@ class SpikingConv:
     def accumulated_input(
         self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False
     ) -> Tensor:
-        """v_init plus everything a layerwise neuron receives in `timesteps`, before it fires: float [B, Cout, H, W].
+        """Return v_init plus all that a layerwise neuron receives in `timesteps`, before it fires.
 
-        x and shortcut are the sources' counts; with `constant`, x is the stem's current (float [B, Cout, H, W]).
+        Args:
+            x: counts of the source; with `constant`, the stem's current (float `[B, Cout, H, W]`).
+            shortcut: counts of the shortcut's source.
+
+        Returns:
+            float `[B, Cout, H, W]`.
         """
         dtype = self.dtype(timesteps)
         if constant:
             total = x.to(dtype) * timesteps
         else:
-            main, side = self._convolutions(dtype, timesteps)
+            main, projection = self._convolutions(dtype, timesteps)
             total = main.add_to(self._zeros(x, dtype), x)
             if shortcut is not None:
-                total = self._add_shortcut(total, shortcut, side)
+                total = self._add_shortcut(total, shortcut, projection)
         return total.add_(_column(self.offset(timesteps), dtype))
 
     def offset(self, timesteps: int) -> Tensor:
-        """v_init and the bias of `timesteps` timesteps, [Cout]: int64, or float of a float layer."""
+        """Return v_init plus the bias of all `timesteps`, `[Cout]`: int64, or float (float layers)."""
         rows = self.bias.to(torch.int64 if self.integer else self.bias.dtype)
         return rows[:timesteps].sum(0) + max(timesteps - len(rows), 0) * rows[-1] + self.v_init
 
     def fire(self, accumulated: Tensor, timesteps: int) -> Tensor:
-        """Spike counts clip(floor(accumulated / threshold), 0, T) of a layerwise layer; uint8 up to 255 timesteps, int32 beyond."""
-        # The floor of the rounded quotient is the exact floor: both operands are integers under half the mantissa's range.
+        """Return the spike counts clip(floor(accumulated / threshold), 0, T) of a layerwise layer.
+
+        uint8 up to 255 timesteps, int32 beyond.
+        """
+        # The floor of the rounded quotient is the exact floor: both operands are integers under
+        # half the mantissa's range.
         count = (
             accumulated.div(_column(self.threshold, accumulated.dtype))
             .floor_()
@@ -231,12 +259,15 @@ class SpikingConv:
     def count(
         self, x: Tensor, shortcut: Tensor | None, timesteps: int, constant: bool = False
     ) -> Tensor:
-        """Spike counts [B, Cout, H, W] after a layerwise run: `fire` on `accumulated_input`."""
+        """Return the spike counts `[B, Cout, H, W]` of a layerwise run.
+
+        `fire` on `accumulated_input`.
+        """
         return self.fire(self.accumulated_input(x, shortcut, timesteps, constant), timesteps)
 
-    def _add_shortcut(self, v: Tensor, source: Tensor, side: Convolution | None) -> Tensor:
-        if side is not None:
-            return side.add_to(v, source)
+    def _add_shortcut(self, v: Tensor, source: Tensor, projection: Convolution | None) -> Tensor:
+        if projection is not None:
+            return projection.add_to(v, source)
         assert self.gain is not None
         gain = _column(self.gain, v.dtype)
         if self.shortcut_stride == 1 and self.shortcut_pad == 0:
@@ -261,12 +292,12 @@ class SpikingConv:
     ) -> tuple[Convolution, Convolution | None]:
         key = (dtype, min(largest, 256))
         if key not in self._prepared:
-            device, side = self.weight.device, self.projection
+            device, projection = self.weight.device, self.projection
             self._prepared[key] = (
                 Convolution(self.weight, self.stride, self.padding, dtype, device, largest),
                 None
-                if side is None
-                else Convolution(side, self.shortcut_stride, 0, dtype, device, largest),
+                if projection is None
+                else Convolution(projection, self.shortcut_stride, 0, dtype, device, largest),
             )
         return self._prepared[key]
 

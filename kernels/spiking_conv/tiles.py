@@ -1,7 +1,8 @@
-"""Which tile a layer runs with: a committed table, written by `python -m benchmarks.tune` on a GPU, and safe defaults.
+"""The tile that a layer runs with: a committed table of measured tiles, and safe defaults.
 
-The table is data (`tiles.json`) and nothing is tuned at run time: a kernel under `triton.autotune` cannot run in the interpreter,
-and the same layer would run with another tile on every machine. A tile never changes a spike.
+The table is data (`tiles.json`, written by `python -m benchmarks.tune` on a GPU) and nothing is
+tuned at run time: a kernel under `triton.autotune` cannot run in the interpreter, and the same
+layer would run with another tile on every machine. A tile never changes a spike.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ BUCKETS = (16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Tile:
-    """What one program computes.
+    """The part of a layer that one program computes, and how it is launched.
 
     Attributes:
         pixels, channels: output pixels and channels.
@@ -37,18 +38,24 @@ class Tile:
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """The committed table: architecture -> {"layers": {layer key: tile}, kind: {bucket of output channels: tile}}."""
+    """Return the committed table.
+
+    architecture -> {"layers": {layer key: tile}, kind: {bucket of output channels: tile}}.
+    """
     tables: dict[str, Any] = json.loads(TABLE.read_text())
     return tables
 
 
 def choose(architecture: str, kind: str, channels: int, key: str) -> Tile:
-    """The tile of a layer: measured for its key, else the default for its kind and number of output channels.
+    """Return the tile of a layer.
+
+    It is the one measured for its key, else the default for its kind and number of output channels.
 
     Args:
-        architecture: `sm_90` and so on; one that is not in the table gets the tiles of `sm_80`, which fit every GPU since.
-        kind: "if", "signed", "multi-level" or "layerwise", and " projection" behind it for a layer with such a shortcut, which
-            needs more registers.
+        architecture: `sm_90` and so on; one that is not in the table gets the tiles of `sm_80`,
+            which fit every GPU since.
+        kind: "if", "signed", "multi-level" or "layerwise", and " projection" behind it for a layer
+            with such a shortcut, which needs more registers.
         key: as `SpikingLayer.key` writes it.
     """
     tiles = table().get(architecture) or table()["sm_80"]

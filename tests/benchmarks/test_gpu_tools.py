@@ -1,4 +1,7 @@
-"""The programs that a GPU's time is spent on, tried without one: they must not fail there for a reason that shows here."""
+"""The programs that a GPU's time is spent on, tried without one.
+
+They must not fail there for a reason that shows here.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import equality, gpu, gpu_peers, tune
+from tests.far_device import far_device
 from tests.kernels.kernel_fixtures import interpreted
 from zoo.kernels.spiking_conv import unpack
 from zoo.kernels.spiking_conv.tiles import TABLE, Tile, choose
@@ -143,11 +147,11 @@ def test_what_is_measured_again() -> None:
 
 
 def test_what_tells_most_is_measured_first() -> None:
-    made = gpu.cases(
+    cases = gpu.cases(
         ["resnet50", "resnet20", "resnet18"], (4, 32), (1, 256), gpu.PEERS, gpu.VARIANTS
     )
-    assert len(set(made)) == len(made) == 3 * 2 * (2 * (3 + 1 + 4) + 1)
-    assert [case.key for case in made[:4]] == [
+    assert len(set(cases)) == len(cases) == 3 * 2 * (2 * (3 + 1 + 4) + 1)
+    assert [case.key for case in cases[:4]] == [
         "resnet50 zoo T=32 batch 256",
         "resnet20 zoo T=32 batch 256",
         "resnet50 ann T=1 batch 256",
@@ -194,16 +198,28 @@ def test_equality_of_the_shipped_model(tmp_path: Path) -> None:
     assert run["sha256"]["reference"] == run["sha256"]["kernels"]
 
 
+@interpreted
+def test_the_reference_stays_where_it_is_and_on_torch() -> None:
+    """Moving the network for the kernels moves no reference and chooses it no other backend."""
+    network = equality.random_network(topology("resnet20"))
+    with far_device():
+        reference, kernels = equality.pair(network, "far:0", "torch")
+        assert (reference.device.type, reference.backend) == ("cpu", "torch")
+        assert kernels.device.type == "far" and network.device.type == "cpu"
+    reference, kernels = equality.pair(network, "cpu", "interpret")
+    assert (reference.backend, kernels.backend) == ("torch", "interpret")
+
+
 @pytest.mark.parametrize(
     ("neuron", "schedule"), [("if", "causal"), ("signed", "causal"), ("if", "layerwise")]
 )
 def test_equality_finds_and_counts_a_difference(neuron: str, schedule: str) -> None:
     network = equality.random_network(topology("resnet20"), neuron=neuron, schedule=schedule)
-    last = network.net.layers[-1].name
+    last = network.topology.layers[-1].name
     layers = dict(network.layers)
     layers[last] = replace(layers[last], v_init=layers[last].v_init + layers[last].threshold // 3)
     other = SpikingResNet(
-        network.net, layers, network.head, network.image_table, schedule=network.schedule
+        network.topology, layers, network.head, network.image_table, schedule=network.schedule
     )
     images = equality.random_images(3, 3, 8)
     seen: dict[str, list[torch.Tensor]] = {"a": [], "b": []}
@@ -211,32 +227,32 @@ def test_equality_finds_and_counts_a_difference(neuron: str, schedule: str) -> N
         images,
         9,
         window=9,
-        watch=lambda name, spikes: seen["a"].append(spikes.int()) if name == last else None,
+        on_spikes=lambda name, spikes: seen["a"].append(spikes.int()) if name == last else None,
     )
     other.run(
         images,
         9,
         window=9,
-        watch=lambda name, spikes: seen["b"].append(spikes.int()) if name == last else None,
+        on_spikes=lambda name, spikes: seen["b"].append(spikes.int()) if name == last else None,
     )
-    found = equality.compare(network, other, images.split(2), 9)
-    spikes, differences = found.layers.pop(last)
-    assert not found.equal and found.sha256["reference"] != found.sha256["kernels"]
+    result = equality.compare(network, other, images.split(2), 9)
+    spikes, differences = result.layers.pop(last)
+    assert not result.equal and result.sha256["reference"] != result.sha256["kernels"]
     assert (
         spikes == seen["a"][0].abs().sum()
         and differences == (seen["a"][0] != seen["b"][0]).sum() > 0
     )
-    assert all(layer[1] == 0 for layer in found.layers.values())
+    assert all(layer[1] == 0 for layer in result.layers.values())
     assert equality.compare(network, network, images.split(2), 9).equal
 
 
 @interpreted
 def test_a_difference_exits_7(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sides = {"reference": 0.0, "kernels": 0.0}
-    found = equality.Comparison(
+    result = equality.Comparison(
         layers={"conv1": [5, 1]}, sha256=dict.fromkeys(sides, ""), seconds=sides
     )
-    monkeypatch.setattr(equality, "compare", lambda *_: found)
+    monkeypatch.setattr(equality, "compare", lambda *_: result)
     with pytest.raises(SystemExit) as stopped:
         equality.main(
             [
@@ -264,10 +280,10 @@ def test_random_spikes() -> None:
 
 @pytest.mark.parametrize("neuron", ["if", "signed"])
 def test_candidates_are_legal_and_different(neuron: str) -> None:
-    for found in tune.items(["resnet20", "resnet50"], [neuron]):
-        kind = neuron + (" projection" if found.case.shortcut == "projection" else "")
-        default = choose("sm_90", kind, found.case.channels, "")
-        tiles = tune.candidates(found, default, 24)
+    for item in tune.items(["resnet20", "resnet50"], [neuron]):
+        kind = neuron + (" projection" if item.case.shortcut == "projection" else "")
+        default = choose("sm_90", kind, item.case.channels, "")
+        tiles = tune.candidates(item, default, 24)
         assert tiles[0] == default and 8 <= len(tiles) <= 24 and len(set(tiles)) == len(tiles)
         for tile in tiles[1:]:
             assert (
@@ -277,14 +293,14 @@ def test_candidates_are_legal_and_different(neuron: str) -> None:
             )
             assert tile.group in (1, 2, 4, 8) and tile.warps in (4, 8) and tile.stages in (2, 3, 4)
             assert (
-                tile.channels <= max(16, found.case.channels)
+                tile.channels <= max(16, item.case.channels)
                 and tune.registers(tile, neuron) <= tune.REGISTERS
             )
-        assert 8 <= tune.batch_of(found, 132) <= 256
+        assert 8 <= tune.batch_of(item, 132) <= 256
 
 
 def test_keys_are_those_of_the_table() -> None:
-    keys = [found.key for found in tune.items(["resnet20"], ["if", "signed"])]
+    keys = [item.key for item in tune.items(["resnet20"], ["if", "signed"])]
     assert len(set(keys)) == len(keys) == 16 and "3x3/2 16->32 16x16 none signed" in keys
 
 
