@@ -238,7 +238,10 @@ class SpikingConv:
         return total.add_(_column(self.offset(timesteps), dtype))
 
     def offset(self, timesteps: int) -> Tensor:
-        """Return v_init plus the bias of all `timesteps`, `[Cout]`: int64, or float (float layers)."""
+        """Return v_init plus the bias of all `timesteps`, `[Cout]`.
+
+        int64, or float of a float layer.
+        """
         rows = self.bias.to(torch.int64 if self.integer else self.bias.dtype)
         return rows[:timesteps].sum(0) + max(timesteps - len(rows), 0) * rows[-1] + self.v_init
 

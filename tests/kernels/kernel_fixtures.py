@@ -1,4 +1,4 @@
-"""What the tests of the fused kernels share: random layers and spikes, guarded memory, the comparison with the reference."""
+"""Shared by the tests of the fused kernels: random layers and spikes, guards, comparison."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def _why_not_interpreted() -> str:
         tuple(int(part) for part in version(name).split(".")[:2]) for name in ("triton", "numpy")
     ]
     if numbers[0] < (3, 7) and numbers[1] >= (2, 4):
-        return "the interpreter of triton 3.6 cannot take bounds of a loop from run time with numpy 2.4 or newer"
+        return (
+            "the interpreter of triton 3.6 cannot take bounds of a loop from run time "
+            "with numpy 2.4 or newer"
+        )
     return ""
 
 
@@ -56,7 +59,7 @@ class Backend:
         return SpikingLayer(layer.to(self.device), interpret=self.interpret, tile=tile)
 
     def put(self, values: Tensor) -> Tensor:
-        """A contiguous copy on the device between guards of ones, which show when they are read."""
+        """Return a contiguous copy on the device between guards of ones, which show when read."""
         fill = 255 if values.dtype == torch.uint8 else -1
         return _between_guards(values.shape, values.dtype, self.device, fill).copy_(values)
 
@@ -71,7 +74,10 @@ def _between_guards(shape: Sequence[int], dtype: torch.dtype, device: Any, fill:
 
 
 class _Poisoned:
-    """torch, but memory from `empty` is full of 0xAA: what a kernel does not write, and what it writes beside, shows."""
+    """torch, but memory from `empty` is full of 0xAA.
+
+    What a kernel does not write, and what it writes beside, shows.
+    """
 
     def __init__(self) -> None:
         self.tensors: list[tuple[Tensor, int]] = []
@@ -91,7 +97,7 @@ class _Poisoned:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Within it `launch` gets poisoned memory; at its end everything beside that memory is as it was."""
+    """Give `launch` poisoned memory within the block, and check what lies beside it at the end."""
     memory = _Poisoned()
     with mock.patch.object(launch, "torch", memory):
         yield
@@ -104,7 +110,11 @@ def poisoned() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Shape:
-    """A layer without its numbers. shortcut: "none", "identity" or "projection", from `sources` channels."""
+    """A layer without its numbers.
+
+    Attributes:
+        shortcut: "none", "identity" or "projection", from `sources` channels.
+    """
 
     kernel: int
     stride: int
@@ -139,10 +149,11 @@ def random_layer(
     rows: int = 3,
     bits: int = 1,
 ) -> SpikingConv:
-    """A layer whose neurons fire, and none of them always.
+    """Return a layer whose neurons fire, and none of them always.
 
-    weights: "random", "small" (-1 to 1 with thresholds to match, so that potentials land on them), "most" or "least" (all 127
-    or all -127), "extreme" (127 or -127).
+    Args:
+        weights: "random", "small" (-1 to 1 with thresholds to match, so that potentials land on
+            them), "most" or "least" (all 127 or all -127), "extreme" (127 or -127).
     """
 
     def draw(low: int, high: int, *size: int) -> Tensor:
@@ -206,7 +217,7 @@ def output_size(layer: SpikingConv, size: Sequence[int]) -> tuple[int, int]:
 def source_size(
     shape: Shape, layer: SpikingConv, size: Sequence[int], gen: np.random.Generator
 ) -> list[int]:
-    """One of the sizes from which the shortcut makes the layer's."""
+    """Return one of the sizes from which the shortcut makes the layer's."""
     stride = shape.shortcut_stride
     return [stride * (n - 1) + 1 + int(gen.integers(stride)) for n in output_size(layer, size)]
 
@@ -221,7 +232,7 @@ def random_inputs(
     signed: bool = False,
     rate: float = 0.3,
 ) -> tuple[Tensor, Tensor | None]:
-    """Spikes for the layer and for its shortcut."""
+    """Return spikes for the layer and for its shortcut."""
     x = random_spikes(gen, timesteps, batch, shape.inputs, size, signed, rate, layer.bits)
     if not shape.sources:
         return x, None
@@ -239,23 +250,25 @@ def reference(
 def agree(
     layer: SpikingConv,
     membrane: Membrane,
-    found: PackedMembrane,
-    wanted: Tensor,
+    result: PackedMembrane,
+    expected: Tensor,
     windows: Sequence[PackedSpikes],
 ) -> None:
-    """Spikes (with the bits past T), potentials and net spikes of a run in windows are the reference's."""
+    """Assert that spikes (with the bits past T), potentials and net spikes are the reference's."""
     begin, signed = 0, layer.neuron == "signed"
     for window in windows:
-        part = wanted[begin : begin + window.timesteps]
+        part = expected[begin : begin + window.timesteps]
         assert torch.equal(window.planes.cpu(), pack(part, signed, layer.bits).planes), (
             f"spikes from timestep {begin}"
         )
         begin += window.timesteps
-    assert begin == len(wanted) == found.t
-    assert found.v is not None and torch.equal(found.v.cpu(), membrane.v.permute(0, 2, 3, 1).int())
+    assert begin == len(expected) == result.t
+    assert result.v is not None and torch.equal(
+        result.v.cpu(), membrane.v.permute(0, 2, 3, 1).int()
+    )
     if signed:
-        assert found.emitted is not None and membrane.emitted is not None
-        assert torch.equal(found.emitted.cpu(), membrane.emitted.permute(0, 2, 3, 1).int())
+        assert result.emitted is not None and membrane.emitted is not None
+        assert torch.equal(result.emitted.cpu(), membrane.emitted.permute(0, 2, 3, 1).int())
 
 
 def check(
@@ -268,25 +281,32 @@ def check(
     tile: Tile | None = None,
     windows: Sequence[int] | None = None,
 ) -> Tensor:
-    """The kernels' spikes, membranes and counts for int8 spikes x are the reference's, which it returns.
+    """Assert that the kernels' spikes, membranes and counts are the reference's; return its spikes.
 
-    signed: whether the inputs are packed with a set of -1s; windows: timesteps of each, by default one of all.
+    Args:
+        x: int8 spikes.
+        signed: whether the inputs are packed with a set of -1s.
+        windows: timesteps of each; by default one of all.
     """
-    wanted, membrane = reference(layer, x, source)
-    found, spikes, begin = PackedMembrane(), [], 0
-    counts = backend.put(torch.full((*wanted.shape[-2:], wanted.shape[2]), 7, dtype=torch.int32))
+    expected, membrane = reference(layer, x, source)
+    result, spikes, begin = PackedMembrane(), [], 0
+    counts = backend.put(
+        torch.full((*expected.shape[-2:], expected.shape[2]), 7, dtype=torch.int32)
+    )
     with poisoned():
         fused = backend.layer(layer, tile)
         for steps in windows if windows is not None else [len(x)]:
             part = slice(begin, begin + steps)
             side = None if source is None else backend.pack(source[part], signed, layer.bits)
             spikes.append(
-                fused.run(backend.pack(x[part], signed, layer.bits), side, found, counts=counts)
+                fused.run(backend.pack(x[part], signed, layer.bits), side, result, counts=counts)
             )
             begin += steps
-        agree(layer, membrane, found, wanted, spikes)
+        agree(layer, membrane, result, expected, spikes)
     fired = (
-        wanted.abs() if layer.bits == 1 else sum((wanted >> bit) & 1 for bit in range(layer.bits))
+        expected.abs()
+        if layer.bits == 1
+        else sum((expected >> bit) & 1 for bit in range(layer.bits))
     )
     assert torch.equal(counts.cpu() - 7, fired.sum((0, 1)).permute(1, 2, 0).int())
-    return wanted
+    return expected

@@ -1,4 +1,4 @@
-"""Ahead of time, without a GPU: every shipped tile compiles without a spill and uses the int8 tensor cores."""
+"""Without a GPU: every shipped tile compiles without a spill and uses the int8 tensor cores."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from zoo.kernels.spiking_conv.tiles import table
 
 
 def missing() -> str:
-    found = importlib.util.find_spec("triton")
-    if found is None:
+    result = importlib.util.find_spec("triton")
+    if result is None:
         return "needs triton"
-    tool = Path(found.origin).parent / "backends/nvidia/bin/cuobjdump"
+    tool = Path(result.origin).parent / "backends/nvidia/bin/cuobjdump"
     return "" if tool.is_file() else "needs the cuobjdump that comes with triton"
 
 
@@ -41,7 +41,7 @@ KINDS = [
 
 
 def shipped(architecture: str, kind: str) -> list[tuple]:
-    """The cases and tiles of a kind, each once."""
+    """Return the cases and tiles of a kind, each once."""
     return [
         (case, tile)
         for case, tile in dict.fromkeys(aot.shipped(architecture))
@@ -50,8 +50,8 @@ def shipped(architecture: str, kind: str) -> list[tuple]:
 
 
 def made_for() -> bool:
-    found = importlib.util.find_spec("triton")
-    return found is None or tuple(int(part) for part in version("triton").split(".")[:2]) >= (3, 9)
+    result = importlib.util.find_spec("triton")
+    return result is None or tuple(int(part) for part in version("triton").split(".")[:2]) >= (3, 9)
 
 
 @pytest.mark.skipif(not made_for(), reason="tiles are chosen for triton 3.9 (see benchmarks.aot)")
@@ -62,22 +62,23 @@ def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
     assert pairs
     bad = []
     for case, tile in pairs:
-        found = aot.compile_tile(architecture, case, tile)
-        if found.spill_bytes or not found.tensor_core:
+        result = aot.compile_tile(architecture, case, tile)
+        if result.spill_bytes or not result.tensor_core:
             bad.append(
-                f"{found.case}, {tile}: {found.spill_bytes} B spilt, {found.tensor_core} tensor-core instructions"
+                f"{result.case}, {tile}: {result.spill_bytes} B spilt, "
+                f"{result.tensor_core} tensor-core instructions"
             )
     assert not bad, "\n".join([architecture, *bad])
 
 
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
 def test_every_shipped_tile_is_compiled(architecture):
-    found = {pair for kind in KINDS for pair in shipped(architecture, kind)}
-    assert found == set(aot.shipped(architecture))
+    result = {pair for kind in KINDS for pair in shipped(architecture, kind)}
+    assert result == set(aot.shipped(architecture))
     tiles = {
         tuple(v.values()) for entries in table()[architecture].values() for v in entries.values()
     }
-    assert {tuple(vars(tile).values()) for _, tile in found} == tiles
+    assert {tuple(vars(tile).values()) for _, tile in result} == tiles
 
 
 def resources(architecture: str, use: Callable[[], object]) -> str:

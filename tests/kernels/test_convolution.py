@@ -1,4 +1,4 @@
-"""The convolution under a layer is exact on every path, and each path is taken where it is meant."""
+"""The convolution under a layer is exact on every path, each taken where it is meant."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_every_path_equals_int64(
     }[kind]
     x = gen.integers(low, high + 1, (batch, cin, side, data.draw(st.integers(1, 7)))).astype(dtype)
     weight = weights(cout, cin, kernel, extreme, gen)
-    wanted = naive_conv(x, weight.numpy(), stride, kernel // 2)
+    expected = naive_conv(x, weight.numpy(), stride, kernel // 2)
     kind = torch.float64 if "float64" in path else torch.float32
     conv = make(
         weight,
@@ -90,13 +90,13 @@ def test_every_path_equals_int64(
         path="matmul" if "matmul" in path else None,
     )
     assert conv.path == ("direct" if path.startswith("float") else path.split()[0])
-    v = potential(wanted.shape, gen, kind)
+    v = potential(expected.shape, gen, kind)
     before = v.numpy().astype(np.int64)
     for layout in (torch.contiguous_format, torch.channels_last):
         given = torch.from_numpy(x).contiguous(memory_format=layout)
-        found = conv.add_to(v.clone(memory_format=torch.channels_last), given)
-        assert found.dtype == kind
-        assert np.array_equal(found.numpy(), before + wanted)
+        actual = conv.add_to(v.clone(memory_format=torch.channels_last), given)
+        assert actual.dtype == kind
+        assert np.array_equal(actual.numpy(), before + expected)
 
 
 @pytest.mark.usefixtures("onednn")
@@ -124,9 +124,9 @@ def test_one_packed_weight_serves_every_shape():
     for shape in ((1, 3, 5, 5), (4, 3, 8, 9), (0, 3, 5, 5), (2, 3, 1, 1)):
         for low, dtype in ((-1, np.int8), (0, np.uint8)):
             x = gen.integers(low, 2, shape).astype(dtype)
-            wanted = naive_conv(x, weight.numpy(), 2, 1)
-            v = torch.zeros(wanted.shape).contiguous(memory_format=torch.channels_last)
-            assert np.array_equal(conv.add_to(v, torch.from_numpy(x)).numpy(), wanted)
+            expected = naive_conv(x, weight.numpy(), 2, 1)
+            v = torch.zeros(expected.shape).contiguous(memory_format=torch.channels_last)
+            assert np.array_equal(conv.add_to(v, torch.from_numpy(x)).numpy(), expected)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_the_bound_of_sums_is_under_that_of_the_layer(input_bound, timesteps):
 
 
 def test_float32_switches_do_not_reach_the_exact_path():
-    """With TF32 or bfloat16 allowed for float32 products, by the new API of precisions or the old."""
+    """They allow TF32 or bfloat16 for float32 products."""
     gen = np.random.default_rng(0)
     weight, x = weights(4, 8, 3, True, gen), gen.integers(2**20, 2**24, (1, 8, 5, 5))
     expected = naive_conv(x, weight.numpy(), 1, 1)
@@ -232,7 +232,7 @@ def test_float_inputs_and_weights():
     gen = np.random.default_rng(0)
     weight = weights(2, 3, 3, False, gen)
     image = gen.integers(-500, 501, (2, 3, 5, 5))
-    wanted = naive_conv(image, weight.numpy(), 1, 1)
+    expected = naive_conv(image, weight.numpy(), 1, 1)
     for conv in (make(weight, 1, 500), make(weight, 1, 1), make(weight.float(), 1, 1)):
-        v = torch.zeros(wanted.shape).contiguous(memory_format=torch.channels_last)
-        assert np.array_equal(conv.add_to(v, torch.from_numpy(image).float()).numpy(), wanted)
+        v = torch.zeros(expected.shape).contiguous(memory_format=torch.channels_last)
+        assert np.array_equal(conv.add_to(v, torch.from_numpy(image).float()).numpy(), expected)

@@ -1,4 +1,4 @@
-"""Graded spikes of multi-level neurons: the reference by hand and against plain integers, and the fused kernels against it."""
+"""Graded spikes: the reference by hand and against integers, the fused kernels against it."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def one(
 )
 def test_one_neuron_by_hand(backend, layer, inputs, spikes, potential):
     x = torch.tensor(inputs, dtype=torch.int8).view(-1, 1, 1, 1, 1)
-    wanted = check(backend, layer, x)
-    assert wanted.flatten().tolist() == list(spikes)
+    expected = check(backend, layer, x)
+    assert expected.flatten().tolist() == list(spikes)
     assert reference(layer, x)[1].v.item() == potential
 
 
@@ -76,8 +76,8 @@ def test_the_reference_equals_int64(bits, shape, timesteps, seed):
     layer = random_layer(shape, gen, "multi-level", bits=bits)
     x, source = random_inputs(shape, layer, gen, timesteps, 2, (4, 3))
     spikes, membrane = reference(layer, x, source)
-    wanted, v = naive_run(layer, x.numpy(), None if source is None else source.numpy())
-    assert np.array_equal(spikes.numpy(), wanted) and np.array_equal(membrane.v.numpy(), v)
+    expected, v = naive_run(layer, x.numpy(), None if source is None else source.numpy())
+    assert np.array_equal(spikes.numpy(), expected) and np.array_equal(membrane.v.numpy(), v)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -137,20 +137,20 @@ def test_stem(backend, bits, windows):
     current = torch.from_numpy(gen.integers(-1500, 4000, (2, 4, 7, 5)))
     timesteps = sum(windows)
     membrane = layer.membrane(2, 4, 7, timesteps)
-    wanted = layer.run(
+    expected = layer.run(
         current.to(membrane.v.dtype).permute(0, 3, 1, 2), None, membrane, window=timesteps
     )
-    found, counts = PackedMembrane(), backend.put(torch.zeros((4, 7, 5), dtype=torch.int32))
+    result, counts = PackedMembrane(), backend.put(torch.zeros((4, 7, 5), dtype=torch.int32))
     with poisoned():
         fused, x = backend.layer(layer), backend.put(current.int())
         agree(
             layer,
             membrane,
-            found,
-            wanted,
-            [fused.run(x, None, found, steps=steps, counts=counts) for steps in windows],
+            result,
+            expected,
+            [fused.run(x, None, result, steps=steps, counts=counts) for steps in windows],
         )
-    fired = sum((wanted >> bit) & 1 for bit in range(bits)).sum((0, 1))
+    fired = sum((expected >> bit) & 1 for bit in range(bits)).sum((0, 1))
     assert torch.equal(counts.cpu(), fired.permute(1, 2, 0).int()) and fired.any()
 
 
@@ -159,8 +159,8 @@ def test_stem(backend, bits, windows):
 def test_pooled_counts(backend, timesteps, bits):
     spikes = random_spikes(np.random.default_rng(0), timesteps, 2, 5, (3, 4), False, 0.7, bits)
     with poisoned():
-        found = pooled_counts(backend.pack(spikes, False, bits), backend.interpret)
-    assert torch.equal(found.cpu().long(), spikes.long().sum((3, 4)))
+        result = pooled_counts(backend.pack(spikes, False, bits), backend.interpret)
+    assert torch.equal(result.cpu().long(), spikes.long().sum((3, 4)))
 
 
 @settings(max_examples=100, deadline=None)

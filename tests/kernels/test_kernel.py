@@ -1,7 +1,9 @@
-"""The fused kernels equal the reference bit for bit: spikes, bits past T, potentials, net spikes and counts.
+"""The fused kernels equal the reference bit for bit.
 
-Interpreted on the CPU, and compiled where there is a GPU. Outputs begin as 0xAA between guards, so what a kernel leaves
-unwritten or writes beside them shows (`kernel_fixtures.poisoned`).
+Spikes, bits past T, potentials, net spikes and counts.
+
+Interpreted on the CPU, and compiled where there is a GPU. Outputs begin as 0xAA between guards, so
+what a kernel leaves unwritten or writes beside them shows (`kernel_fixtures.poisoned`).
 """
 
 from __future__ import annotations
@@ -81,14 +83,15 @@ def one(
 def test_one_neuron_by_hand(backend, layer, inputs, spikes, potential):
     membrane = PackedMembrane()
     with poisoned():
-        found = backend.layer(layer).run(backend.pack(train(*inputs), signed=True), None, membrane)
-    assert unpack(found).flatten().tolist() == list(spikes)
+        result = backend.layer(layer).run(backend.pack(train(*inputs), signed=True), None, membrane)
+    assert unpack(result).flatten().tolist() == list(spikes)
     assert membrane.v.item() == potential
     assert membrane.t == len(inputs)
 
 
 def test_identity_shortcut_by_hand(backend):
-    # v = 1, 1 + 2 + 5 = 8 -> 2, 2 + 5 = 7 -> 1, 1 - 5 = -4: a spike of the source brings 5, the neuron fires at 6.
+    # v = 1, 1 + 2 + 5 = 8 -> 2, 2 + 5 = 7 -> 1, 1 - 5 = -4: a spike of the source brings 5, the
+    # neuron fires at 6.
     layer, membrane = one(2, 6, 1, gain=ints(5)), PackedMembrane()
     inputs = [backend.pack(train(*spikes), True) for spikes in ((0, 1, 0, 0), (0, 1, 1, -1))]
     assert unpack(backend.layer(layer).run(*inputs, membrane)).flatten().tolist() == [0, 1, 1, 0]
@@ -109,13 +112,14 @@ def test_padded_identity_shortcut_by_hand(backend):
     )
     source = torch.tensor([[1, 0, 0], [0, 1, 1], [1, 1, 0]], dtype=torch.int8).view(1, 1, 1, 3, 3)
     membrane = PackedMembrane()
-    found = backend.layer(layer).run(
+    result = backend.layer(layer).run(
         backend.pack(0 * source, False), backend.pack(source, False), membrane
     )
-    # Rows and columns 0 and 2 of the source; the zero channels on either side get nothing, whatever their gain.
-    wanted = [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]]
-    assert unpack(found)[0, 0].tolist() == wanted
-    assert membrane.v.permute(0, 3, 1, 2)[0].tolist() == wanted
+    # Rows and columns 0 and 2 of the source; the zero channels on either side get nothing, whatever
+    # their gain.
+    expected = [[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]]
+    assert unpack(result)[0, 0].tolist() == expected
+    assert membrane.v.permute(0, 3, 1, 2)[0].tolist() == expected
 
 
 def test_projection_shortcut_by_hand(backend):
@@ -131,24 +135,24 @@ def test_projection_shortcut_by_hand(backend):
     x = torch.tensor([1, 1, 0], dtype=torch.int8).view(1, 1, 1, 1, 3)
     source = torch.tensor([[1, 1, 0], [1, 0, 1]], dtype=torch.int8).view(1, 1, 2, 1, 3)
     membrane = PackedMembrane()
-    found = backend.layer(layer).run(backend.pack(x, False), backend.pack(source, False), membrane)
+    result = backend.layer(layer).run(backend.pack(x, False), backend.pack(source, False), membrane)
     # Left: 1 + 2 + 3 = 6 fires, -1 + 1 + 4 - 4 = 0. Right: 0 + 0 + 3 = 3, 0 + 1 - 4 = -3.
-    assert unpack(found)[0, 0].tolist() == [[[1, 0]], [[0, 0]]]
+    assert unpack(result)[0, 0].tolist() == [[[1, 0]], [[0, 0]]]
     assert membrane.v[0, 0].tolist() == [[1, 0], [3, -3]]
 
 
 def shapes_of(arch: str, divide: int) -> list[Shape]:
     """Every kind of layer behind the stem, with `divide` times fewer channels."""
     net = topology(arch)
-    found = {}
+    result = {}
     for spec in net.layers:
         if spec.source == IMAGE:
             continue
         narrow = [max(c // divide, 4) for c in (spec.in_channels, spec.out_channels)]
         side = spec.shortcut
         more = (side.kind, max(net.channels[side.source] // divide, 4), side.stride) if side else ()
-        found[Shape(spec.kernel, spec.stride, *narrow, *more)] = None
-    return list(found)
+        result[Shape(spec.kernel, spec.stride, *narrow, *more)] = None
+    return list(result)
 
 
 @pytest.mark.parametrize("neuron", ["if", "signed"])
@@ -248,8 +252,8 @@ def test_extremes(backend, weights, rate):
 def test_potentials_up_to_int32(backend, neuron):
     # From 2**30 + 2**29 up to minus 2**30 and more.
     layer = one(127, 2**30 - 1, 2**30, (2**29, -(2**28)), neuron=neuron, gain=ints(2**26))
-    wanted = check(backend, layer, *[train(1, 0, 1, 0, 0, 0, 0, 0, 0)] * 2)
-    assert wanted.flatten().tolist()[0] == 1
+    expected = check(backend, layer, *[train(1, 0, 1, 0, 0, 0, 0, 0, 0)] * 2)
+    assert expected.flatten().tolist()[0] == 1
 
 
 # Shrinking a failure would take the interpreter minutes.
@@ -286,7 +290,7 @@ def test_the_last_window_need_not_keep_the_membrane(backend, neuron):
     gen = np.random.default_rng(0)
     layer = random_layer(SHAPES[3], gen, neuron)
     x, source = random_inputs(SHAPES[3], layer, gen, 13, 2, (5, 4))
-    wanted, _ = reference(layer, x, source)
+    expected, _ = reference(layer, x, source)
     fused, membrane = backend.layer(layer), PackedMembrane()
     with poisoned():
         inputs = [
@@ -297,12 +301,13 @@ def test_the_last_window_need_not_keep_the_membrane(backend, neuron):
         end = fused.run(*inputs[1], membrane, save=False)
         whole, alone = PackedMembrane(), backend.pack(source, False)
         at_once = fused.run(backend.pack(x, False), alone, whole, save=False)
-    assert torch.equal(torch.cat([unpack(begin), unpack(end)]).cpu(), wanted)
-    assert torch.equal(at_once.planes.cpu(), pack(wanted, neuron == "signed").planes)
+    assert torch.equal(torch.cat([unpack(begin), unpack(end)]).cpu(), expected)
+    assert torch.equal(at_once.planes.cpu(), pack(expected, neuron == "signed").planes)
     assert whole.v is None and whole.t == membrane.t == 13
 
 
-# Smaller and larger than the layer in every direction, each group, blocks within a tap and across taps.
+# Smaller and larger than the layer in every direction, each group, blocks within a tap and across
+# taps.
 TILES = [
     Tile(16, 16, 32, 1, 4, 1),
     Tile(32, 16, 32, 2, 4, 2),
@@ -341,17 +346,17 @@ def test_stem(backend, neuron, windows, batch):
     timesteps = sum(windows)
     membrane = layer.membrane(batch, 4, 7, timesteps)
     given = torch.from_numpy(current).to(membrane.v.dtype).permute(0, 3, 1, 2)
-    wanted = layer.run(given, None, membrane, window=timesteps)
-    found, counts = PackedMembrane(), backend.put(torch.full((4, 7, 5), 7, dtype=torch.int32))
+    expected = layer.run(given, None, membrane, window=timesteps)
+    result, counts = PackedMembrane(), backend.put(torch.full((4, 7, 5), 7, dtype=torch.int32))
     with poisoned():
         fused, x = backend.layer(layer), backend.put(torch.from_numpy(current).int())
-        spikes = [fused.run(x, None, found, steps=steps, counts=counts) for steps in windows]
-        agree(layer, membrane, found, wanted, spikes)
+        spikes = [fused.run(x, None, result, steps=steps, counts=counts) for steps in windows]
+        agree(layer, membrane, result, expected, spikes)
         free = fused.run(x, None, PackedMembrane(), steps=timesteps, save=False)
-    assert torch.equal(unpack(free).cpu(), wanted)
-    assert torch.equal(counts.cpu() - 7, wanted.abs().sum((0, 1)).permute(1, 2, 0).int())
+    assert torch.equal(unpack(free).cpu(), expected)
+    assert torch.equal(counts.cpu() - 7, expected.abs().sum((0, 1)).permute(1, 2, 0).int())
     if batch and timesteps > 3:
-        assert wanted.any() and (neuron == "if" or (wanted < 0).any())
+        assert expected.any() and (neuron == "if" or (expected < 0).any())
 
 
 def check_count(backend, shape, layer, gen, timesteps, tile=None, batch=2, size=(5, 4)):
@@ -365,16 +370,16 @@ def check_count(backend, shape, layer, gen, timesteps, tile=None, batch=2, size=
 
     inputs = random_inputs(shape, layer, gen, 1, batch, size, True, 0.4)
     x, source = (None if values is None else counts(values) for values in inputs)
-    wanted = layer.count(x, source, timesteps)
+    expected = layer.count(x, source, timesteps)
     rows = [
         None if values is None else backend.put(values.permute(0, 2, 3, 1))
         for values in (x, source)
     ]
     with poisoned():
-        found = backend.layer(layer, tile).count(*rows, timesteps)
-    assert found.dtype == torch.uint8
-    assert torch.equal(found.cpu(), wanted.permute(0, 2, 3, 1))
-    return wanted
+        result = backend.layer(layer, tile).count(*rows, timesteps)
+    assert result.dtype == torch.uint8
+    assert torch.equal(result.cpu(), expected.permute(0, 2, 3, 1))
+    return expected
 
 
 @pytest.mark.parametrize("timesteps", [1, 2, 8, 33, 127])
@@ -382,11 +387,11 @@ def check_count(backend, shape, layer, gen, timesteps, tile=None, batch=2, size=
 @pytest.mark.parametrize("shape", SHAPES, **by_name)
 def test_layerwise_counts(backend, shape, weights, timesteps):
     gen = np.random.default_rng(timesteps)
-    wanted = check_count(
+    expected = check_count(
         backend, shape, random_layer(shape, gen, weights=weights, rows=5), gen, timesteps
     )
     if weights == "random":
-        assert wanted.unique().numel() > min(timesteps, 3)
+        assert expected.unique().numel() > min(timesteps, 3)
 
 
 @pytest.mark.parametrize(("batch", "size"), [(0, (5, 4)), (1, (1, 1)), (3, (7, 2)), (1, (9, 9))])
@@ -405,11 +410,11 @@ def test_layerwise_count_at_multiples_of_the_threshold(backend, off):
             nothing, torch.zeros(1, 7, dtype=torch.int32), thresholds, multiple * thresholds + off
         )
         with poisoned():
-            found = backend.layer(layer).count(
+            result = backend.layer(layer).count(
                 backend.put(torch.zeros(1, 1, 1, 1, dtype=torch.uint8)), None, 127
             )
-        wanted = [min(max((multiple * t + off) // t, 0), 127) for t in thresholds.tolist()]
-        assert found.flatten().tolist() == wanted
+        expected = [min(max((multiple * t + off) // t, 0), 127) for t in thresholds.tolist()]
+        assert result.flatten().tolist() == expected
 
 
 def test_layerwise_counts_of_128_are_refused(backend):
@@ -433,9 +438,9 @@ def test_layerwise_counts_of_128_are_refused(backend):
 def test_pooled_counts(backend, timesteps, batch, channels, size, signed):
     spikes = random_spikes(np.random.default_rng(0), timesteps, batch, channels, size, signed, 0.7)
     with poisoned():
-        found = pooled_counts(backend.pack(spikes, signed), backend.interpret)
-    assert found.dtype == torch.int32
-    assert torch.equal(found.cpu(), spikes.sum((3, 4), dtype=torch.int32))
+        result = pooled_counts(backend.pack(spikes, signed), backend.interpret)
+    assert result.dtype == torch.int32
+    assert torch.equal(result.cpu(), spikes.sum((3, 4), dtype=torch.int32))
 
 
 def test_float_layers_are_refused():

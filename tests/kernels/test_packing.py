@@ -29,24 +29,24 @@ def spike_trains(draw: st.DrawFn) -> tuple[Tensor, bool]:
 
 @settings(max_examples=150, deadline=None)
 @given(spike_trains())
-def test_unpack_gives_back_what_was_packed(made):
-    spikes, signed = made
+def test_unpack_gives_back_what_was_packed(drawn):
+    spikes, signed = drawn
     packed = pack(spikes, signed)
     timesteps, batch, channels, height, width = spikes.shape
     assert packed.timesteps == timesteps and packed.signed == signed
     assert packed.planes.dtype == torch.uint8 and packed.planes.is_contiguous()
     assert packed.planes.shape == (1 + signed, (timesteps + 7) // 8, batch, height, width, channels)
-    found = unpack(packed)
-    assert found.dtype == torch.int8
-    assert torch.equal(found, spikes)
+    actual = unpack(packed)
+    assert actual.dtype == torch.int8
+    assert torch.equal(actual, spikes)
     # Neither the memory layout of the input nor that of the result matters.
-    assert torch.equal(pack(found, signed).planes, packed.planes)
+    assert torch.equal(pack(actual, signed).planes, packed.planes)
 
 
 @settings(max_examples=60, deadline=None)
 @given(spike_trains())
-def test_bits_past_the_last_timestep_are_zero(made):
-    spikes, signed = made
+def test_bits_past_the_last_timestep_are_zero(drawn):
+    spikes, signed = drawn
     planes = pack(spikes, signed).planes
     if len(spikes) % 8:
         assert not (planes[:, -1] >> (len(spikes) % 8)).any()
@@ -54,11 +54,11 @@ def test_bits_past_the_last_timestep_are_zero(made):
 
 @settings(max_examples=60, deadline=None)
 @given(spike_trains())
-def test_count_is_the_number_of_spikes(made):
-    spikes, signed = made
-    found = count(pack(spikes, signed))
-    assert found.dtype == torch.int32
-    assert torch.equal(found.long(), spikes.ne(0).sum(0))
+def test_count_is_the_number_of_spikes(drawn):
+    spikes, signed = drawn
+    actual = count(pack(spikes, signed))
+    assert actual.dtype == torch.int32
+    assert torch.equal(actual.long(), spikes.ne(0).sum(0))
 
 
 def test_every_byte_is_counted():
@@ -69,7 +69,8 @@ def test_every_byte_is_counted():
 
 
 def test_bytes_by_hand():
-    # One image of 1 x 2 with two channels over nine timesteps; the first of a neuron is the lowest bit.
+    # One image of 1 x 2 with two channels over nine timesteps; the first of a neuron is the lowest
+    # bit.
     trains = [
         [1, 0, 0, 0, 0, 0, 0, 0, 1],
         [0, 1, 1, 0, 0, 0, 0, 1, 0],  # channel 0: left and right pixel

@@ -1,4 +1,4 @@
-"""The reference layer equals spike trains worked out by hand, and int64 arithmetic on random layers."""
+"""The reference layer equals spike trains by hand, and int64 arithmetic on random layers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def test_one_neuron_by_hand(
 
 
 def test_identity_shortcut_by_hand() -> None:
-    # v = 1, 1 + 5 + 2 = 8 -> 0, 5 -> 5, 0: the neuron fires at 6, each spike of the source brings 5.
+    # v = 1, 1 + 5 + 2 = 8 -> 0, 5 -> 5, 0: the neuron fires at 6, each spike of the source brings
+    # 5.
     layer = one(2, 6, 1, gain=ints(5))
     source = train(0, 1, 1, 0)
     x = train(0, 1, 0, 0)
@@ -108,7 +109,8 @@ def test_padded_identity_shortcut_by_hand() -> None:
     source = torch.tensor([[1, 0, 0], [0, 1, 1], [1, 1, 0]], dtype=torch.int8).view(1, 1, 1, 3, 3)
     membrane = fresh(layer, x, 1)
     spikes = layer.run(x, source, membrane)
-    # Rows and columns 0 and 2 of the source; the zero channels on either side get nothing, whatever their gain.
+    # Rows and columns 0 and 2 of the source; the zero channels on either side get nothing, whatever
+    # their gain.
     assert spikes.tolist() == [[[[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]]]]
     assert membrane.v.tolist() == [[[[0, 0], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 0]]]]
 
@@ -157,7 +159,8 @@ def test_stem_current_by_hand() -> None:
     assert layer.run(current, None, membrane, window=3)[:, 0, 0, 0, 0].tolist() == [1, 1, 1]
     assert membrane.v.flatten().tolist() == [13] * 4
     assert layer.count(current, None, 3, constant=True).flatten().tolist() == [3] * 4
-    # Layerwise after 3 timesteps of -2 + -1: 4 - 9 is below the threshold; of 14 - 1: 4 + 39 = 43 gives 3, not 4.
+    # Layerwise after 3 timesteps of -2 + -1: 4 - 9 is below the threshold; of 14 - 1: 4 + 39 = 43
+    # gives 3, not 4.
     assert flat.count(flat.current(-image, 3), None, 3, constant=True).flatten().tolist()[:4] == [
         0,
         0,
@@ -218,17 +221,17 @@ def spikes_of(gen: np.random.Generator, fill: str, *shape: int) -> np.ndarray:
 @quick
 @given(layers(), TIMESTEPS, st.sampled_from([0, 1, 2]), FILLS, st.data())
 def test_run_equals_int64(
-    made: tuple, timesteps: int, batch: int, fill: str, data: st.DataObject
+    drawn: tuple, timesteps: int, batch: int, fill: str, data: st.DataObject
 ) -> None:
-    layer, height, width, csrc, gen = made
+    layer, height, width, csrc, gen = drawn
     x = spikes_of(gen, fill, timesteps, batch, layer.weight.shape[1], height, width)
     source = spikes_of(gen, fill, timesteps, batch, csrc, height, width) if csrc else None
-    wanted, v = naive_run(layer, x, source)
+    expected, v = naive_run(layer, x, source)
     inputs = torch.from_numpy(x), None if source is None else torch.from_numpy(source)
     membrane = fresh(layer, inputs[0], timesteps)
-    found = layer.run(*inputs, membrane)
-    assert found.dtype == torch.int8
-    assert np.array_equal(found.numpy(), wanted)
+    result = layer.run(*inputs, membrane)
+    assert result.dtype == torch.int8
+    assert np.array_equal(result.numpy(), expected)
     assert np.array_equal(membrane.v.numpy(), v)
 
     # Carried through two windows, the membrane knows all there is to know.
@@ -238,31 +241,33 @@ def test_run_equals_int64(
         layer.run(inputs[0][part], None if source is None else inputs[1][part], membrane)
         for part in (slice(0, cut), slice(cut, None))
     ]
-    assert torch.equal(torch.cat(parts), found)
+    assert torch.equal(torch.cat(parts), result)
     assert np.array_equal(membrane.v.numpy(), v)
 
-    # Soft reset conserves charge; `signed` takes back no more than it gave.
-    charge = np.zeros(wanted.shape[1:], np.int64)
+    # Soft reset conserves the input; `signed` takes back no more than it gave.
+    received = np.zeros(expected.shape[1:], np.int64)
     for t in range(timesteps):
-        charge += naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(
+        received += naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(
             layer, t
         )
     spent = (
-        found.numpy().sum(0, dtype=np.int64)
+        result.numpy().sum(0, dtype=np.int64)
         * layer.threshold.numpy().astype(np.int64)[:, None, None]
     )
-    assert np.array_equal(membrane.v.numpy() - layer.v_init.numpy()[:, None, None], charge - spent)
-    sums = found.numpy().cumsum(0, dtype=np.int64)
+    assert np.array_equal(
+        membrane.v.numpy() - layer.v_init.numpy()[:, None, None], received - spent
+    )
+    sums = result.numpy().cumsum(0, dtype=np.int64)
     assert (sums >= 0).all()
-    assert set(np.unique(found.numpy())) <= ({0, 1} if layer.neuron == "if" else {-1, 0, 1})
+    assert set(np.unique(result.numpy())) <= ({0, 1} if layer.neuron == "if" else {-1, 0, 1})
 
 
 @quick
 @given(
     layers(neurons=("if",)), st.sampled_from([1, 2, 8, 33, 255, 300]), st.sampled_from([0, 1, 2])
 )
-def test_layerwise_count_equals_stepping(made: tuple, timesteps: int, batch: int) -> None:
-    layer, height, width, csrc, gen = made
+def test_layerwise_count_equals_stepping(drawn: tuple, timesteps: int, batch: int) -> None:
+    layer, height, width, csrc, gen = drawn
     x = gen.integers(0, timesteps + 1, (batch, layer.weight.shape[1], height, width))
     source = gen.integers(0, timesteps + 1, (batch, csrc, height, width)) if csrc else None
     kind = torch.uint8 if timesteps <= 255 else torch.int32
@@ -325,16 +330,17 @@ def test_float32_up_to_its_mantissa_and_float64_beyond() -> None:
 def test_potentials_past_float32_are_exact(layer: SpikingConv, timesteps: int) -> None:
     x = np.ones((timesteps, 1, 1, 1, 1), np.int8)
     source = None if layer.gain is None and layer.projection is None else x
-    wanted, v = naive_run(layer, x, source)
+    expected, v = naive_run(layer, x, source)
     x = torch.from_numpy(x)
     membrane = fresh(layer, x, timesteps)
     assert membrane.v.dtype == torch.float64
-    found = layer.run(x, None if source is None else x, membrane)
-    assert np.array_equal(found.numpy(), wanted)
+    result = layer.run(x, None if source is None else x, membrane)
+    assert np.array_equal(result.numpy(), expected)
     assert membrane.v.item() == v.item()
     if layer.neuron == "if":
         counts = x.sum(0).to(torch.uint8)
-        charge = layer.accumulated_input(counts, None if source is None else counts, timesteps).item()
+        shortcut = None if source is None else counts
+        received = layer.accumulated_input(counts, shortcut, timesteps).item()
         steps = sum(
             naive_bias(layer, t).item() + 127 * (layer.weight.item() == 127)
             for t in range(timesteps)
@@ -342,7 +348,7 @@ def test_potentials_past_float32_are_exact(layer: SpikingConv, timesteps: int) -
         extra = timesteps * (0 if layer.gain is None else layer.gain.item()) + timesteps * (
             layer.weight.item() == 1
         )
-        assert charge == layer.v_init.item() + steps + extra
+        assert received == layer.v_init.item() + steps + extra
 
 
 def test_long_runs_are_exact() -> None:
@@ -356,9 +362,9 @@ def test_long_runs_are_exact() -> None:
     )
     counts = gen.integers(0, 20_001, (1, 4, 3, 3))
     assert layer.dtype(20_000) == torch.float64
-    charge = layer.accumulated_input(torch.from_numpy(counts).int(), None, 20_000)
-    wanted = naive_current(layer, counts, None) + 20_000 * naive_bias(layer, 0)
-    assert np.array_equal(charge.numpy(), wanted + np.array([1, 2])[:, None, None])
+    received = layer.accumulated_input(torch.from_numpy(counts).int(), None, 20_000)
+    expected = naive_current(layer, counts, None) + 20_000 * naive_bias(layer, 0)
+    assert np.array_equal(received.numpy(), expected + np.array([1, 2])[:, None, None])
 
 
 def test_potentials_past_float64_are_refused() -> None:
@@ -385,9 +391,9 @@ def test_stem_current_past_float32_is_exact() -> None:
         input_bound=32767,
     )
     image = np.random.default_rng(0).integers(30_000, 32_768, (1, 3, 9, 9))
-    wanted = naive_pool(naive_conv(image, layer.weight.numpy(), 2, 3))
-    assert wanted.max() > 2**24
-    assert np.array_equal(layer.current(torch.from_numpy(image).float(), 1).numpy(), wanted)
+    expected = naive_pool(naive_conv(image, layer.weight.numpy(), 2, 3))
+    assert expected.max() > 2**24
+    assert np.array_equal(layer.current(torch.from_numpy(image).float(), 1).numpy(), expected)
 
 
 def test_float_layers_follow_the_same_equations() -> None:

@@ -20,11 +20,11 @@ KINDS = [
 
 
 def every_tile() -> dict[str, dict]:
-    found = {}
+    result = {}
     for architecture, entries in table().items():
         for kind, group in entries.items():
-            found |= {f"{architecture} {kind} {name}": values for name, values in group.items()}
-    return found
+            result |= {f"{architecture} {kind} {name}": values for name, values in group.items()}
+    return result
 
 
 def test_every_architecture_has_every_kind_and_bucket():
@@ -43,7 +43,8 @@ def test_every_tile_is_legal():
         for name, value in asdict(tile).items():
             assert type(value) is int and value > 0, (where, name)
             assert name == "stages" or value & (value - 1) == 0, (where, name)
-        # What a dot product of int8 needs, a launch may have, and a byte of eight timesteps divides into.
+        # A dot product of int8 needs the first, a launch may have the next, and a byte of eight
+        # timesteps divides into the last.
         assert tile.pixels >= 16 and tile.channels >= 16 and tile.depth >= 32, where
         assert tile.warps <= 32 and tile.group in (1, 2, 4, 8), where
 
@@ -89,13 +90,13 @@ def small_table(monkeypatch):
         ("sm_90", "if", 64, "unknown", 90 + 64),
         ("sm_90", "if projection", 64, "unknown", 1000 + 90 + 64),
         ("sm_90", "layerwise projection", 128, "unknown", 5000 + 90 + 128),
-        # A bucket serves what lies below the next one; the smallest all below it, the largest all above.
+        # A bucket serves all below the next one; the smallest all below it, the largest all above.
         ("sm_90", "signed", 127, "unknown", 2000 + 90 + 64),
         ("sm_90", "signed", 128, "unknown", 2000 + 90 + 128),
         ("sm_90", "signed", 2048, "unknown", 2000 + 90 + 128),
         ("sm_90", "signed", 17, "unknown", 2000 + 90 + 16),
         ("sm_90", "signed", 3, "unknown", 2000 + 90 + 16),
-        # Another GPU runs with the tiles of sm_80; what was measured on one says nothing about another.
+        # Another GPU runs with the tiles of sm_80; one's measurements say nothing about another.
         ("sm_86", "if", 32, "unknown", 80 + 32),
         ("sm_121", "layerwise", 32, "known", 4000 + 80 + 32),
         ("sm_80", "if", 32, "known", 80 + 32),

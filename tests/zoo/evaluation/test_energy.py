@@ -13,7 +13,7 @@ from zoo.networks.topology import IMAGE
 def reached(
     height: int, width: int, y: int, x: int, kernel: int, stride: int, padding: int
 ) -> list[tuple[int, int]]:
-    """Places of the kernel through which the input at (y, x) reaches an output."""
+    """Return the places of the kernel through which the input at (y, x) reaches an output."""
     rows, columns = ((n + 2 * padding - kernel) // stride + 1 for n in (height, width))
     return [
         (i, j)
@@ -25,7 +25,7 @@ def reached(
 
 
 def synapses(counts: torch.Tensor, weight: torch.Tensor, stride: int, padding: int) -> int:
-    """Each spike of counts [C, H, W] meets every non-zero weight it reaches."""
+    """Count every non-zero weight that each spike of counts `[C, H, W]` reaches."""
     channels, height, width = counts.shape
     total, used = 0, (weight != 0).sum(0)
     for y in range(height):
@@ -53,7 +53,7 @@ def test_each_spike_meets_each_weight(form, side, neuron):
     network.image_table[:, ::3] = 0
     spikes = network.run(pixels, 6, snapshots=[6]).spikes[6]
     active = (network.pixels(pixels) != 0).sum(0)
-    found = spiking_operations(network, spikes, 2, active)
+    result = spiking_operations(network, spikes, 2, active)
     by_layer = {}
     for spec in net.layers:
         layer = network.layers[spec.name]
@@ -68,15 +68,16 @@ def test_each_spike_meets_each_weight(form, side, neuron):
             total += int(spikes[spec.shortcut.source][:, ::step, ::step].sum())
         by_layer[spec.name] = total / 2
     head = int((network.head.weight != 0).sum())
-    assert found.by_layer == pytest.approx(by_layer | {"fc": head})
-    assert found.macs == pytest.approx(by_layer["conv1"] + head)
-    assert found.acs == pytest.approx(sum(by_layer.values()) - by_layer["conv1"])
-    assert head < network.head.weight.numel() and found.acs > 0
+    assert result.by_layer == pytest.approx(by_layer | {"fc": head})
+    assert result.macs == pytest.approx(by_layer["conv1"] + head)
+    assert result.acs == pytest.approx(sum(by_layer.values()) - by_layer["conv1"])
+    assert head < network.head.weight.numel() and result.acs > 0
 
 
 def test_dense_operations_of_odd_sizes():
     network = random_network(tiny_topology("imagenet"))
-    # 13 x 13 -> 7 x 7 in the stem, pooled to 4 x 4; the strided block works on 2 x 2 behind its 1 x 1.
+    # 13 x 13 -> 7 x 7 in the stem, pooled to 4 x 4; the strided block works on 2 x 2 behind its
+    # 1 x 1.
     stem, block = 49 * 6 * 3 * 49, 16 * 4 * 6 + 4 * 4 * 4 * 9 + 4 * 9 * 4 + 4 * 9 * 6
     assert dense_macs(network, 13, 13) == stem + block + 4 * (4 * 9 + 4 * 4 * 9 + 9 * 4) + 9 * 4
 
@@ -95,6 +96,7 @@ def test_the_rivals_bits(timesteps, bits):
 def test_footprint_is_every_stored_byte():
     network = random_network(tiny_topology("cifar"))
     weights = 4 * 1 * 9 + 2 * 4 * 4 * 9 + 8 * 4 * 9 + 8 * 8 * 9
-    # Bias rows 1 (stem) or 3, threshold and v_init; gains of 4 and 8 channels; head; table of int16.
+    # Bias rows 1 (stem) or 3, threshold and v_init; gains of 4 and 8 channels; head; table of
+    # int16.
     wide = (4 * 3 + 4 * 5 + 4 * 5 + 8 * 5 + 8 * 5) + 4 + 8
     assert footprint(network) == weights + 4 * wide + 3 * 8 + 2 * 3 * 4 + 256 * 2

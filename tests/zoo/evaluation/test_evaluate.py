@@ -1,4 +1,4 @@
-"""Measurement: the same numbers as a direct computation, operations by brute force, and the registry of names."""
+"""Evaluation: the numbers of a direct computation, operations by brute force, registry names."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from zoo.networks.topology import IMAGE, topology
 
 def test_accuracy_is_that_of_a_direct_computation(saved, digits_file, digits_test):
     some = digits_test.take(100, 0)
-    found = evaluate(saved, some, [8, 2, 8], batch_size=33, ann=digits_file)
+    result = evaluate(saved, some, [8, 2, 8], batch_size=33, ann=digits_file)
     network = network_of(*read_artifact(saved))
     pixels, labels = next(some.batches(Preprocess((1, 8, 8)), 100))
     run = network.run(pixels, 8, snapshots=(2, 8))
-    assert [row.timesteps for row in found.rows] == [2, 8]
-    for row in found.rows:
+    assert [row.timesteps for row in result.rows] == [2, 8]
+    for row in result.rows:
         assert row.top1 == pytest.approx(
             100 * (run.logits[row.timesteps - 1].argmax(1) == labels).float().mean().item()
         )
@@ -46,8 +46,8 @@ def test_accuracy_is_that_of_a_direct_computation(saved, digits_file, digits_tes
             sum(s.numel() for s in spikes.values()),
         )
         assert row.firing_rate == pytest.approx(total / (neurons * 100 * row.timesteps))
-    assert found.ann is not None and found.ann.top1 > 80
-    assert found.data.images == 100 and found.layers[0].neurons == 16 * 64
+    assert result.ann is not None and result.ann.top1 > 80
+    assert result.data.images == 100 and result.layers[0].neurons == 16 * 64
 
 
 def test_the_ann_is_found_where_it_was_read(saved, digits_file, digits_test, tmp_path):
@@ -68,8 +68,8 @@ def test_the_ann_is_found_where_it_was_read(saved, digits_file, digits_test, tmp
 
 def test_layerwise_runs_once_for_each_number_of_timesteps(converted, digits_test, tmp_path):
     converted(schedule="layerwise").save(tmp_path / "lw")
-    found = evaluate(tmp_path / "lw", digits_test.take(20, 0), [2, 5])
-    assert set(found.images_per_second) == {2, 5} and len(found.rows) == 2
+    result = evaluate(tmp_path / "lw", digits_test.take(20, 0), [2, 5])
+    assert set(result.images_per_second) == {2, 5} and len(result.rows) == 2
 
 
 @pytest.mark.parametrize(("labels", "timesteps"), [([10] * 4, [1]), ([0] * 4, [0]), ([0] * 4, [])])
@@ -100,7 +100,7 @@ def test_operations_against_counting_each_one(form):
     )
     run = network.run(pixels, 5, snapshots=(5,))
     active = (network.pixels(pixels) != 0).sum(0)
-    found = spiking_operations(network, run.spikes[5], 2, active)
+    result = spiking_operations(network, run.spikes[5], 2, active)
     acs = macs = 0
     for spec in net.layers:
         layer = network.layers[spec.name]
@@ -127,12 +127,12 @@ def test_operations_against_counting_each_one(form):
                     != 0
                 ).sum()
             )
-    assert found.acs == pytest.approx(acs / 2)
-    assert found.macs == pytest.approx(macs / 2 + int((network.head.weight != 0).sum()))
+    assert result.acs == pytest.approx(acs / 2)
+    assert result.macs == pytest.approx(macs / 2 + int((network.head.weight != 0).sum()))
 
 
 def brute(inputs: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> int:
-    """Non-zero inputs [T, B, C, H, W] meeting non-zero weights, one position at a time."""
+    """Count non-zero inputs `[T, B, C, H, W]` that meet non-zero weights, position by position."""
     padded = np.pad(inputs, ((0, 0), (0, 0), (0, 0), (padding,) * 2, (padding,) * 2))
     kernel, total = weight.shape[-1], 0
     for y in range(0, padded.shape[3] - kernel + 1, stride):
@@ -204,13 +204,13 @@ def test_every_shipped_model_is_sound_and_measured():
 
 def test_the_shipped_digits_model_measures_what_its_file_says(digits_test):
     entry = next(entry for entry in registry.shipped() if entry.name == "s-resnet20-digits")
-    found = evaluate(entry.folder, digits_test, [1, 8])
+    result = evaluate(entry.folder, digits_test, [1, 8])
     said = {row["timesteps"]: row["top1"] for row in entry.evaluation["rows"]}
-    assert {row.timesteps: row.top1 for row in found.rows} == {
+    assert {row.timesteps: row.top1 for row in result.rows} == {
         1: pytest.approx(said[1]),
         8: pytest.approx(said[8]),
     }
-    assert found.data.sha256 == entry.evaluation["data"]["sha256"]
+    assert result.data.sha256 == entry.evaluation["data"]["sha256"]
 
 
 def test_a_broken_evaluation_file(saved, tmp_path):
@@ -227,7 +227,7 @@ def test_every_figure_of_a_small_evaluation(
     parameters = {"rows": 4}
     converted(schedule=schedule, parameters=parameters).save(tmp_path / "net")
     some = digits_test.take(23, 1)
-    found = evaluate(tmp_path / "net", some, [3, 5], batch_size=10, ann=digits_file)
+    result = evaluate(tmp_path / "net", some, [3, 5], batch_size=10, ann=digits_file)
     network = network_of(*read_artifact(tmp_path / "net"))
     pixels, labels = next(some.batches(Preprocess((1, 8, 8)), 23))
     table = image_table((0.3053,), (0.3763,), integer=False)
@@ -236,15 +236,15 @@ def test_every_figure_of_a_small_evaluation(
             ann_forward(digits_ann.net, digits_ann.params, look_up(table, pixels)).argmax(1)
             == labels
         )
-    assert found.ann is not None and found.ann.top1 == pytest.approx(
+    assert result.ann is not None and result.ann.top1 == pytest.approx(
         100 * right.float().mean().item()
     )
-    for row in found.rows:
+    for row in result.rows:
         t = row.timesteps
         run = network.run(pixels, t, snapshots=[t])
         hits = int((run.logits[-1].argmax(1) == labels).sum())
         assert row.top1 == pytest.approx(100 * hits / 23) and row.interval95 == wilson(hits, 23)
-        for layer in found.layers:
+        for layer in result.layers:
             spikes = run.spikes[t][layer.name]
             assert layer.neurons == spikes.numel()
             assert layer.firing_rate[t] == pytest.approx(
@@ -260,8 +260,8 @@ def test_every_figure_of_a_small_evaluation(
         assert row.energy_nj == pytest.approx(
             modelled_energy(operations.acs, operations.macs, macs, t)
         )
-    assert found.activation_sparsity == pytest.approx(1 - found.rows[-1].firing_rate)
-    assert found.footprint_bytes == footprint(network)
+    assert result.activation_sparsity == pytest.approx(1 - result.rows[-1].firing_rate)
+    assert result.footprint_bytes == footprint(network)
 
 
 def test_images_without_labels_or_of_another_size(saved, tmp_path):

@@ -1,4 +1,4 @@
-"""Long evaluations: stopped and taken up again, or by several processes, the figures are those of one run."""
+"""Long evaluations: stopped and taken up again, or by several processes, with one run's figures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ REPO = Path(__file__).resolve().parents[3]
 VARYING = {"seconds", "images_per_second", "peak_memory_bytes", "command", "versions"}
 
 
-def figures(found: Evaluation) -> dict[str, Any]:
-    """Everything that must not change from run to run."""
-    return found.model_dump(mode="json", exclude=VARYING)
+def figures(result: Evaluation) -> dict[str, Any]:
+    """Return everything that must not change from run to run."""
+    return result.model_dump(mode="json", exclude=VARYING)
 
 
 class Stopped(Exception):
@@ -115,33 +115,39 @@ def test_a_state_that_cannot_be_written(saved, digits_test, tmp_path, monkeypatc
 
 def test_top5_and_classes(saved, digits_file, digits_test):
     some = digits_test.take(40, 3)
-    found = evaluate(saved, some, [1, 4], batch_size=7, ann=digits_file)
+    result = evaluate(saved, some, [1, 4], batch_size=7, ann=digits_file)
     from zoo.artifact.folder import read_artifact
     from zoo.artifact.tensors import network_of
     from zoo.networks.preprocess import Preprocess
 
     pixels, labels = next(some.batches(Preprocess((1, 8, 8)), 40))
     logits = network_of(*read_artifact(saved)).run(pixels, 4).logits
-    for row in found.rows:
+    for row in result.rows:
         five = logits[row.timesteps - 1].topk(5).indices
         assert row.top5 == pytest.approx(
             100 * (five == labels[:, None]).any(1).float().mean().item()
         )
         assert row.top5 >= row.top1
-    assert found.ann is not None and found.ann.top5 is not None and found.ann.top5 >= found.ann.top1
+    assert (
+        result.ann is not None
+        and result.ann.top5 is not None
+        and result.ann.top5 >= result.ann.top1
+    )
     right = logits[3].argmax(1) == labels
-    assert [row.label for row in found.classes] == sorted(set(labels.tolist()))
-    for row in found.classes:
+    assert [row.label for row in result.classes] == sorted(set(labels.tolist()))
+    for row in result.classes:
         mine = labels == row.label
         assert (row.images, row.name) == (int(mine.sum()), str(row.label))
         assert row.top1 == pytest.approx(100 * right[mine].float().mean().item())
-    total = sum(row.images * row.top1 for row in found.classes) / 40
-    assert total == pytest.approx(found.rows[-1].top1)
-    assert sum(row.images * row.ann for row in found.classes) / 40 == pytest.approx(found.ann.top1)
+    total = sum(row.images * row.top1 for row in result.classes) / 40
+    assert total == pytest.approx(result.rows[-1].top1)
+    assert sum(row.images * row.ann for row in result.classes) / 40 == pytest.approx(
+        result.ann.top1
+    )
 
 
 def test_the_command_line_goes_on(saved, digits_test, tmp_path, capsys, monkeypatch):
-    """Ctrl-C leaves what was measured; the same command again shows the table, the top five too, and removes the file."""
+    """Ctrl-C leaves the counts; the same command again shows the table and removes the file."""
     from zoo.cli import main
 
     some, state = (
@@ -216,7 +222,7 @@ def test_parts_add_up_in_any_order():
 
 
 def test_two_processes_give_the_figures_of_one(saved, tmp_path, monkeypatch):
-    """Five batches over two processes of torch's own launcher; the first alone prints and writes."""
+    """Five batches over two processes of torch's launcher; the first alone prints and writes."""
     some = image_set(tmp_path, random_pixels(9, 1, 8), [0, 1, 2, 3, 4, 5, 6, 7, 8])
     one = evaluate(saved, some, [1, 3], batch_size=2)
     environment = {
