@@ -156,7 +156,7 @@ class SpikingResNet(nn.Module):
         if state != self._known:
             # Prepared weights, laid out kernels and captured graphs are of the old buffers.
             self._layers, self._backends = {}, {}
-            buffers = dict(self.named_buffers())
+            buffers = dict(self.named_buffers(remove_duplicate=False))
             for name, settings in self._settings.items():
                 tensors: dict[str, Any] = {
                     field: buffers[f"{name}.{suffix}"]
@@ -171,7 +171,8 @@ class SpikingResNet(nn.Module):
     def scales(self) -> dict[str, Tensor]:
         """One integer unit of each layer in ANN units, float32 `[C]`; empty if built without."""
         ending = ".scale"
-        found = {n.removesuffix(ending): b for n, b in self.named_buffers() if n.endswith(ending)}
+        buffers = self.named_buffers(remove_duplicate=False)
+        found = {n.removesuffix(ending): b for n, b in buffers if n.endswith(ending)}
         return {name: found[name] for name in self._settings if name in found}
 
     @property
