@@ -91,7 +91,7 @@ def train_command(
             out,
             epochs=epochs,
             batch_size=batch_size,
-            rate=rate,
+            peak_rate=rate,
             levels=levels,
             start=start,
             shortcut=shortcut,
@@ -100,7 +100,7 @@ def train_command(
             device=pick_device(device),
             resume=resume,
             progress=progress,
-            talk=terminal.note,
+            log=terminal.note,
         )
     if plot is not None:
         with replaced_file(plot) as temporary:

@@ -18,7 +18,6 @@ y the logits, a the outputs of the residual blocks, primed: the ANN's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -30,6 +29,7 @@ from zoo.errors import UsageError
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.quantise import Quantise
 from zoo.networks.resnet import activate, ann_forward
+from zoo.networks.schedule import warm_cosine
 from zoo.networks.topology import Layer, Topology
 from zoo.pretrained.checkpoint import Checkpoint
 
@@ -102,8 +102,7 @@ def distil(
     ]
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2,
+        optimizer, lambda step: warm_cosine(step, steps, _WARM_UP)
     )
     for step, rows in enumerate(_draws(len(pixels), batch_size, steps, generator)):
         images = augment(look_up(table, pixels[rows]), generator, shift=shift, mirror=mirror)

@@ -1,6 +1,6 @@
 """Training an ANN that converts well, from scratch or from an artifact.
 
-`run.train`, `trainer.Trainer`, `trainer.Plan`.
+`run.train` trains in a folder, `trainer.Trainer` takes the steps of a `trainer.Plan`.
 
 Imports: models, conversion, data.
 """

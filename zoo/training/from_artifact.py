@@ -1,8 +1,8 @@
-"""The other way: the ANN that an artifact still holds, in ANN units, as a network that can be trained on.
+"""Rebuild a trainable ANN from an artifact.
 
-An artifact's integers and scales say the folded weights up to the rounding to int8, and every threshold. Its biases are
-calibrated by timestep; the last row, which stays, is nearest to the ANN's. BatchNorm is put back so that it computes what was
-folded.
+An artifact's integers and scales give the folded weights up to the rounding to int8, and every
+threshold. Its biases are calibrated by timestep; the last row, which stays, is nearest to the
+ANN's. BatchNorm is put back so that it computes what was folded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from zoo.networks.topology import IMAGE, Topology
 
 
 def ann_params(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `zoo.networks.resnet.ann_forward` takes, float32, and `{layer}.threshold` in ANN units, of an artifact's tensors."""
+    """Return the ANN parameters in an artifact's tensors, float32, in ANN units.
+
+    They are what `zoo.networks.resnet.ann_forward` takes, and `{layer}.threshold`.
+    """
     net = topology_of(config)
     one = IMAGE_SCALE if config.numerics == "int8" else 1
     params, worth = dict[str, Tensor](), {IMAGE: torch.full((net.in_channels,), 1 / one)}
@@ -50,12 +53,16 @@ def ann_params(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
 def trainable(
     net: Topology, params: Mapping[str, Tensor], inputs: Tensor, levels: int = 0
 ) -> ResNet:
-    """A network with BatchNorm that computes what `params` do.
+    """Return a network with BatchNorm that computes what `params` do.
 
     Args:
-        inputs: normalised images [B, C, H, W], from which BatchNorm's statistics are taken: gamma and the running deviation are
-            the convolution's standard deviation, so that one undoes the other, and beta is its mean and the folded bias.
-        levels: of the quantised activation, with the thresholds of `params`; 0 is ReLU.
+        net: the topology.
+        params: what `ann_params` returns.
+        inputs: normalized images `[B, C, H, W]`, from which BatchNorm's statistics are taken: gamma
+            and the running deviation are the convolution's standard deviation, so that one undoes
+            the other, and beta is its mean and the folded bias.
+        levels: number of levels of the quantized activation, with the thresholds of `params`; 0 is
+            ReLU.
     """
     model = ResNet(net, levels)
 

@@ -1,6 +1,7 @@
-"""`zoo train`: a training run in a folder, from the images to a checkpoint that `zoo convert` takes.
+"""A training run in a folder, from the images to a checkpoint that `zoo convert` takes.
 
-OUT/{arch}.safetensors is the result, OUT/log.json says how it came about, OUT/training.safetensors is there to go on from.
+FOLDER/{arch}.safetensors is the result, FOLDER/log.json tells how it came about,
+FOLDER/training.safetensors is there to go on from.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from zoo.data.images import ImageSet
 from zoo.data.open import open_images
 from zoo.environment import versions
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
-from zoo.files import write_synced
+from zoo.files import replaced_file
 from zoo.hub import cache
 from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from zoo.models import registry
@@ -33,14 +34,12 @@ from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import training_of
 from zoo.progress import Progress
 from zoo.training import from_artifact
-from zoo.training.trainer import Plan, Trainer, exported, save_checkpoint
+from zoo.training.trainer import ADVICE, Plan, Trainer, exported, save_checkpoint
 
 # Of the training images of digits, for pixels in 0 to 1.
 DIGITS_MEAN, DIGITS_STD = (0.3055,), (0.3759,)
 
-
 _EVERY = 120.0  # seconds between two saves
-
 
 _LOOKED_AT = 1000  # training images that BatchNorm is put back with
 
@@ -48,11 +47,11 @@ _LOOKED_AT = 1000  # training images that BatchNorm is put back with
 def train(
     arch: str,
     dataset: str | Path,
-    out: Path,
+    folder: Path,
     *,
     epochs: int = 60,
     batch_size: int = 128,
-    rate: float = 0.2,
+    peak_rate: float = 0.2,
     levels: int = 0,
     start: str | Path | None = None,
     shortcut: Literal["A", "B"] | None = None,
@@ -61,19 +60,38 @@ def train(
     device: str = "cpu",
     resume: bool = False,
     progress: Progress | None = None,
-    talk: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains `arch` on the training split of `dataset` and measures it once, at the end, on the test split.
+    """Train `arch` on the training split of `dataset`; measure it once, at the end, on the test split.
 
     Args:
-        levels: of the quantised activation (`zoo.networks.quantise`); 0 trains with ReLU.
-        start: what to begin from: a file of another training, an artifact's folder or a name of the zoo; of a shallower network
-            too.
-        precision: auto is bf16 on a GPU, and on a CPU that computes in it.
-        resume: go on with the training in `out`; with the same arguments it ends where an uninterrupted one would.
-        progress: called with a stage, steps done and steps in all; talk: with a line after each epoch.
+        arch: a network of `zoo.networks.topology`.
+        dataset: images in any form of `zoo.data.open.open_images`.
+        folder: where the result, the log and the state are written.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        peak_rate: SGD's highest learning rate.
+        levels: number of levels of the quantized activation (`zoo.networks.quantise`); 0 trains
+            with ReLU.
+        start: what to begin from: a file of another training, an artifact's folder or a name of the
+            zoo; of a shallower network too.
+        shortcut: kind of the shortcuts, "A" or "B"; default: the architecture's.
+        seed: of every random draw.
+        precision: "auto" is bf16 on a GPU, and on a CPU that computes in it.
+        device: where to train.
+        resume: go on with the training in `folder`; with the same arguments it ends where an
+            uninterrupted one would.
+        progress: called with a stage, steps done and steps in all.
+        log: called with a line after each epoch.
 
-    Returns what log.json holds. Raises UsageError, NotFoundError and IntegrityError as the parts do, before any step is taken.
+    Returns:
+        What log.json holds.
+
+    Raises:
+        UsageError: arguments that do not fit each other or the images; before any step is taken.
+        NotFoundError: no such images or start, or nothing to resume.
+        IntegrityError: a file that is damaged.
+        ZooError: the folder cannot be written.
     """
     images, test = open_images(dataset, "train"), open_images(dataset, "test")
     channels, side, mean, std = _geometry(arch, str(dataset))
@@ -85,7 +103,7 @@ def train(
     plan = Plan(
         epochs=epochs,
         batch_size=batch_size,
-        peak_rate=rate,
+        peak_rate=peak_rate,
         levels=levels,
         seed=seed,
         precision=precision,
@@ -98,23 +116,24 @@ def train(
     elif start is not None:
         state, earlier, began = _artifact(start, images, mean, std, levels)
     trainer = Trainer(net, images, prep, plan, mean, std, device=device, start=state)
-    running = out / "training.safetensors"
+    running = folder / "training.safetensors"
     if running.exists() and not resume:
         raise UsageError(
-            f"{running} exists already: pass --resume to go on with it, or choose another --out"
+            f"{running} exists already: pass `resume=True` to go on with it, or choose another "
+            "`folder`"
         )
     if resume and not running.exists():
         raise NotFoundError(
-            f"{running} does not exist: there is nothing to resume; leave --resume out"
+            f"{running} does not exist: there is nothing to resume; leave `resume` out"
         )
     if resume:
         trainer.resume(running)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        _run(trainer, running, progress, talk)
-        path = out / f"{arch}.safetensors"
+        folder.mkdir(parents=True, exist_ok=True)
+        _run(trainer, running, progress, log)
+        path = folder / f"{arch}.safetensors"
         sha256 = save_checkpoint(trainer.state(), path)
-        found = {
+        facts = {
             "arch": arch,
             "file": str(path),
             "sha256": sha256,
@@ -136,19 +155,20 @@ def train(
             "device": device,
             "versions": versions(device=device),
         }
-        write_synced(
-            out / "log.json", (json.dumps({**found, "file": path.name}, indent=1) + "\n").encode()
-        )
     except OSError as error:
         raise ZooError(
-            f"{out} could not be written ({error.strerror}): free some space, then --resume"
+            f"{folder} could not be written ({error.strerror}): choose another `folder`"
         ) from error
-    return found
+    text = json.dumps({**facts, "file": path.name}, indent=1) + "\n"
+    with replaced_file(folder / "log.json", advice=ADVICE) as temporary:
+        temporary.write_bytes(text.encode())
+    return facts
 
 
 def _run(
-    trainer: Trainer, running: Path, progress: Progress | None, talk: Callable[[str], None] | None
+    trainer: Trainer, running: Path, progress: Progress | None, log: Callable[[str], None] | None
 ) -> None:
+    """Take the steps that are left and save the state now and then, and at any end."""
     saved = begun = time.monotonic()
     first = trainer.step
 
@@ -159,7 +179,7 @@ def _run(
             saved = time.monotonic()
         if progress is not None:
             progress("training", trainer.step, trainer.steps)
-        if talk is not None and trainer.step % trainer.steps_an_epoch == 0:
+        if log is not None and trainer.step % trainer.steps_an_epoch == 0:
             row = trainer.log[-1]
             left = (
                 (time.monotonic() - begun)
@@ -167,9 +187,10 @@ def _run(
                 * (trainer.steps - trainer.step)
                 / 60
             )
-            talk(
-                f"epoch {row.epoch}/{trainer.plan.epochs}: loss {row.loss:.3f}, training accuracy {row.accuracy:.1f} %, "
-                f"{row.seconds:.0f} s, {left:.0f} minutes left"
+            log(
+                f"epoch {row.epoch}/{trainer.plan.epochs}: loss {row.loss:.3f}, "
+                f"training accuracy {row.accuracy:.1f} %, {row.seconds:.0f} s, "
+                f"{left:.0f} minutes left"
             )
 
     try:
@@ -179,7 +200,7 @@ def _run(
 
 
 def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-    """The tensors of another training, and how they came about."""
+    """Return the tensors of another training, and how they came about."""
     if not path.is_file():
         raise NotFoundError(
             f"{path} does not exist: give what another zoo train wrote, or a name of zoo list"
@@ -200,20 +221,22 @@ def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
 def _artifact(
     name: str | Path, images: ImageSet, mean: Sequence[float], std: Sequence[float], levels: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None, str]:
-    """The network that an artifact holds, how it was trained, and its name."""
+    """Return the network that an artifact holds, how it was trained, and its name."""
     folder = registry.resolve(name)
     config, tensors = read_artifact(folder)
-    made = config.preprocess
-    if [*made.mean, *made.std] != [*mean, *std]:
+    prep = config.preprocess
+    if [*prep.mean, *prep.std] != [*mean, *std]:
         raise UsageError(
-            f"{name} was made for images of another mean or std: begin from a network of the same data set"
+            f"{name} was made for images of another mean or std: begin from a network of the same "
+            "data set"
         )
     if config.stem > 1:
         raise UsageError(
-            f"{name} has {config.stem} neurons for each channel of its stem: begin from one converted with stem=1"
+            f"{name} has {config.stem} neurons for each channel of its stem: begin from one "
+            "converted with stem=1"
         )
     net = topology_of(config)
-    pixels = images.take(_LOOKED_AT, 0).batch(slice(None), Preprocess(made.input_size))
+    pixels = images.take(_LOOKED_AT, 0).batch(slice(None), Preprocess(prep.input_size))
     inputs = look_up(image_table(mean, std, integer=False), pixels)
     model = from_artifact.trainable(net, from_artifact.ann_params(config, tensors), inputs, levels)
     training = config.source.training
@@ -225,7 +248,7 @@ def _artifact(
 
 
 def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Sequence[float]]:
-    """Channels, side, and mean and standard deviation per channel for pixels in 0 to 1."""
+    """Return channels, side, and mean and standard deviation per channel for pixels in 0 to 1."""
     if dataset == "digits":
         return 1, 8, DIGITS_MEAN, DIGITS_STD
     side = 224 if topology(arch).layers[0].max_pool else 32
@@ -233,6 +256,7 @@ def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Seque
 
 
 def _classes(images: ImageSet) -> int:
+    """Return the number of classes; raise UsageError if the images have no labels."""
     if images.class_names:
         return len(images.class_names)
     if len(images) == 0 or images.labels.min() < 0:
@@ -241,6 +265,7 @@ def _classes(images: ImageSet) -> int:
 
 
 def _has_bf16(device: str) -> bool:
+    """Return True if the device computes in bfloat16."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
     flags = Path("/proc/cpuinfo")

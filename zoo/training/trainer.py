@@ -1,16 +1,18 @@
-"""Training the ANN that is converted later: plain torch, SGD with momentum, one cosine, one seed, one folder out.
+"""The steps of a training: SGD with momentum, one cosine, one seed, and the average that comes out.
 
-Two flavours. `relu`: a plain ResNet. `levels` > 0: every ReLU is the quantisation clip-floor-shift activation of QCFS (Bu et al.,
-ICLR 2022), with a learnt threshold for each channel,
+Two flavors. `levels` = 0: a plain ResNet with ReLU. `levels` > 0: every ReLU is the quantization
+clip-floor-shift activation of QCFS (Bu et al., ICLR 2022), with a learnt threshold per channel,
 
     q(z) = theta / L * clip(floor(L z / theta + 1/2), 0, L),
 
-which is what an integrate-and-fire neuron with threshold theta and initial potential theta / 2 tends to; the conversion takes
-theta from the file. Gradients pass the rounding (`zoo.conversion.distil`).
+which is what an integrate-and-fire neuron with threshold theta and initial potential theta / 2
+tends to; the conversion takes theta from the file. Gradients pass the rounding
+(`zoo.networks.quantise`).
 
-What comes out is the exponential moving average of the weights. Augmentation is a random shift by `shift` pixels (zero padding
-in normalised units) and, for photographs, a random mirror. Every random draw depends on the seed and the step alone, so a resumed
-run takes the steps an uninterrupted one would have taken.
+What comes out is the exponential moving average of the weights. Augmentation is a random shift by
+`shift` pixels (zero padding in normalized units) and, for photographs, a random mirror. Every
+random draw depends on the seed and the step alone, so a resumed run takes the steps that an
+uninterrupted one would have taken.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,13 +35,17 @@ from torch.nn import functional as F
 from zoo.data.augment import augment
 from zoo.data.images import ImageSet
 from zoo.errors import IntegrityError, UsageError
-from zoo.files import write_synced
+from zoo.files import replaced_file
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ResNet
+from zoo.networks.schedule import warm_cosine
 from zoo.networks.topology import Layer, Topology
+from zoo.training.loader import Loader
 
 _BATCH = 500
+
+ADVICE = "free some space, then go on with `resume=True`"
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,19 @@ class Plan:
     """One training run.
 
     Attributes:
-        peak_rate: SGD's highest learning rate, for a batch of `batch_size`; it rises over `warm_up` of all steps and falls as a
-            cosine to zero.
-        levels: of the quantised activation; 0 trains with plain ReLU.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        peak_rate: SGD's highest learning rate, for a batch of `batch_size`.
+        warm_up: fraction of all steps over which the rate rises; then it falls as a cosine to zero.
+        weight_decay: of weights; biases, BatchNorm and thresholds have none.
+        label_smoothing: of the cross-entropy loss.
+        shift: largest random shift in pixels.
+        mirror: mirror half of the images.
+        levels: number of levels of the quantized activation; 0 trains with plain ReLU.
         ema: decay of the moving average of the weights, per step.
-        precision: bf16 runs convolutions in bfloat16 (twice as fast on CPUs and GPUs that have it); weights stay float32.
+        seed: of every random draw.
+        precision: bf16 runs convolutions in bfloat16 (twice as fast on CPUs and GPUs that have it);
+            weights stay float32.
     """
 
     epochs: int = 60
@@ -69,7 +84,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the log: mean loss and accuracy in percent on the augmented training images, and seconds it took."""
+    """One line of the log.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean over its steps.
+        accuracy: percent, on the augmented training images.
+        rate: learning rate of its last step.
+        seconds: how long it took.
+    """
 
     epoch: int
     loss: float
@@ -82,10 +105,22 @@ class Trainer:
     """A training run that can stop at any step and go on.
 
     Args:
-        net: what to train; images, prep: labelled training images and how they become its input.
-        mean, std: per colour channel, for pixels in 0 to 1.
-        start: what a training gave, to begin from instead of random weights: a ReLU network that is to learn `levels`, say, or a
-            shallower network, whose missing blocks begin as identities.
+        net: what to train.
+        images: labelled training images.
+        prep: how an image becomes the network's input.
+        plan: the settings.
+        mean: per color channel, for pixels in 0 to 1.
+        std: standard deviation, likewise.
+        device: where to train.
+        start: result of another training, to begin from instead of random weights: a ReLU network
+            that is to learn `levels`, say, or a shallower network, whose missing blocks begin as
+            identities.
+
+    Attributes:
+        model: the network that is trained.
+        average: the state dict that comes out.
+        step: number of steps taken.
+        log: the epochs so far.
 
     Raises:
         UsageError: no whole batch of images, labels out of range, or a plan that cannot be run.
@@ -110,11 +145,11 @@ class Trainer:
         if start is not None:
             _load_start(self.model, start)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        pixels, labels = next(images.batches(prep, len(images)))
-        self.pixels, self.labels = pixels.to(self.device), labels.to(self.device)
+        self._loader = Loader(images, prep, self.device)
         self.table = image_table(mean, std, integer=False).to(self.device)
         if plan.levels and start is not None and "levels" not in start:
-            _begin_thresholds(self.model, self._inputs(slice(0, _BATCH)), plan.levels)
+            first = self._loader.pixels(torch.arange(min(_BATCH, len(images))))
+            _begin_thresholds(self.model, look_up(self.table, first), plan.levels)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.SGD(
@@ -130,51 +165,54 @@ class Trainer:
             name: value.detach().clone() for name, value in self.model.state_dict().items()
         }
         self.step, self.log = 0, list[Epoch]()
-        # Loss and accuracy summed over the epoch so far, on the device: reading them at every step would make a GPU wait.
+        # Loss and accuracy summed over the epoch so far, on the device: reading them at every step
+        # would make a GPU wait.
         self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._seconds = 0.0
 
     @property
     def steps_an_epoch(self) -> int:
-        return len(self.pixels) // self.plan.batch_size
+        """Number of whole batches; the images that are left over take part in another epoch."""
+        return len(self._loader) // self.plan.batch_size
 
     @property
     def steps(self) -> int:
+        """Number of steps of the whole training."""
         return self.plan.epochs * self.steps_an_epoch
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step."""
+        """Return the learning rate of a step."""
         rising = max(1, round(self.plan.warm_up * self.steps))
-        if step < rising:
-            return self.plan.peak_rate * (step + 1) / rising
-        return (
-            self.plan.peak_rate
-            * (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising)))
-            / 2
-        )
+        return warm_cosine(step, self.steps, rising, peak=self.plan.peak_rate, cosine_from=rising)
 
     def run(self, after_step: Callable[[Trainer], None] | None = None) -> None:
-        """Takes the steps that are left; `after_step` is called after each, when the trainer may be saved."""
-        while self.step < self.steps:
-            self._take_step()
-            if after_step is not None:
-                after_step(self)
-
-    def _take_step(self) -> None:
+        """Take the steps that are left; `after_step` is called after each: it may save."""
         begun = time.perf_counter()
+        with closing(self._loader.batches(self._rows())) as batches:
+            for pixels, labels in batches:
+                self._take_step(pixels, labels, begun)
+                if after_step is not None:
+                    after_step(self)
+                begun = time.perf_counter()
+
+    def _rows(self) -> Iterator[Tensor]:
+        """Yield the rows of each step that is left, int64 `[batch_size]`."""
+        size, order = self.plan.batch_size, None
+        for step in range(self.step, self.steps):
+            epoch, index = divmod(step, self.steps_an_epoch)
+            if index == 0 or order is None:
+                generator = _generator(self.plan.seed, 2 * epoch)
+                order = torch.randperm(len(self._loader), generator=generator)
+            yield order[index * size : (index + 1) * size]
+
+    def _take_step(self, pixels: Tensor, labels: Tensor, begun: float) -> None:
         plan, (epoch, index) = self.plan, divmod(self.step, self.steps_an_epoch)
-        if index == 0 or not hasattr(self, "_order"):
-            self._order = torch.randperm(
-                len(self.pixels), generator=_generator(plan.seed, 2 * epoch)
-            )
-        rows = self._order[index * plan.batch_size : (index + 1) * plan.batch_size].to(self.device)
         inputs = augment(
-            self._inputs(rows),
+            look_up(self.table, pixels),
             _generator(plan.seed, 2 * self.step + 1),
             shift=plan.shift,
             mirror=plan.mirror,
         )
-        labels = self.labels[rows]
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             logits = self.model(inputs)
@@ -184,7 +222,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self._average()
+        self._update_average()
         self.step += 1
         right = (logits.argmax(1) == labels).double().mean()
         self._sums += torch.stack([loss.detach().double(), right])
@@ -195,7 +233,9 @@ class Trainer:
     def _end_epoch(self, epoch: int, begun: float) -> None:
         loss, right = (self._sums / self.steps_an_epoch).tolist()
         if not math.isfinite(loss):
-            raise UsageError(f"the loss is no number any more in epoch {epoch + 1}: lower --rate")
+            raise UsageError(
+                f"the loss is no number any more in epoch {epoch + 1}: lower `peak_rate`"
+            )
         seconds = self._seconds + time.perf_counter() - begun
         self.log.append(
             Epoch(epoch + 1, loss, 100 * right, self.rate(self.step - 1), round(seconds, 1))
@@ -203,26 +243,29 @@ class Trainer:
         self._sums.zero_()
         self._seconds -= seconds
 
-    def _inputs(self, rows: Tensor | slice) -> Tensor:
-        return look_up(self.table, self.pixels[rows])
-
     @torch.no_grad()
-    def _average(self) -> None:
-        # From the first steps on the average follows closely; `ema` holds once 1 / (1 - ema) steps are done.
+    def _update_average(self) -> None:
+        # From the first steps on the average follows closely; `ema` holds once 1 / (1 - ema) steps
+        # are done.
         weight = max(1 - self.plan.ema, 1 / (self.step + 1))
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, weight)
-            else:
-                self.average[name].copy_(value)
+        state = self.model.state_dict()
+        floating = [name for name, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.average[name] for name in floating], [state[name] for name in floating], weight
+        )
+        for name in state.keys() - floating:
+            self.average[name].copy_(state[name])
 
     def state(self) -> dict[str, Tensor]:
-        """The averaged network: torchvision's keys, and `{layer}.threshold` and `levels` if activations are quantised."""
+        """Return the averaged network in torchvision's keys.
+
+        With quantized activations it has `{layer}.threshold` and `levels` besides.
+        """
         return exported(self.average, self.plan.levels)
 
     @torch.inference_mode()
     def accuracy(self, images: ImageSet, prep: Preprocess) -> float:
-        """Accuracy of the averaged network in percent, float32."""
+        """Return the accuracy of the averaged network in percent, float32."""
         model = ResNet(self.model.topology, levels=self.plan.levels).to(self.device)
         model.load_state_dict(self.average)
         model.eval()
@@ -233,7 +276,13 @@ class Trainer:
         return 100 * right / len(images)
 
     def save(self, path: Path) -> None:
-        """Writes everything needed to go on, atomically: safetensors, with the plan and the log as a JSON tensor."""
+        """Write everything needed to go on, atomically.
+
+        The file is safetensors, with the plan and the log as a JSON tensor.
+
+        Raises:
+            ZooError: the file cannot be written.
+        """
         from safetensors.torch import save
 
         facts = {
@@ -253,14 +302,15 @@ class Trainer:
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             {"format": "pt"},
         )
-        temporary = path.with_name(f".{path.name}.part")
-        write_synced(temporary, payload)
-        temporary.replace(path)
+        with replaced_file(path, advice=ADVICE) as temporary:
+            temporary.write_bytes(payload)
 
     def resume(self, path: Path) -> None:
-        """Goes on from a file of `save`.
+        """Go on from a file of `save`.
 
-        Raises UsageError when it belongs to another plan, IntegrityError when it is not such a file.
+        Raises:
+            UsageError: it belongs to another plan.
+            IntegrityError: it is not such a file, or belongs to another network.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -273,7 +323,7 @@ class Trainer:
             self.log = [Epoch(**row) for row in facts["log"]]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise IntegrityError(
-                f"{path} is no training state ({str(error)[:80]}): begin again in another --out"
+                f"{path} is no training state ({str(error)[:80]}): begin again in another `folder`"
             ) from error
         if plan != asdict(self.plan):
             odd = [
@@ -282,7 +332,8 @@ class Trainer:
                 if plan.get(name) != value
             ]
             raise UsageError(
-                f"{path} was made with other settings ({', '.join(odd)}): use the same, or another --out"
+                f"{path} was made with other settings ({', '.join(odd)}): use the same, or another "
+                "`folder`"
             )
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "momentum": {}}
         for name, value in tensors.items():
@@ -297,13 +348,13 @@ class Trainer:
         except (RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:80]
             raise IntegrityError(
-                f"{path} belongs to another network ({reason}): use another --out"
+                f"{path} belongs to another network ({reason}): use another `folder`"
             ) from error
         self.step = step
 
 
 def exported(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """A state dict as it is published: log-thresholds become `{layer}.threshold`, and `levels` is said beside them."""
+    """Return a state dict as it is published: thresholds for their logarithms, and `levels`."""
     out = {}
     for name, value in state.items():
         value = value.detach().cpu().contiguous()
@@ -317,13 +368,16 @@ def exported(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
 
 
 def save_checkpoint(state: dict[str, Tensor], path: str | Path) -> str:
-    """Writes a state dict as safetensors, atomically, and returns its sha256."""
+    """Write a state dict as safetensors, atomically, and return its sha256.
+
+    Raises:
+        ZooError: the file cannot be written.
+    """
     from safetensors.torch import save
 
     payload = save(state, metadata={"format": "pt"})
-    temporary = Path(path).with_name(f".{Path(path).name}.part")
-    write_synced(temporary, payload)
-    temporary.replace(path)
+    with replaced_file(Path(path), advice=ADVICE) as temporary:
+        temporary.write_bytes(payload)
     return hashlib.sha256(payload).hexdigest()
 
 
@@ -333,10 +387,13 @@ def _generator(seed: int, draw: int) -> torch.Generator:
 
 @torch.no_grad()
 def _begin_thresholds(model: ResNet, inputs: Tensor, levels: int) -> None:
-    """Thresholds of a network that had none: for each channel the one with the least squared error at this many levels."""
+    """Set the thresholds of a network that had none.
+
+    Each channel gets the one with the least squared error at this many levels.
+    """
     from zoo.conversion.thresholds import mmse
 
-    def look(layer: Layer, z: Tensor) -> Tensor:
+    def set_threshold(layer: Layer, z: Tensor) -> Tensor:
         activation = F.relu(z)
         rows = activation.permute(0, 2, 3, 1).flatten(0, 2)[::16].T
         model.get_submodule(layer.name).log_threshold.copy_(
@@ -345,10 +402,11 @@ def _begin_thresholds(model: ResNet, inputs: Tensor, levels: int) -> None:
         return activation
 
     model.eval()
-    model(inputs, look)
+    model(inputs, set_threshold)
 
 
 def _load_start(model: ResNet, start: dict[str, Tensor]) -> None:
+    """Load the result of another training; raise UsageError if it does not fit."""
     state = {
         name.removesuffix("threshold") + "log_threshold"
         if name.endswith(".threshold")
@@ -370,7 +428,8 @@ def _load_start(model: ResNet, start: dict[str, Tensor]) -> None:
     odd += [n for n in state.keys() & own.keys() if state[n].shape != own[n].shape]
     if odd:
         raise UsageError(
-            f"--start does not fit this network ({', '.join(sorted(odd)[:4])}): give what zoo train wrote for it"
+            f"`start` does not fit this network ({', '.join(sorted(odd)[:4])}): give what zoo "
+            "train wrote for it"
         )
     model.load_state_dict(
         {name: value for name, value in state.items() if name in own}, strict=False
@@ -378,20 +437,21 @@ def _load_start(model: ResNet, start: dict[str, Tensor]) -> None:
 
 
 def _grown(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A shallower network's state with the blocks that `own` has more of at the end of each stage.
+    """Return a shallower network's state with the further blocks of `own` at the end of each stage.
 
-    Such a block begins as the identity: a copy of the stage's last one whose last BatchNorm gives zero, so that the network
-    computes what the shallower one did (Goyal et al. 2017, arXiv:1706.02677, begin every block so).
+    Such a block begins as the identity: a copy of the stage's last one whose last BatchNorm gives
+    zero, so that the network computes what the shallower one did (Goyal et al. 2017,
+    arXiv:1706.02677, begin every block so).
     """
 
     def depths(names: Iterable[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
+        blocks: dict[str, int] = {}
         for stage, block in re.findall(r"^layer(\d+)\.(\d+)\.", "\n".join(names), re.MULTILINE):
-            found[stage] = max(found.get(stage, 0), int(block) + 1)
-        return found
+            blocks[stage] = max(blocks.get(stage, 0), int(block) + 1)
+        return blocks
 
-    have, want, out = depths(state), depths(own), dict(state)
-    if have.keys() != want.keys():
+    have, target, out = depths(state), depths(own), dict(state)
+    if have.keys() != target.keys():
         return out
     final = "bn3" if any(".conv3." in name for name in own) else "bn2"
     for stage, depth in have.items():
@@ -399,7 +459,7 @@ def _grown(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Ten
         rest = {
             name.removeprefix(last): value for name, value in state.items() if name.startswith(last)
         }
-        for block in range(depth, want[stage]):
+        for block in range(depth, target[stage]):
             for name, value in rest.items():
                 ended = name in (f"{final}.weight", f"{final}.bias")
                 out[f"layer{stage}.{block}.{name}"] = (
@@ -409,6 +469,7 @@ def _grown(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _check(net: Topology, images: ImageSet, plan: Plan) -> None:
+    """Raise UsageError if the plan cannot be run on these images."""
     for what, value in (("epochs", plan.epochs), ("batch size", plan.batch_size)):
         if value < 1:
             raise UsageError(
@@ -416,11 +477,13 @@ def _check(net: Topology, images: ImageSet, plan: Plan) -> None:
             )
     if len(images) < plan.batch_size:
         raise UsageError(
-            f"{images.description}: fewer than one batch of {plan.batch_size}: give more, or lower --batch-size"
+            f"{images.description}: fewer than one batch of {plan.batch_size}: give more, or lower "
+            "`batch_size`"
         )
     if images.labels.min() < 0 or images.labels.max() >= net.num_classes:
         raise UsageError(
-            f"{images.description}: labels must be 0 to {net.num_classes - 1}: give a labelled training set"
+            f"{images.description}: labels must be 0 to {net.num_classes - 1}: give a labelled "
+            "training set"
         )
     if not 0 <= plan.levels <= 255:
         raise UsageError(

@@ -40,7 +40,8 @@ def test_the_ann_of_an_artifact(converted, digits_ann, digits_test, tmp_path, ho
     for spec in digits_ann.net.layers:
         layer = made.network.layers[spec.name]
         assert torch.equal(
-            found[f"{spec.name}.threshold"], layer.threshold * made.scales[spec.name] * layer.max_level
+            found[f"{spec.name}.threshold"],
+            layer.threshold * made.scales[spec.name] * layer.max_level,
         )
     pixels, _ = next(digits_test.batches(PREP, 360))
     image = look_up(
@@ -87,7 +88,13 @@ def test_batchnorm_put_back_computes_what_was_folded(tmp_path, arch, shortcut, l
 
 
 def test_a_training_begins_from_a_model_of_the_zoo(tmp_path):
-    settings = {"epochs": 1, "batch_size": 500, "rate": 0.001, "precision": "float32", "levels": 8}
+    settings = {
+        "epochs": 1,
+        "batch_size": 500,
+        "peak_rate": 0.001,
+        "precision": "float32",
+        "levels": 8,
+    }
     found = run.train("resnet32", "digits", tmp_path / "a", start=DIGITS, **settings)
     assert found["began"] == DIGITS and found["top1"] > 90
     facts = read_checkpoint(tmp_path / "a" / "resnet32.safetensors", "resnet32").training
@@ -130,7 +137,7 @@ def test_a_training_begins_from_a_model_of_the_zoo(tmp_path):
 def test_what_cannot_be_begun_from(tmp_path):
     with refuses(UsageError, "of another mean or std"):
         run.train("resnet20", "digits", tmp_path / "a", start="s-resnet20")
-    with refuses(UsageError, "--start does not fit"):
+    with refuses(UsageError, "`start` does not fit"):
         run.train("resnet20", "digits", tmp_path / "a", start=DIGITS, shortcut="B")
     with refuses(NotFoundError, "neither a folder"):
         run.train("resnet20", "digits", tmp_path / "a", start="s-resnet21")

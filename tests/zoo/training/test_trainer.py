@@ -1,4 +1,4 @@
-"""Training: what a resumed run must equal, what a quantised activation becomes in a conversion, what is refused."""
+"""Training: resumed runs, the average, quantized activations up to their conversion, refusals."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from zoo.networks.topology import Topology, topology
 from zoo.pretrained.checkpoint import read_checkpoint
 from zoo.training.run import DIGITS_MEAN as MEAN
 from zoo.training.run import DIGITS_STD as STD
+from zoo.training.run import train
 from zoo.training.trainer import Plan, Trainer, save_checkpoint
 
 PREP = Preprocess((1, 8, 8))
@@ -107,14 +108,12 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(net, few):
 
 def test_augmentation_shifts_and_mirrors():
     image = torch.arange(9.0).view(1, 1, 3, 3).repeat(200, 1, 1, 1) + 1
-    plain = augment(image, Plan(shift=0, mirror=False), torch.Generator().manual_seed(0))
+    plain = augment(image, torch.Generator().manual_seed(0), shift=0, mirror=False)
     assert torch.equal(plain, image)
-    mirrored = augment(image, Plan(shift=0, mirror=True), torch.Generator().manual_seed(0))
+    mirrored = augment(image, torch.Generator().manual_seed(0), shift=0, mirror=True)
     flipped = (mirrored == image.flip(3)).flatten(1).all(1)
     assert 60 < flipped.sum() < 140 and torch.equal(mirrored[~flipped], image[~flipped])
-    centres = augment(image, Plan(shift=1, mirror=False), torch.Generator().manual_seed(0))[
-        :, 0, 1, 1
-    ]
+    centres = augment(image, torch.Generator().manual_seed(0), shift=1, mirror=False)[:, 0, 1, 1]
     assert set(centres.tolist()) == set(range(1, 10))
 
 
@@ -202,7 +201,7 @@ def test_a_relu_network_gets_thresholds_from_its_activations(net, digits, digits
     assert not any((theta == 4.0).all() for theta in thetas)
     again = new(net, digits, replace(PLAN, levels=8), start=trainer.state())
     assert same(trainer.state(), again.state())
-    with refuses(UsageError, "--start does not fit"):
+    with refuses(UsageError, "`start` does not fit"):
         new(topology("resnet20", in_channels=1, shortcut="B"), digits, start=start)
 
 
@@ -221,7 +220,7 @@ def test_a_deeper_network_begins_as_the_shallower_one(net, few, levels):
     # The new blocks learn: after a few steps they are no identities any more.
     deep.run()
     assert deep.model.state_dict()["layer2.4.bn2.weight"].abs().max() > 0
-    with refuses(UsageError, "--start does not fit"):
+    with refuses(UsageError, "`start` does not fit"):
         new(net, few, plan, start=deep.state())
 
 
@@ -259,7 +258,7 @@ def test_a_plan_that_cannot_run_is_refused(net, few):
 
 
 def test_a_loss_that_explodes_ends_the_run(net, few):
-    with refuses(UsageError, "lower --rate"):
+    with refuses(UsageError, "lower `peak_rate`"):
         new(net, few, replace(PLAN, peak_rate=1e30)).run()
 
 
@@ -277,12 +276,12 @@ def test_a_training_state_that_is_damaged_or_of_another_run_is_refused(net, few,
 
 def test_a_folder_is_trained_stopped_and_resumed(tmp_path, monkeypatch):
     def run(out: Path, **options: object) -> dict[str, object]:
-        return run.train(
+        return train(
             "resnet20", "digits", out, epochs=2, batch_size=500, precision="float32", **options
         )
 
     lines: list[str] = []
-    whole = run(tmp_path / "a", talk=lines.append)
+    whole = run(tmp_path / "a", log=lines.append)
     assert len(lines) == 2 and "epoch 2/2" in lines[1] and whole["test_images"] == 360
 
     def stop(stage: str, done: int, total: int) -> None:
@@ -292,7 +291,7 @@ def test_a_folder_is_trained_stopped_and_resumed(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "b", progress=stop)
     assert not (tmp_path / "b" / "resnet20.safetensors").exists()
-    with refuses(UsageError, "pass --resume"):
+    with refuses(UsageError, "pass `resume=True`"):
         run(tmp_path / "b")
     resumed = run(tmp_path / "b", resume=True)
     assert resumed["sha256"] == whole["sha256"] and resumed["top1"] == whole["top1"]
@@ -305,8 +304,8 @@ def test_a_folder_is_trained_stopped_and_resumed(tmp_path, monkeypatch):
 
 def test_the_log_travels_with_the_checkpoint_into_the_artifact(digits, tmp_path):
     def run(out: str, **options: object) -> Path:
-        settings = {"epochs": 1, "batch_size": 500, "rate": 0.01, "precision": "float32"}
-        found = run.train("resnet20", "digits", tmp_path / out, **settings, **options)
+        settings = {"epochs": 1, "batch_size": 500, "peak_rate": 0.01, "precision": "float32"}
+        found = train("resnet20", "digits", tmp_path / out, **settings, **options)
         return Path(found["file"])
 
     first = run("a")
