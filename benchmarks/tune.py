@@ -125,12 +125,8 @@ def registers(tile: Tile, neuron: str) -> int:
 
     Accumulators of a group, spike words, and net spikes (`signed`).
     """
-    return (
-        (tile.group + (2 if neuron == "signed" else 1))
-        * tile.pixels
-        * tile.channels
-        // (32 * tile.warps)
-    )
+    values = tile.group + (2 if neuron == "signed" else 1)
+    return values * tile.pixels * tile.channels // (32 * tile.warps)
 
 
 def candidates(item: Item, default: Tile, limit: int) -> list[Tile]:
@@ -483,13 +479,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         if args.device == "cuda" and not torch.cuda.is_available():
             raise UsageError(
-                "there is no CUDA GPU here: run where there is one; --apply writes the table from "
-                "results"
+                "there is no CUDA GPU here: run where one is; --apply writes the table from results"
             )
         if args.device == "cpu" and (args.results is None or args.out.resolve() == TABLE.resolve()):
             raise UsageError(
-                "tiles are not tuned on a CPU: pass an --out and --results of their own to try the "
-                "code"
+                "tiles are not tuned on a CPU: to try the code, pass its own --out and --results"
             )
         _run(args)
     except ZooError as error:

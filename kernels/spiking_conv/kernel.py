@@ -372,7 +372,7 @@ def layerwise_conv(
 
 
 @triton.jit(do_not_specialize=["images", "timesteps"])
-def pooled_counts(
+def sum_over_area(
     x_ptr,  # packed spikes, uint8 [S, P, B, AREA, CHANNELS]
     out_ptr,  # int32 [T, B, CHANNELS]
     images,  # B

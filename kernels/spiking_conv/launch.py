@@ -363,7 +363,7 @@ def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
         return out
     block = min(_power(channels), 64)
     with _on(planes.device):
-        kernels(interpret).pooled_counts[(batch, -(-channels // block))](
+        kernels(interpret).sum_over_area[(batch, -(-channels // block))](
             x_ptr=planes,
             out_ptr=out,
             images=batch,
