@@ -1,4 +1,4 @@
-"""Image sets: CIFAR archives, parquet, folders, .npz and named data sets, one image set class for all.
+"""Image sets: CIFAR archives, parquet, folders, .npz and named data sets, all as one class.
 
 `open.open_images`, `images.ImageSet`, `datasets.identify`.
 

@@ -53,7 +53,7 @@ _LAYOUTS = (
 
 
 def read_cifar(path: Path, split: str) -> Found | None:
-    """The archive (tar, gzipped or not), or the folder it unpacks to; None: it is neither."""
+    """Return the images of the archive (tar, gzipped or not) or of its unpacked folder, or None."""
     wanted = {name for layout in _LAYOUTS for name in (*layout.files[split], layout.meta)}
     present, data = (_folder_members if path.is_dir() else _tar_members)(path, wanted)
     for layout in _LAYOUTS:
@@ -138,9 +138,10 @@ def _read_batch(name: str, data: bytes, layout: _Layout) -> tuple[np.ndarray, li
 
 
 class _PickledArray:
-    """Takes a pickled ndarray's state as plain data.
+    """The state of a pickled ndarray as plain data.
 
-    numpy's own constructors are not offered to a pickle: `ndarray(shape, object, buffer)` makes objects of any bytes.
+    numpy's own constructors are not offered to a pickle: `ndarray(shape, object, buffer)` makes
+    objects of any bytes.
     """
 
     dtype: str = ""
@@ -179,7 +180,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _unpickle(name: str, data: bytes) -> dict[str, Any]:
-    """The dictionary in a CIFAR pickle; its keys and the strings in its lists as str, whichever Python wrote them.
+    """Return the dictionary in a CIFAR pickle.
+
+    Its keys and the strings in its lists become str, whichever Python wrote them.
 
     Raises:
         IntegrityError: it is not a dictionary, or it names anything a CIFAR file has no need of.

@@ -1,6 +1,7 @@
-"""Data sets with a name: where the hub has them, pinned, and how a set of images is recognised as one of them.
+"""Data sets with a name: their pinned files on the hub, and how images are recognized as one.
 
-`open_images("cifar10", "test")` and `zoo eval` without --data use them. Files are fetched once, into the hub client's own cache.
+`open_images("cifar10", "test")` and an evaluation without images use them. Files are fetched once,
+into the hub client's own cache.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """A file on the hub, its sha256, how many images are in it, and what `digest` says of them (None: not known here)."""
+    """One split of a data set.
+
+    Attributes:
+        file: its path in the repository on the hub.
+        sha256: of the file.
+        images: number of images in it.
+        digest: `digest` of the images; None: not known here.
+    """
 
     file: str
     sha256: str
@@ -28,7 +36,14 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its title, its repository on the hub at a commit, its splits; no repository where it comes with a package."""
+    """A data set that has a name.
+
+    Attributes:
+        title: for people.
+        repo: its repository on the hub; None: the package holds it.
+        revision: the commit of the repository.
+        splits: by name, "train" and "test".
+    """
 
     title: str
     repo: str | None
@@ -92,9 +107,11 @@ KNOWN = {
 
 
 def fetch(name: str, split: str) -> Path:
-    """The parquet file of a named data set, from the hub or its cache, checked.
+    """Return the parquet file of a named data set, from the hub or its cache, checked.
 
-    Raises NetworkError, which says how to give images at hand instead, and IntegrityError when the file is another one.
+    Raises:
+        NetworkError: it cannot be fetched; the message tells how to give images at hand instead.
+        IntegrityError: the file is another one.
     """
     from zoo.hub import client as hub
 
@@ -112,25 +129,28 @@ def fetch(name: str, split: str) -> Path:
             else f"{known.repo} could not be fetched from {hub.base()}"
         )
         raise NetworkError(
-            f"{known.title} is not in the cache, and {why}: give the path of {known.title.lower()}-python.tar.gz instead "
-            "(zoo eval: --data PATH)"
+            f"{known.title} is not in the cache, and {why}: give the path of "
+            f"{known.title.lower()}-python.tar.gz instead, as `images`"
         ) from error
 
 
 def digest(images: ImageSet) -> str:
-    """sha256 over the sorted sha256 of every image's uint8 HWC pixels and int64 label: the same in any order and file form."""
+    """Return a hash of the images and labels that does not depend on their order or file form.
+
+    It is the sha256 over the sorted sha256 of every image's uint8 HWC pixels and int64 label.
+    """
     from zoo.networks.preprocess import Preprocess
 
-    found = []
+    hashes = []
     for pixels, labels in images.batches(Preprocess(images.size()), 1000):
         rows = pixels.permute(0, 2, 3, 1).contiguous().numpy()
         for row, label in zip(rows, labels.numpy().astype("<i8"), strict=True):
-            found.append(hashlib.sha256(row.tobytes() + label.tobytes()).digest())
-    return hashlib.sha256(b"".join(sorted(found))).hexdigest()
+            hashes.append(hashlib.sha256(row.tobytes() + label.tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
 
 
 def identify(images: ImageSet) -> str | None:
-    """The name of the data set these images are a whole split of, or None."""
+    """Return the name of the data set these images are a whole split of, or None."""
     splits = [(name, split) for name, known in KNOWN.items() for split in known.splits.values()]
     alike = [(name, split.digest) for name, split in splits if split.images == len(images)]
     if not alike or images.labels.min() < 0:

@@ -1,4 +1,4 @@
-"""A set of images in memory or on disk, and how an image becomes a network input."""
+"""A set of labelled images, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Arrays:
     pixels: np.ndarray  # uint8 [N, H, W, C]
 
     def decode(self, rows: np.ndarray, prep: Preprocess) -> np.ndarray:
-        """The images of these rows as uint8 [B, H, W, C]."""
+        """Return the images of these rows as uint8 `[B, H, W, C]`."""
         (c, h, w), have = prep.input_size, self.pixels.shape[1:]
         sizes = f"images are {'x'.join(map(str, have))}, the network takes {h}x{w}x{c}"
         if prep.resize is None:
@@ -51,12 +51,12 @@ class _Arrays:
         return _stack(one, rows, prep)
 
     def size(self, row: int) -> tuple[int, int, int]:
-        """Channels, height and width of one image, as it is stored."""
+        """Return channels, height and width of one image, as it is stored."""
         height, width, channels = self.pixels.shape[1:]
         return channels, height, width
 
     def contents(self, rows: np.ndarray) -> Iterator[bytes]:
-        """What `ImageSet.sha256` hashes for these rows."""
+        """Yield the bytes that `ImageSet.sha256` hashes for these rows."""
         for start in range(0, len(rows), 1024):
             yield self.pixels[rows[start : start + 1024]].tobytes()
 
@@ -88,7 +88,7 @@ class ImageSet:
     """Labelled images; `open_images` makes them.
 
     Attributes:
-        labels: int64 [N]; -1 throughout for images without labels.
+        labels: int64 `[N]`; -1 throughout for images without labels.
         class_names: in label order, where the source names them.
         description: one line for the user.
         source: the path or name that was opened.
@@ -107,14 +107,16 @@ class ImageSet:
         return len(self._rows)
 
     def size(self) -> tuple[int, int, int]:
-        """Channels, height and width of the first image, as it is stored."""
+        """Return channels, height and width of the first image, as it is stored."""
         return self._store.size(int(self._rows[0]))
 
     def take(self, n: int, seed: int | None) -> ImageSet:
-        """The first n images, or with a seed n drawn without replacement (a smaller n is a prefix of a larger).
+        """Return the first n images, or with a seed n drawn without replacement.
+
+        Of one seed a smaller n is a prefix of a larger one; an n above the size gives every image.
 
         Raises:
-            UsageError: n is less than 1. An n above the size gives every image.
+            UsageError: n is less than 1.
         """
         if n < 1:
             raise UsageError(f"cannot take {n} images: ask for 1 or more")
@@ -131,11 +133,12 @@ class ImageSet:
         )
 
     def for_classes(self, classes: int, names: Sequence[str] | None = None) -> ImageSet:
-        """The images with the labels of a network of so many classes, which it may have `names` for.
+        """Return the images with the labels of a network of so many classes, perhaps with `names`.
 
-        Where every class that has images is a class of the network by name, names decide: a folder with some of a network's
-        classes is labelled right. A network of 1,000 classes without names has ImageNet's, if the folders are named by WordNet
-        ids. Else the labels stay, if there are as many classes.
+        Where every class that has images is a class of the network by name, names decide: a folder
+        with some of a network's classes is labelled right. A network of 1,000 classes without names
+        has ImageNet's, if the folders are named by WordNet ids. Else the labels stay, if there are
+        as many classes.
 
         Raises:
             UsageError: names contradict each other, or they are not the network's and not as many.
@@ -157,19 +160,21 @@ class ImageSet:
             return replace(self, labels=table[self.labels], class_names=tuple(names))
         if len(self.class_names) != classes:
             raise UsageError(
-                f"{self.source} has {len(self.class_names)} named classes ({', '.join(used[:2])}, ...), the network {classes} "
-                "and not all of these: add a wnids.json beside the folders, a list of the network's classes in its order"
+                f"{self.source} has {len(self.class_names)} named classes "
+                f"({', '.join(used[:2])}, ...), the network {classes} and not all of these: add a "
+                "wnids.json beside the folders, a list of the network's classes in its order"
             )
         for label, name in zip(seen.tolist(), used, strict=True):
             if label_of.get(name, label) != label:
                 raise UsageError(
-                    f"{self.source} has {name} as class {label}, the network as class {label_of[name]}, and other names differ: "
-                    "name all classes as the network does"
+                    f"{self.source} has {name} as class {label}, the network as class "
+                    f"{label_of[name]}, and other names differ: name all classes as the network "
+                    "does"
                 )
         return self
 
     def batch(self, indices: slice | Sequence[int] | np.ndarray, prep: Preprocess) -> torch.Tensor:
-        """The images at these indices as contiguous uint8 [B, C, H, W].
+        """Return the images at these indices as contiguous uint8 `[B, C, H, W]`.
 
         Raises:
             UsageError: they do not have the network's size and `prep` does not resize.
@@ -183,7 +188,10 @@ class ImageSet:
     def batches(
         self, prep: Preprocess, batch_size: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Every image in order: (uint8 [B, C, H, W], int64 [B]); the last batch may be smaller."""
+        """Yield every image in order: pixels uint8 `[B, C, H, W]`, labels int64 `[B]`.
+
+        The last batch may be smaller.
+        """
         import torch
 
         if batch_size < 1:
@@ -193,7 +201,10 @@ class ImageSet:
             yield self.batch(part, prep), torch.from_numpy(self.labels[part].copy())
 
     def sha256(self) -> str:
-        """Over the uint8 NHWC pixels (arrays) or the encoded image bytes (files) in order, then the int64 labels."""
+        """Return the sha256 over the images in order, then the int64 labels.
+
+        Of arrays the uint8 NHWC pixels are hashed, of files the encoded image bytes.
+        """
         return self._sha256
 
     @cached_property
@@ -206,7 +217,7 @@ class ImageSet:
 
 
 def unlabelled(pixels: np.ndarray, description: str, source: str) -> ImageSet:
-    """Images from an array, uint8 [N, H, W, C]."""
+    """Return images without labels from an array, uint8 `[N, H, W, C]`."""
     rows = np.arange(len(pixels))
     return ImageSet(
         np.full(len(pixels), -1, np.int64), None, description, source, None, _Arrays(pixels), rows

@@ -1,14 +1,13 @@
-"""Labelled images from whatever the user has: recognised by content, checked, handed out as uint8.
+"""Labelled images in whatever form the user has: recognized by content, checked, uint8.
 
-`open_images(path, split)` accepts every form named in `FORMS`. Arrays stay in memory; image files and parquet rows are
-decoded when a batch asks for them. Nothing in a data file is ever executed.
+`open_images(path, split)` accepts every form named in `FORMS`. Arrays stay in memory; image files
+and parquet rows are decoded when a batch asks for them. Nothing in a data file is ever executed.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,30 +26,29 @@ from zoo.data.readers import (
 )
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["FORMS", "ImageSet", "open_images"]
 
 
 FORMS = (
-    "'digits', 'cifar10' or 'cifar100' (fetched from the hub), a CIFAR pack (folder with manifest.json), "
+    "'digits', 'cifar10' or 'cifar100' (fetched from the hub), "
+    "a CIFAR pack (folder with manifest.json), "
     "CIFAR's own archive or its folder (python or binary), "
     "hub parquet, a folder of images by class, or an .npz"
 )
 
 
 def open_images(path: str | Path, split: str) -> ImageSet:
-    """Opens a set of images, whatever its form; `FORMS` lists them.
+    """Open a set of images, whatever its form; `FORMS` lists them.
 
     Args:
-        path: a file or folder, or a name of `zoo.data.datasets`: "digits" is in the package, "cifar10" and "cifar100" are
-            fetched from the hub where there is no file or folder of that name.
+        path: a file or folder, or a name of `zoo.data.datasets`: "digits" is in the package,
+            "cifar10" and "cifar100" are fetched from the hub where there is no file or folder of
+            that name.
         split: "train" or "test"; a source that does not name its splits serves for either.
 
     Raises:
         NotFoundError: the path does not exist, or has no such split.
-        UsageError: nothing in it is recognised, or it holds no image.
+        UsageError: nothing in it is recognized, or it holds no image.
         IntegrityError: a file is cut, altered or malformed.
     """
     if split not in SPLITS:
@@ -107,9 +105,9 @@ def _image_set(found: Found, source: str | Path) -> ImageSet:
         have = f"{y.dtype} labels of shape {list(y.shape)} for {count} images"
         raise IntegrityError(f"{source} has {have}: give one integer per image")
     if found.labels is not None and (y.min() < 0 or (names and y.max() >= len(names))):
-        most = f" to {len(names) - 1}" if names else " and up"
+        allowed = f" to {len(names) - 1}" if names else " and up"
         raise IntegrityError(
-            f"{source} has labels outside 0{most}: choose a labelled split, or correct them"
+            f"{source} has labels outside 0{allowed}: choose a labelled split, or correct them"
         )
     store = (
         _Arrays(found.images) if isinstance(found.images, np.ndarray) else _Encoded(found.images)

@@ -1,6 +1,7 @@
-"""Readers of labelled images, one per form (CIFAR's archives: `zoo.data.cifar`); None: the path holds no such form.
+"""Readers of labelled images, one per form (CIFAR's archives: `zoo.data.cifar`).
 
-A reader checks what is peculiar to its form; `zoo.data.open` checks what every set shares.
+A reader returns None where the path holds no such form. It checks what is peculiar to its form;
+`zoo.data.open` checks what every set shares.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class ImageFiles(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, rows: np.ndarray) -> list[tuple[str, bytes]]:
-        """The image files of these rows, each with the name that messages give it."""
+        """Return the image files of these rows, each with the name that messages give it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a reader found; labels and names are as they were stored.
+    """Images as a reader returns them; labels and names are as they were stored.
 
     Attributes:
         kind: the form, for the user.
@@ -84,7 +85,7 @@ def read_digits(split: str) -> Found:
 
 
 def read_pack(path: Path, split: str) -> Found | None:
-    """A CIFAR pack: mosaics 40 images wide in lossless WebP, described by manifest.json."""
+    """Return a CIFAR pack's images: mosaics 40 images wide in lossless WebP, and manifest.json."""
     pack = _json(path / "manifest.json")
     if not isinstance(pack, dict) or not isinstance(pack.get("splits"), dict):
         return None
@@ -105,7 +106,10 @@ def read_pack(path: Path, split: str) -> Found | None:
 
 
 def read_parquet(path: Path, split: str) -> Found | None:
-    """A parquet file or a folder of them, as hubs hold image sets: a struct with bytes, and integer labels."""
+    """Return the images of a parquet file or of a folder of them, as hubs hold image sets.
+
+    A row has a struct with the image's bytes, and an integer label.
+    """
     files = _parquet_files(path) if path.is_dir() else [path]
     if not files:
         return None
@@ -154,14 +158,18 @@ def read_parquet(path: Path, split: str) -> Found | None:
 
 
 def _parquet_files(path: Path) -> list[Path]:
-    # Hub repositories keep their parquet one folder down (data/, plain_text/); two such folders are two data sets.
+    # Hub repositories keep their parquet one folder down (data/, plain_text/); two such folders are
+    # two data sets.
     found = [sorted(folder.glob("*.parquet")) for folder in (path, *_subfolders(path))]
     below = [files for files in found[1:] if files]
     return found[0] or (below[0] if len(below) == 1 else [])
 
 
 class _ParquetRows:
-    """Image bytes by row over all files; holds one row group, so shards of any size fit in memory."""
+    """Image bytes by row over all files.
+
+    It holds one row group, so shards of any size fit in memory.
+    """
 
     def __init__(self, groups: list[tuple[Path, Any, int, str, int]]) -> None:
         self._groups = groups
@@ -197,7 +205,10 @@ class _ParquetRows:
 
 
 def read_image_folder(path: Path, split: str) -> Found | None:
-    """Image files in one folder per class, with or without a folder per split around them; or images without labels."""
+    """Return the image files in one folder per class, or images without labels.
+
+    A folder per split may be around the classes.
+    """
     path = root = path.resolve()
     stated, folders = _SPLIT_OF.get(path.name), _subfolders(path)
     splits = {folder.name: folder for folder in folders if folder.name in _SPLIT_OF}
@@ -308,7 +319,7 @@ def read_npz(path: Path, split: str) -> Found:
 
 
 def decode_image(name: str, data: bytes) -> Image.Image:
-    """The image in these bytes, which messages call `name`.
+    """Return the image in these bytes, which messages call `name`.
 
     Raises:
         IntegrityError: it is damaged, or has more than 8 bits per channel.
@@ -326,7 +337,7 @@ def decode_image(name: str, data: bytes) -> Image.Image:
 
 
 def _json(file: Path) -> Any:
-    """What the file holds; None where there is no such file."""
+    """Return what the file holds; None where there is no such file."""
     if not file.is_file():
         return None
     with reading(file):
@@ -335,7 +346,10 @@ def _json(file: Path) -> Any:
 
 @contextmanager
 def reading(name: str | Path) -> Iterator[None]:
-    """Turns whatever a parser raises on damaged bytes (they share no base class) into an IntegrityError."""
+    """Turn whatever a parser raises on damaged bytes into an IntegrityError.
+
+    The exceptions of the parsers share no base class.
+    """
     try:
         yield
     except ZooError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -48,7 +48,7 @@ class Loader:
             return self._held[rows.to(self._device)]
         return self._images.batch(rows.numpy(), self._prep).to(self._device)
 
-    def batches(self, rows: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, rows: Iterable[Tensor]) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield pixels uint8 `[B, C, H, W]` and labels int64 `[B]` for each `[B]` of `rows`."""
         if self._held is not None:
             for part in rows:

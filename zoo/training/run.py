@@ -62,7 +62,7 @@ def train(
     progress: Progress | None = None,
     log: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Train `arch` on the training split of `dataset`; measure it once, at the end, on the test split.
+    """Train `arch` on the training split of `dataset` and measure it once, on the test split.
 
     Args:
         arch: a network of `zoo.networks.topology`.
