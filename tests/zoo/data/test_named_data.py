@@ -112,7 +112,8 @@ def test_a_hub_that_fails_is_named(
     monkeypatch.chdir(tmp_path)
     server.faults.append(Fault("HEAD", 503, times=-1))
     with pytest.raises(
-        NetworkError, match=r"uoft-cs/cifar10 could not be fetched from http://127.*instead, as `images`"
+        NetworkError,
+        match=r"uoft-cs/cifar10 could not be fetched from http://127.*instead, as `images`",
     ):
         open_images("cifar10", "test")
 

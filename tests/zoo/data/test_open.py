@@ -251,7 +251,9 @@ def test_unusable_paths(tmp_path):
 
 
 def test_heavy_packages_load_only_when_used():
-    code = "import sys, zoo.data.open; print(sorted({'torch', 'pyarrow', 'PIL'} & set(sys.modules)))"
+    code = (
+        "import sys, zoo.data.open; print(sorted({'torch', 'pyarrow', 'PIL'} & set(sys.modules)))"
+    )
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True

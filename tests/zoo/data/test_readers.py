@@ -25,9 +25,9 @@ from tests.zoo.image_fixtures import (
 )
 from zoo.data.open import open_images
 from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.networks.preprocess import Preprocess
 
 DIGITS = Path(__file__).parents[3] / "zoo" / "data" / "digits.npz"
-from zoo.networks.preprocess import Preprocess
 
 
 def test_digits_are_scaled_and_split_once():
