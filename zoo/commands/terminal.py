@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
+from zoo.commands.messages import in_option_words
 from zoo.text import printable
 
 if TYPE_CHECKING:
@@ -55,10 +57,12 @@ class Terminal:
         return self._console(stderr=True)
 
     def say(self, kind: str, message: object, style: str = "") -> None:
-        """One line on stderr, whatever is in the message."""
+        """Print one line on stderr, whatever is in the message; parameters become options."""
         from rich.text import Text
 
-        line = printable(" ".join(str(message).split()))
+        words = shlex.split(self.command)[1:]
+        name = next((word for word in words if not word.startswith("-")), "")
+        line = printable(in_option_words(" ".join(str(message).split()), name))
         self.err.print(
             Text.assemble((f"{kind}: ", f"bold {style}") if kind else "", line), soft_wrap=True
         )
