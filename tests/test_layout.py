@@ -43,7 +43,7 @@ LAYERS = (
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 # Files that write commands for people to run: cards and the gallery show how a figure was made.
-COMMAND_WRITERS = ("zoo/render/card.py", "zoo/render/site.py")
+COMMAND_WRITERS = ("zoo/render/card.py", "zoo/render/site.py", "zoo/share/publish.py")
 UPWARD = {
     # SpikingResNet.from_pretrained, as users of the hub's client expect it.
     ("zoo/networks/spiking.py", "zoo.load"),

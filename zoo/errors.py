@@ -49,6 +49,6 @@ class AuthError(ZooError):
 
 
 class GateError(ZooError):
-    """A measured value failed a stated bound (accuracy under --min-accuracy, an incomplete card)."""
+    """A measured value failed a stated bound (too low an accuracy, an incomplete card)."""
 
     exit_code = 7

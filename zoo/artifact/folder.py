@@ -89,7 +89,7 @@ def write_artifact(
     folder = Path(folder)
     if folder.exists() and not force:
         raise UsageError(
-            f"{folder} exists already: choose another --out, or pass --force to replace it"
+            f"{folder} exists already: choose another `folder`, or pass `force=True` to replace it"
         )
     payload = save(
         {name: _narrow(name, tensor) for name, tensor in tensors.items()}, metadata={"format": "pt"}

@@ -179,7 +179,7 @@ def convert(
     count = samples if samples is not None else int(settings["images"])
     if count < 1 or (images is not None and len(images) == 0):
         raise UsageError(
-            "calibration needs at least one image: give training images with --calib, --samples 1 or more"
+            "calibration needs at least one image: give training `images`, and `samples` of 1 or more"
         )
     prep = fit = _preprocess(checkpoint, input_size, resize, interpolation)
     report = progress or (lambda stage, done, total: None)
@@ -280,15 +280,15 @@ def _normalisation(
     std = std if std is not None else IMAGENET_STD
     if not len(mean) == len(std) == channels:
         raise UsageError(
-            f"the network takes {channels} channels: give {channels} values with --mean and with --std"
+            f"the network takes {channels} channels: give {channels} values with `mean` and with `std`"
         )
     if not all(math.isfinite(value) for value in (*mean, *std)):
         raise UsageError(
-            "--mean and --std must be finite: give one value a channel, for pixels in 0 to 1"
+            "`mean` and `std` must be finite: give one value a channel, for pixels in 0 to 1"
         )
     if min(std) <= 0:
         raise UsageError(
-            f"--std must be positive, not {min(std)}: give one a channel, for pixels in 0 to 1"
+            f"`std` must be positive, not {min(std)}: give one a channel, for pixels in 0 to 1"
         )
     return mean, std
 

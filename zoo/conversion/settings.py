@@ -11,11 +11,12 @@ def check_calibration(method: str, given: bool) -> None:
     """Says that a method lacks the images it calibrates on, or has no use for them."""
     if method == "data-free" and given:
         raise UsageError(
-            "data-free conversion makes its own images: leave --calib out, or choose another --method"
+            "data-free conversion makes its own images: leave `images` out, or choose another `method`"
         )
     if method != "data-free" and not given:
         raise UsageError(
-            f"--method {method} calibrates on images: give training images with --calib, or use --method data-free"
+            f"`method={method}` calibrates on images: give training `images`, or use "
+            "`method=data-free`"
         )
 
 
@@ -98,12 +99,12 @@ def resolve_settings(
         )
     if neuron != "if" and schedule == "layerwise":
         raise UsageError(
-            f"a layerwise neuron fires once, after all its input, and is never {neuron}: use --neuron if"
+            f"a layerwise neuron fires once, after all its input, and is never {neuron}: use `neuron=if`"
         )
     settings = dict(DEFAULTS[method])
     if (parameters or {}).get("stem", 1) != 1 and schedule != "layerwise":
         raise UsageError(
-            "stem is for --schedule layerwise, whose neurons have T + 1 values: leave it out"
+            "stem is for `schedule=layerwise`, whose neurons have T + 1 values: leave it out"
         )
     if schedule == "layerwise" and method != "hu2018":
         # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
@@ -112,7 +113,8 @@ def resolve_settings(
     if neuron == "multi-level":
         if method == "hu2018":
             raise UsageError(
-                "hu2018 is a method for binary spikes: use --method calibrated with --neuron multi-level"
+                "hu2018 is a method for binary spikes: use `method=calibrated` with "
+                "`neuron=multi-level`"
             )
         settings["bits"], asked = _BITS[-1], (parameters or {}).get("bits")
         # Graded spikes have 2**bits - 1 levels a timestep.

@@ -72,7 +72,7 @@ def make_images(
     if moments is None:
         raise UsageError(
             f"{checkpoint.name} has no BatchNorm statistics, which data-free conversion makes its images from: "
-            "give training images with --calib and another --method"
+            "give training `images` and another `method`"
         )
     per_channel = (
         torch.tensor(mean).float().view(-1, 1, 1),
@@ -167,6 +167,6 @@ def _matched(
     if not torch.isfinite(image).all():
         raise UsageError(
             f"no images of {image.shape[2]}x{image.shape[3]} match the statistics of {checkpoint.name} at rate {rate:g}: "
-            "choose a lower rate, or the --input-size that it was trained for"
+            "choose a lower rate, or the `input_size` that it was trained for"
         )
     return ((image.detach() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -95,7 +95,7 @@ def api(endpoint: str | None = None, token: str | None = None) -> HfApi:
 
 
 def is_offline(offline: bool = False) -> bool:
-    """Whether nothing may be asked of a hub: `--offline`, or HF_HUB_OFFLINE."""
+    """Return whether nothing may be asked of a hub: `offline`, or HF_HUB_OFFLINE."""
     from huggingface_hub import constants
 
     return offline or bool(constants.HF_HUB_OFFLINE)
@@ -250,7 +250,7 @@ def _raise(error: BaseException, what: str, host: str) -> NoReturn:
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         raise NetworkError(
             f"{host} could not be reached for {what} ({_line(error)}): check the connection, HF_ENDPOINT and proxies, "
-            "or use --offline"
+            "or use `offline=True`"
         ) from error
     if isinstance(error, HFValidationError):
         raise UsageError(
@@ -296,7 +296,7 @@ def _raise_status(error: Any, what: str, host: str) -> NoReturn:
         and "/resolve/" not in str(error.response.request.url)
     ):
         raise AuthError(
-            f"{host} wants a token for {what}: set HF_TOKEN (it goes to HF_ENDPOINT alone, not to another --endpoint)"
+            f"{host} wants a token for {what}: set HF_TOKEN (it goes to HF_ENDPOINT alone, not to another `endpoint`)"
         ) from error
     if status == 401 or (status == 404 and code in ("", "RepoNotFound")):
         raise NotFoundError(

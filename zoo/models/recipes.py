@@ -6,7 +6,7 @@ the first eight digits of its sha256. Both are torchvision's ImageNet weights.
 
 What is made lies in the zoo's own cache, not the hub client's, which holds only what has a hub's hash:
 
-    made/s-resnet50/<recipe's digest>-data-free-32         an artifact; with --calib: <digest>-calib-<images>-<their digest>
+    made/s-resnet50/<recipe's digest>-data-free-32         an artifact; with images: <digest>-calib-<images>-<their digest>
     made/s-resnet50/current                                which of them the name means: the one that was pulled last
 
 An artifact appears only after it was verified. A recipe that changed has another digest, and is made anew.
@@ -213,7 +213,7 @@ def make(
     recipe, images = RECIPES[name], None
     if endpoint is not None and recipe.source.startswith("torchvision:"):
         raise UsageError(
-            f"{name} is made from {recipe.source}, which no hub has: leave --endpoint out"
+            f"{name} is made from {recipe.source}, which no hub has: leave `endpoint` out"
         )
     count = recipe.samples if samples is None else samples
     key, how = f"{recipe.digest}-data-free-{count}", f"data-free, on {count} images made for it"
@@ -248,7 +248,7 @@ def make(
         made = _found(recipe, folder, fetched=True)
     if made is None:
         raise IntegrityError(
-            f"{folder} changed while it was made: zoo pull {name} --force makes it again"
+            f"{folder} changed while it was made: pull {name} with `force=True` to make it again"
         )
     return made
 

@@ -244,7 +244,7 @@ def pull(
         )
     if calib is not None or samples is not None:
         raise UsageError(
-            f"{text} is not converted here: --calib and --samples are for {', '.join(recipes.RECIPES)}"
+            f"{text} is not converted here: `images` and `samples` are for {', '.join(recipes.RECIPES)}"
         )
     if named is not None and text in _folders():
         problem = check(_SHIPPED / text)
@@ -306,7 +306,10 @@ def verify_model(folder: Path, *, deep: bool = False) -> list[Check]:
 
 
 def default_data(config: Config) -> str | None:
-    """What `zoo eval` measures on when no --data is given: the data set it was calibrated on, where that one has a name."""
+    """Return the data set that an evaluation takes by default, None for none.
+
+    It is the one that the model was calibrated on, where that one has a name.
+    """
     return config.calibration.dataset
 
 

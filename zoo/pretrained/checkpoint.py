@@ -285,12 +285,12 @@ def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
             if keys
         ]
         raise UsageError(
-            f"{path} does not fit --arch {net.arch}: {'; '.join(parts)}: choose the file's own architecture"
+            f"{path} does not fit `arch={net.arch}`: {'; '.join(parts)}: choose the file's own architecture"
         )
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
             raise UsageError(
-                f"{path} does not fit --arch {net.arch}: {key} is {list(state[key].shape)}, expected {list(shape)}"
+                f"{path} does not fit `arch={net.arch}`: {key} is {list(state[key].shape)}, expected {list(shape)}"
             )
         plain = state[key].layout == torch.strided and state[key].device.type == "cpu"
         plain = plain and (

@@ -134,10 +134,10 @@ def read_source(
     )
     if source.arch is None and arch is None:
         raise UsageError(
-            f"{source.name} does not say its architecture: pass --arch, one of {', '.join(ARCHITECTURES)}"
+            f"{source.name} does not say its architecture: pass `arch`, one of {', '.join(ARCHITECTURES)}"
         )
     if None not in (source.arch, arch) and source.arch != arch:
-        raise UsageError(f"{source.name} is a {source.arch}, not a {arch}: leave --arch out")
+        raise UsageError(f"{source.name} is a {source.arch}, not a {arch}: leave `arch` out")
     found = read_checkpoint(
         source.path, source.arch or arch or "", shortcut=shortcut, stride_in=stride_in
     )

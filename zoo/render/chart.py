@@ -92,7 +92,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "plots need matplotlib: pip install 'spiking-zoo[plots]', or leave --plot out"
+            "plots need matplotlib: pip install 'spiking-zoo[plots]', or leave `plot` out"
         ) from error
 
 

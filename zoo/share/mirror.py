@@ -39,7 +39,7 @@ def repository(folder: Path, org: str = ORG) -> str:
     found = name if hub.is_repo(name) else f"{org}/{name}"
     if not hub.is_repo(found):
         raise UsageError(
-            f"{found!r} cannot name a repository: letters, digits, single - _ and . only; rename it or pass --name"
+            f"{found!r} cannot name a repository: letters, digits, single - _ and . only; rename it or pass `name`"
         )
     return found
 
@@ -71,7 +71,7 @@ def mirror(
         identity = repository(folder, org)
         if wanted.setdefault(identity, folder) != folder:
             raise UsageError(
-                f"{wanted[identity]} and {folder} would both be {identity}: mirror one under another --name"
+                f"{wanted[identity]} and {folder} would both be {identity}: mirror one under another `name`"
             )
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is not a folder: choose another")

@@ -69,7 +69,7 @@ def publish(
     if not hub.is_repo(repo):
         raise UsageError(f"{repo!r} cannot be the name of a repository: write it like org/name")
     if tag is not None and (not cache.REVISION.fullmatch(tag) or ".." in tag):
-        raise UsageError(f"--tag {tag!r} cannot be a tag: write it like v1")
+        raise UsageError(f"`tag={tag}` cannot be a tag: write it like v1")
     url = f"{hub.base(endpoint)}/{repo}"
     payload = _payload(folder)
     files = {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in payload.items()}
@@ -183,5 +183,5 @@ def _check_tag(client: Any, repo: str, tag: str | None, commit: str | None) -> N
         return
     if taken != commit:
         raise UsageError(
-            f"--tag {tag} is {str(taken)[:12]} of {repo} already: choose another; nothing was published"
+            f"`tag={tag}` is {str(taken)[:12]} of {repo} already: choose another; nothing was published"
         )

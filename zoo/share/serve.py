@@ -115,7 +115,7 @@ class Folder:
             raise NotFoundError(f"{root} is not a folder: fill one with zoo mirror")
         if flat is not None and not is_repo(f"{flat}/name"):
             raise UsageError(
-                f"--name {flat!r} cannot be an org: letters, digits, single - _ and . only"
+                f"`name={flat}` cannot be an org: letters, digits, single - _ and . only"
             )
         self._known: dict[str, ServedSnapshot] = {}
 
@@ -540,7 +540,7 @@ def serve(
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
-            f"cannot listen on {host} port {port} ({reason}): choose another --host or --port"
+            f"cannot listen on {host} port {port} ({reason}): choose another `host` or `port`"
         ) from error
     config = uvicorn.Config(
         app(folder, talk),
