@@ -22,14 +22,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..neuron import Neuron
 from .convolution import EXACT_FLOAT64, Convolution
 
-Neuron = Literal["if", "signed", "multi-level"]
 _EXACT_FLOAT32 = 2**24
 
 

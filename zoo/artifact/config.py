@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zoo.errors import IntegrityError
+from zoo.kernels.neuron import Neuron
 
 FORMAT_VERSION = 1
+MAX_TIMESTEPS = 4096
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -18,6 +20,9 @@ Text = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 Channels = Annotated[int, Field(ge=1, le=16)]
+
+
+Timesteps = Annotated[int, Field(ge=1, le=MAX_TIMESTEPS)]
 
 
 # Bounds what a hostile config can make a run allocate, as MAX_CHECKSUM_PIXELS does for `verify --deep`.
@@ -123,12 +128,12 @@ class Config(_Strict):
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig
     numerics: Literal["int8", "float32"]
-    neuron: Literal["if", "signed", "multi-level"]
+    neuron: Neuron
     spike_bits: Literal[1, 2, 4] = 1
     schedule: Literal["causal", "layerwise"]
-    timesteps: Annotated[int, Field(ge=1, le=4096)]
-    readout_delay: dict[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=0, le=4096)]]
-    bias_rows: Annotated[int, Field(ge=1, le=4096)]
+    timesteps: Timesteps
+    readout_delay: dict[Timesteps, Annotated[int, Field(ge=0, le=MAX_TIMESTEPS)]]
+    bias_rows: Timesteps
     method: MethodConfig
     source: SourceConfig
     calibration: CalibrationConfig

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.artifact.config import Config
+from zoo.artifact.config import MAX_TIMESTEPS, Config
 from zoo.artifact.folder import read_artifact
 from zoo.artifact.tensors import network_of
 from zoo.errors import UsageError
@@ -161,10 +161,14 @@ def nir_input(network: SpikingResNet, images: Tensor, timesteps: int) -> Tensor:
 
 
 def exact_timesteps(network: SpikingResNet) -> int:
-    """Timesteps, at most 4096, for which every potential is exact in float32 whatever the image."""
+    """Return the timesteps, at most MAX_TIMESTEPS, that are exact in float32 whatever the image."""
     layers = network.layers.values()
     return max(
-        (t for t in range(1, 4097) if all(layer.potential_bound(t) < _EXACT for layer in layers)),
+        (
+            t
+            for t in range(1, MAX_TIMESTEPS + 1)
+            if all(layer.potential_bound(t) < _EXACT for layer in layers)
+        ),
         default=0,
     )
 

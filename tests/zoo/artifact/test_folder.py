@@ -220,7 +220,7 @@ def test_missing_file(saved, name):
 
 def test_existing_folder_is_kept_without_force(saved, converted):
     before = files_of(saved)
-    with refuses(UsageError, "--force"):
+    with refuses(UsageError, "force=True"):
         converted().save(saved)
     assert files_of(saved) == before
     converted().save(saved, force=True)
