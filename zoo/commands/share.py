@@ -97,8 +97,9 @@ def serve_command(
     control and no TLS: listen where only those may connect who may read everything in DIR. Ctrl-C ends it, with exit code 130.
     """
     from zoo.share import serve as serving
+    from zoo.share.folder import Changed, Folder
 
-    served = serving.Folder(folder, name)
+    served = Folder(folder, name)
     identities = served.ids()
     count = 0
     with terminal.progress(json_output=False) as progress:
@@ -110,7 +111,7 @@ def serve_command(
                 count += 1
             except NotFoundError:
                 pass  # some other folder
-            except (IntegrityError, serving.Changed) as error:
+            except (IntegrityError, Changed) as error:
                 terminal.warn(f"not served: {error or f'{identity} is changing'}")
     terminal.note(f"{count} artifact{'' if count == 1 else 's'} in {folder}; Ctrl-C ends it")
     serving.serve(

@@ -114,12 +114,13 @@ def fetch(name: str, split: str) -> Path:
         IntegrityError: the file is another one.
     """
     from zoo.hub import client as hub
+    from zoo.hub import download
 
     known = KNOWN[name]
     assert known.repo is not None and known.revision is not None
     file = known.splits[split]
     try:
-        return hub.fetch_file(
+        return download.fetch_file(
             known.repo, file.file, revision=known.revision, repo_type="dataset", sha256=file.sha256
         )
     except NetworkError as error:

@@ -1,6 +1,6 @@
 """A Hugging Face hub: checked downloads, and artifacts in the cache of its client.
 
-`cache.fetch_artifact`, `cache.snapshots`, `client.fetch_file`, `client.search_hub`.
+`cache.fetch_artifact`, `cache.snapshots`, `download.fetch_file`, `client.search_hub`.
 
 Imports: artifact.
 """

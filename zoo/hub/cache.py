@@ -18,6 +18,7 @@ from zoo.artifact.config import CONFIG, FILES, MAX_BYTES, WEIGHTS, Config, parse
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 from zoo.files import cache_folder, replaced_file, replaced_folder, write_synced
 from zoo.hub import client as hub
+from zoo.hub import download
 from zoo.progress import Progress
 
 REVISION = re.compile(r"[A-Za-z0-9][\w.+/-]{0,199}", re.ASCII)
@@ -167,7 +168,7 @@ def fetch_artifact(
         if had is not None and not (had / name).exists() and name not in (CONFIG, WEIGHTS):
             continue  # it was not there when the weights came, which came last
         try:
-            path = hub.fetch_file(
+            path = download.fetch_file(
                 repo,
                 name,
                 revision=commit,
@@ -192,7 +193,7 @@ def fetch_artifact(
         if name == CONFIG:
             config = parse_config(data, f"{repo}/{CONFIG}")
         if stated is not None and files[name][1] != stated:
-            hub.drop_cached(path)
+            download.drop_cached(path)
             raise IntegrityError(
                 f"{repo}/{WEIGHTS} does not match the sha256 in {CONFIG}; it was removed from the cache"
             )
@@ -307,7 +308,7 @@ def problem_of(folder: Path) -> str | None:
         return f"{WEIGHTS} is missing: it was not pulled to the end"
     for name in FILES:
         if (folder / name).is_file():
-            problem = hub.check_cached(
+            problem = download.check_cached(
                 folder / name, config.weights_sha256 if name == WEIGHTS else None
             )
             if problem is not None:

@@ -24,6 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 from zoo.files import replaced_file
 from zoo.hub import client as hub
+from zoo.hub import download
 from zoo.imagenet import imagenet_classes
 from zoo.networks.topology import ARCHITECTURES, StrideIn
 from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint
@@ -211,7 +212,7 @@ def _file_of(repo: str, file: str, **how: Any) -> Path:
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return hub.fetch_file(repo, file, **how)
+        return download.fetch_file(repo, file, **how)
     except NotFoundError as error:
         if isinstance(error.__cause__, EntryNotFoundError):
             raise NotFoundError(

@@ -11,6 +11,7 @@ from tests.minihub import Fault, MiniHub
 from tests.zoo.hub.children import left_in
 from zoo.errors import AuthError, IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 from zoo.hub import client as hub
+from zoo.hub import download
 
 BIG = bytes(range(256)) * 4096
 FILES = {"config.json": b'{"a": 1}', "data.parquet": BIG}
@@ -26,7 +27,7 @@ def data(server: MiniHub) -> None:
 
 def fetch(path: str = "data.parquet", **options: object) -> Path:
     options = {"revision": "main", **options}
-    return hub.fetch_file("org/data", path, **options)  # type: ignore[arg-type]
+    return download.fetch_file("org/data", path, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
@@ -170,19 +171,19 @@ def test_what_is_not_there(
     server: MiniHub, repo: str, path: str, revision: str, error: type[ZooError], says: str
 ) -> None:
     with pytest.raises(error, match=says):
-        hub.fetch_file(repo, path, revision=revision)
+        download.fetch_file(repo, path, revision=revision)
 
 
 def test_private_repositories(server: MiniHub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.upload("org/secret", FILES, private=True)
     with pytest.raises(NotFoundError, match="or is private: check the name, or set HF_TOKEN"):
-        hub.fetch_file("org/secret", "config.json", revision="main")
+        download.fetch_file("org/secret", "config.json", revision="main")
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     with pytest.raises(AuthError, match="refused the token"):
-        hub.fetch_file("org/secret", "config.json", revision="main")
+        download.fetch_file("org/secret", "config.json", revision="main")
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     assert (
-        hub.fetch_file("org/secret", "config.json", revision="main").read_bytes()
+        download.fetch_file("org/secret", "config.json", revision="main").read_bytes()
         == FILES["config.json"]
     )
 
@@ -191,10 +192,12 @@ def test_a_token_goes_to_its_hub_alone(server: MiniHub, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     with MiniHub() as other:
         other.upload("org/data", {"a.json": b"1", "b.json": b"2"})
-        hub.fetch_file("org/data", "a.json", revision="main", endpoint=other.url)
+        download.fetch_file("org/data", "a.json", revision="main", endpoint=other.url)
         assert other.log and all(request.token is None for request in other.log)
         count = len(other.log)
-        hub.fetch_file("org/data", "b.json", revision="main", endpoint=other.url, token="hf_test")
+        download.fetch_file(
+            "org/data", "b.json", revision="main", endpoint=other.url, token="hf_test"
+        )
         assert all(request.token == "Bearer hf_test" for request in other.log[count:])
     fetch("config.json", endpoint=f"{server.url}/")
     assert server.log and all(request.token == "Bearer hf_test" for request in server.log)

@@ -37,6 +37,7 @@ from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.models import registry
 from zoo.networks.spiking import SpikingResNet
 from zoo.share import serve
+from zoo.share.folder import BLOCK, Folder
 from zoo.share.mirror import mirror
 
 REPO = Path(__file__).resolve().parents[3]
@@ -46,7 +47,7 @@ SECRET = b"nobody may read this"
 
 
 @contextmanager
-def serving(folder: serve.Folder) -> Iterator[str]:
+def serving(folder: Folder) -> Iterator[str]:
     """The server in a thread; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
@@ -116,7 +117,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("served")
     folder = place / "hub"
     mirror(folder, ["s-resnet20-digits"])
-    artifact(folder / "lab" / "bytes", 3 * serve.BLOCK + 12_345)
+    artifact(folder / "lab" / "bytes", 3 * BLOCK + 12_345)
     (folder / "lab" / "bytes" / "README.md").write_text("# Bytes\n")
     for hidden in (
         "secret.txt",
@@ -141,7 +142,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(root: Path) -> Iterator[str]:
-    with serving(serve.Folder(root)) as address:
+    with serving(Folder(root)) as address:
         yield address
 
 
@@ -237,7 +238,7 @@ for revision, local in zip(sys.argv[1::2], sys.argv[2::2]):
 """
     network = SpikingResNet.from_pretrained(SHIPPED)
     wanted = str(network(torch.full((1, 1, 8, 8), 100, dtype=torch.uint8), timesteps=4).tolist())
-    commit = serve.Folder(root).look(*ID.split("/"))[0].commit
+    commit = Folder(root).look(*ID.split("/"))[0].commit
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     home = kept | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPO)}
 
@@ -264,7 +265,7 @@ for revision, local in zip(sys.argv[1::2], sys.argv[2::2]):
         done = subprocess.run(line, env=home, capture_output=True, text=True, timeout=120)
         assert done.returncode == 5 and "lab--bytes" in done.stderr  # random bytes are no network
         assert files_of(tmp_path / "second" / ID) == files_of(SHIPPED)
-        assert serve.Folder(tmp_path / "second").look(*ID.split("/"))[0].commit == commit
+        assert Folder(tmp_path / "second").look(*ID.split("/"))[0].commit == commit
     assert child(commit, "local") == [wanted]
 
 
@@ -308,10 +309,10 @@ def test_any_range_is_that_slice(url: str, root: Path, data: st.DataObject) -> N
     near = [
         0,
         1,
-        serve.BLOCK - 1,
-        serve.BLOCK,
-        serve.BLOCK + 1,
-        2 * serve.BLOCK,
+        BLOCK - 1,
+        BLOCK,
+        BLOCK + 1,
+        2 * BLOCK,
         len(weights) - 1,
         len(weights),
         10**17,
@@ -426,7 +427,7 @@ def test_no_path_leaves_the_folder(url: str, path: str) -> None:
     st.text(max_size=20) | _PIECES, st.text(max_size=20) | _PIECES, st.text(max_size=20) | _PIECES
 )
 def test_no_name_leaves_the_folder(root: Path, org: str, name: str, want: str) -> None:
-    folder = serve.Folder(root)
+    folder = Folder(root)
     try:
         snapshot, file = folder.look(org, name, want)
     except (NotFoundError, IntegrityError):
@@ -464,7 +465,7 @@ def test_links_pipes_and_hidden_folders_are_not_there(url: str, name: str) -> No
 
 
 def test_a_damaged_artifact_is_not_served(tmp_path: Path) -> None:
-    folder = serve.Folder(tmp_path)
+    folder = Folder(tmp_path)
     weights = artifact(tmp_path / "lab" / "net", 1000)
     assert folder.look("lab", "net")[0].files["model.safetensors"].size == 1000
     (tmp_path / "lab/net/model.safetensors").write_bytes(weights[:-1])
@@ -493,7 +494,7 @@ def test_a_file_changed_in_place_cuts_the_download(tmp_path: Path) -> None:
     old = artifact(tmp_path / "lab" / "net", size)
     path = tmp_path / "lab/net/model.safetensors"
     before = path.stat()
-    with serving(serve.Folder(tmp_path)) as address:
+    with serving(Folder(tmp_path)) as address:
         with socket.socket() as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             client.connect(("127.0.0.1", urlsplit(address).port))
@@ -539,7 +540,7 @@ def test_tag_and_bytes_belong_together_while_artifacts_are_replaced(tmp_path: Pa
             time.sleep(0.01)
         over.set()
 
-    with serving(serve.Folder(root)) as address:
+    with serving(Folder(root)) as address:
         swapper = threading.Thread(target=swap, daemon=True)
         swapper.start()
         while not over.is_set():
@@ -559,25 +560,25 @@ def test_commits_come_from_contents(tmp_path: Path) -> None:
     for name in ("one", "two"):
         mirror(tmp_path / name, ["s-resnet20-digits"])
     ids = ID.split("/")
-    first, second = (serve.Folder(tmp_path / name).look(*ids)[0] for name in ("one", "two"))
+    first, second = (Folder(tmp_path / name).look(*ids)[0] for name in ("one", "two"))
     assert first.commit == second.commit
     (tmp_path / "two" / ID / "README.md").write_text("# Another\n")
-    changed = serve.Folder(tmp_path / "two")
+    changed = Folder(tmp_path / "two")
     assert changed.look(*ids)[0].commit != first.commit
     (tmp_path / "two" / ID / "notes.txt").write_text("not a part of it")
-    assert changed.look(*ids)[0].commit == serve.Folder(tmp_path / "two").look(*ids)[0].commit
+    assert changed.look(*ids)[0].commit == Folder(tmp_path / "two").look(*ids)[0].commit
 
 
 def test_a_folder_of_artifacts_with_a_name(tmp_path: Path) -> None:
     weights = artifact(tmp_path / "net", 1000)
-    with serving(serve.Folder(tmp_path, "my-lab")) as address:
+    with serving(Folder(tmp_path, "my-lab")) as address:
         assert [row["id"] for row in json.loads(ask(address, "/api/models")[2])] == ["my-lab/net"]
         assert ask(address, "/my-lab/net/resolve/main/model.safetensors")[2] == weights
         assert ask(address, "/lab/net/resolve/main/model.safetensors")[0] == 404
     with refuses(UsageError):
-        serve.Folder(tmp_path, "../lab")
+        Folder(tmp_path, "../lab")
     with refuses(NotFoundError):
-        serve.Folder(tmp_path / "nothing")
+        Folder(tmp_path / "nothing")
 
 
 def test_eight_clients_at_once(tmp_path: Path) -> None:
@@ -599,7 +600,7 @@ def test_eight_clients_at_once(tmp_path: Path) -> None:
 
 
 def test_refusals_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = serve.Folder(tmp_path)
+    folder = Folder(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken, refuses(UsageError, "cannot listen"):
         serve.serve(folder, "127.0.0.1", taken.getsockname()[1], ready=print)
     with refuses(UsageError, "cannot listen"):
