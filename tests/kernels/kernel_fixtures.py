@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.emulator.launch import Emulator
 from zoo.kernels.spiking_conv import (
     Membrane,
     PackedMembrane,
@@ -50,10 +53,22 @@ interpreted = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Backend:
-    """Where kernels run: interpreted on the CPU, or compiled on a GPU."""
+    """Where kernels run: interpreted or emulated on the CPU, or compiled on a GPU.
+
+    Attributes:
+        architecture: whose compiled code is emulated, or nothing.
+    """
 
     device: str
     interpret: bool
+    architecture: str = ""
+
+    def emulator(self) -> Emulator:
+        """Return the emulator, one for all tests, so that each kernel is compiled once.
+
+        Asynchronous copies arrive as SPIKING_ZOO_COPIES says: early, late or poisoned.
+        """
+        return _emulator(self.architecture, os.environ.get("SPIKING_ZOO_COPIES", "poisoned"))
 
     def layer(self, layer: SpikingConv, tile: Tile | None = None) -> SpikingLayer:
         return SpikingLayer(layer.to(self.device), interpret=self.interpret, tile=tile)
@@ -65,6 +80,11 @@ class Backend:
 
     def pack(self, spikes: Tensor, signed: bool, bits: int = 1) -> PackedSpikes:
         return PackedSpikes(self.put(pack(spikes, signed, bits).planes), len(spikes), bits)
+
+
+@functools.cache
+def _emulator(architecture: str, copies: Any) -> Emulator:
+    return Emulator(architecture, copies)
 
 
 def _between_guards(shape: Sequence[int], dtype: torch.dtype, device: Any, fill: int) -> Tensor:
