@@ -8,9 +8,12 @@ Every layer, neuron and timestep, and every logit.
     python -m benchmarks.equality --random resnet50 --out FILE.json
     python -m benchmarks.equality s-resnet20-digits --data digits --images 4 --timesteps 9 \\
       --backend interpret --out FILE.json
+    python -m benchmarks.equality s-resnet20-digits --data digits --images 1 --timesteps 8 \\
+      --backend emulated --architecture sm_90 --out FILE.json
 
-The reference is the torch backend on the CPU; the kernels run on the GPU, or with `--backend
-interpret` in Triton's interpreter. ARTIFACT is a folder or a name of the zoo, DATA what `zoo eval
+The reference is the torch backend on the CPU; the kernels run on the GPU, with `--backend
+interpret` in Triton's interpreter, or with `--backend emulated` as the PTX that Triton compiles
+them to for an architecture, in the emulator of tests/kernels/emulator. ARTIFACT is a folder or a name of the zoo, DATA what `zoo eval
 --data` takes. Spikes are compared packed, chunk by chunk. On a GPU the logits of a run without an
 observer, which is a CUDA graph, are compared as well. Results go into FILE under a name for each
 run; runs that it has already and that are not made again stay. Exit code 7 when anything differs.
@@ -29,6 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -377,15 +381,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--timesteps", type=numbers, help="one or several with commas")
     parser.add_argument("--chunk", type=int, default=64, help="images that run together")
-    parser.add_argument("--backend", choices=("triton", "interpret"), default="triton")
+    backends = ("triton", "interpret", "emulated")
+    parser.add_argument("--backend", choices=backends, default="triton")
+    parser.add_argument("--architecture", default="sm_90", help="of what is emulated")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     if bool(args.random) == bool(args.artifact) or (args.artifact and not args.data):
         parser.error("give ARTIFACTs with --data, or --random ARCH")
     try:
-        equal = _run(
-            _random_tasks(args) if args.random else _artifact_tasks(args), args.backend, args.out
-        )
+        tasks = _random_tasks(args) if args.random else _artifact_tasks(args)
+        equal = _run(tasks, args.backend, args.out, args.architecture)
     except ZooError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
@@ -397,7 +402,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(7)
 
 
-def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
+def _run(tasks: Iterable[_Task], backend: str, out: Path, architecture: str) -> bool:
     """Carry the tasks out, writing the report after each; return whether every one was equal."""
     if backend == "triton" and not torch.cuda.is_available():
         raise UsageError(
@@ -407,9 +412,13 @@ def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
     equal = True
     for task in tasks:
         device = "cuda" if backend == "triton" else "cpu"
-        reference, kernels = pair(task.network, device, backend)
-        result = compare(reference, kernels, task.chunks, task.timesteps)
+        with _emulation(backend, architecture) as about:
+            chosen: Backend = "triton" if backend == "triton" else "interpret"
+            reference, kernels = pair(task.network, device, chosen)
+            result = compare(reference, kernels, task.chunks, task.timesteps)
         equal &= result.equal
+        if about:
+            task.name += f" {architecture}"
         report["runs"][task.name] = {
             "equal": result.equal,
             "images": result.images,
@@ -421,6 +430,7 @@ def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
             "sha256": result.sha256,
             "seconds": result.seconds,
             **task.about,
+            **about,
             **facts(),
             "command": command("equality"),
             "layers": {
@@ -438,6 +448,21 @@ def _run(tasks: Iterable[_Task], backend: Backend, out: Path) -> bool:
             flush=True,
         )
     return equal
+
+
+@contextmanager
+def _emulation(backend: str, architecture: str) -> Iterator[dict[str, Any]]:
+    """Emulate within the block, if that is the backend; yields what to report of it."""
+    if backend != "emulated":
+        yield {}
+        return
+    from tests.kernels.emulator.launch import Emulator
+
+    emulator = Emulator(architecture)
+    about: dict[str, Any] = {"architecture": architecture, "copies": emulator.copies}
+    with emulator.networks():
+        yield about
+    about.update(emulator.tally)
 
 
 def command(module: str) -> str:

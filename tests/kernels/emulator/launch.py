@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from zoo.kernels.spiking_conv import launch
+from zoo.networks import fused
 
 from .memory import Copies, Segment
 from .program import Program
@@ -79,6 +80,17 @@ class Emulator:
             mock.patch.object(launch, "kernels", kernels),
             mock.patch.object(launch, "architecture", lambda device: self.architecture),
         ):
+            yield self
+
+    @contextmanager
+    def networks(self) -> Iterator[Emulator]:
+        """Emulate networks on the backend `interpret` that run first within the block."""
+        real = fused.FusedLayers
+
+        def layers(*arguments: Any, interpret: bool, **more: Any) -> fused.FusedLayers:
+            return real(*arguments, interpret=False, **more)
+
+        with self.installed(), mock.patch.object(fused, "FusedLayers", layers):
             yield self
 
     def program(self, kernel: str, arguments: dict[str, Any]) -> Program:
