@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from zoo.commands.common import Endpoint, Json, Offline, epilog, terminal
+from zoo.commands.messages import in_option_words
 from zoo.commands.terminal import print_lines, write_json
 from zoo.errors import ZooError
 from zoo.files import cache_folder
@@ -95,7 +96,7 @@ def _hub(endpoint: str | None, offline: bool) -> dict[str, Any]:
             list(hub.api(endpoint).list_models(limit=1))
         found["answers"] = True
     except ZooError as error:
-        found |= {"answers": False, "problem": str(error)}
+        found |= {"answers": False, "problem": in_option_words(str(error), "doctor")}
     return found
 
 
@@ -125,8 +126,6 @@ def doctor_command(
     endpoint: Endpoint = None, offline: Offline = False, json_output: Json = False
 ) -> None:
     """Say what works here: versions, GPU, hub, cache."""
-    from zoo.commands.doctor import examine
-
     found = examine(endpoint=endpoint, offline=offline)
     if json_output:
         write_json(found)

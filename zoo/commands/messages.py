@@ -8,70 +8,49 @@ from __future__ import annotations
 
 import re
 
-# Parameters whose option is their name with dashes.
-_PLAIN = (
-    "ann",
-    "arch",
-    "backend",
-    "batch_size",
-    "device",
-    "endpoint",
-    "epochs",
-    "force",
-    "host",
-    "input_size",
-    "interpolation",
-    "levels",
-    "license",
-    "limit",
-    "mean",
-    "method",
-    "name",
-    "neuron",
-    "numerics",
-    "offline",
-    "plot",
-    "port",
-    "precision",
-    "private",
-    "resize",
-    "resume",
-    "samples",
-    "schedule",
-    "seed",
-    "shortcut",
-    "split",
-    "start",
-    "std",
-    "stride_in",
-    "tag",
-    "timesteps",
-    "url",
-)
-# Parameters that the command line calls otherwise; by command where commands differ.
-_OTHERS: dict[str, str | dict[str, str]] = {
-    "folder": "--out",
-    "images": {
-        "convert": "--calib",
-        "pull": "--calib",
-        "train": "--dataset",
-        "eval": "--data",
-    },
-    "parameters": "--parameter",
-    "peak_rate": "--rate",
-    "state": "--resume",
+# By command, the parameters whose option is their name with dashes.
+_PLAIN = {
+    "convert": (
+        "arch force input_size interpolation license mean method neuron numerics resize samples "
+        "schedule seed shortcut std stride_in timesteps url"
+    ),
+    "doctor": "endpoint offline",
+    "eval": "ann backend batch_size device limit plot resume split timesteps",
+    "list": "endpoint",
+    "mirror": "name",
+    "publish": "endpoint private tag",
+    "pull": "endpoint force offline samples",
+    "search": "endpoint",
+    "serve": "host name port",
+    "site": "force",
+    "train": "batch_size device epochs levels plot precision resume seed shortcut start",
 }
-PARAMETERS = frozenset((*_PLAIN, *_OTHERS))
+# By command, the parameters that the command line calls otherwise: options, and its arguments.
+_OTHERS = {
+    "convert": {"folder": "--out", "images": "--calib", "parameters": "--parameter"},
+    "eval": {"images": "--data", "state": "--resume"},
+    "mirror": {"folder": "DIR"},
+    "publish": {"folder": "DIR"},
+    "pull": {"folder": "--local-dir", "images": "--calib"},
+    "serve": {"folder": "DIR"},
+    "site": {"folder": "--out"},
+    "train": {"arch": "ARCH", "folder": "--out", "images": "--dataset", "peak_rate": "--rate"},
+}
+# A command that takes a MODEL pulls it first and has no options for that: these are zoo pull's.
+_ANYWHERE = {"endpoint": "--endpoint", "force": "--force", "offline": "HF_HUB_OFFLINE=1"}
+OPTIONS: dict[str, dict[str, str]] = {
+    command: {name: "--" + name.replace("_", "-") for name in names.split()}
+    | _OTHERS.get(command, {})
+    for command, names in _PLAIN.items()
+}
+PARAMETERS = frozenset(name for options in OPTIONS.values() for name in options)
 
 _SPAN = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 
 
 def option_of(parameter: str, command: str) -> str | None:
-    """Return the option of a Python parameter for a command such as `eval`; None for none."""
-    if parameter in _PLAIN:
-        return "--" + parameter.replace("_", "-")
-    other = _OTHERS.get(parameter)
-    return other.get(command) if isinstance(other, dict) else other
+    """Return what is typed for a Python parameter in a command such as `eval`; None for nothing."""
+    return OPTIONS.get(command, {}).get(parameter) or _ANYWHERE.get(parameter)
 
 
 def in_option_words(text: str, command: str) -> str:

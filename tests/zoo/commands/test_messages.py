@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,20 +13,37 @@ import typer
 from tests.zoo.commands.conftest import Material, Zoo
 from zoo.cli import app
 from zoo.commands import messages
-from zoo.commands.messages import PARAMETERS, in_option_words, option_of
+from zoo.commands.messages import OPTIONS, PARAMETERS, in_option_words
 from zoo.errors import IntegrityError
 from zoo.evaluation.tally import load_state
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def options() -> dict[str, set[str]]:
-    """Return the options of each command."""
+def typed() -> dict[str, set[str]]:
+    """Return the options of each command, and its arguments by their metavar."""
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     return {
-        name: {option for parameter in command.params for option in parameter.opts}
+        name: {
+            word
+            for parameter in command.params
+            for word in (
+                parameter.opts if parameter.param_type_name == "option" else [parameter.metavar]
+            )
+        }
         for name, command in commands.items()
+        if not command.hidden
     }
+
+
+def joined(node: ast.JoinedStr) -> str:
+    """Return an f-string as one text, its values as their source in braces."""
+    return "".join(
+        str(part.value)
+        if isinstance(part, ast.Constant)
+        else "{" + ast.unparse(part).strip("f'\"{}") + "}"
+        for part in node.values
+    )
 
 
 def library_texts() -> Iterator[tuple[str, str]]:
@@ -42,20 +60,23 @@ def library_texts() -> Iterator[tuple[str, str]]:
             and node.body
             and isinstance(node.body[0], ast.Expr)
         }
+        strings = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+        parts = {id(part) for string in strings for part in string.values}
+        yield from ((f"{where}:{string.lineno}", joined(string)) for string in strings)
         for node in ast.walk(tree):
             text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and id(node) not in docstrings:
+            if isinstance(text, str) and id(node) not in docstrings | parts:
                 yield f"{where}:{node.lineno}", text
 
 
-def test_every_parameter_is_an_option_of_some_command() -> None:
-    there = options()
-    for parameter in PARAMETERS:
-        other = messages._OTHERS.get(parameter)
-        if isinstance(other, dict):
-            assert all(option in there[command] for command, option in other.items())
-        else:
-            assert any(option_of(parameter, command) in there[command] for command in there)
+def test_the_table_is_that_of_the_commands() -> None:
+    there = typed()
+    for command, options in OPTIONS.items():
+        assert set(options.values()) <= there[command], command
+    for command, words in there.items():
+        known = OPTIONS.get(command, {})
+        plain = {name for name in PARAMETERS if "--" + name.replace("_", "-") in words}
+        assert plain <= set(known), command
 
 
 def test_what_messages_name_can_be_typed() -> None:
@@ -80,6 +101,12 @@ def test_what_messages_name_can_be_typed() -> None:
         ("give `images`", "convert", "give --calib"),
         ("give `images`", "verify", "give `images`"),
         ("use `batch_size`, `peak_rate`", "train", "use --batch-size, --rate"),
+        ("does not fit `arch=resnet32`", "train", "does not fit ARCH resnet32"),
+        ("choose another `folder`", "pull", "choose another --local-dir"),
+        ("choose another `folder`", "serve", "choose another DIR"),
+        ("pull it with `force=True`", "eval", "pull it with --force"),
+        ("or use `offline=True`", "show", "or use HF_HUB_OFFLINE=1"),
+        ("`tag={tag}` is no tag", "publish", "--tag {tag} is no tag"),
         ("run `zoo list`, `if` or `x=1`", "eval", "run `zoo list`, `if` or `x=1`"),
     ],
 )
@@ -95,3 +122,9 @@ def test_one_message_in_both_words(zoo: Zoo, made: Material, tmp_path: Path) -> 
     assert "--resume" not in str(caught.value)
     words = ("eval", made.artifact, "--data", made.images, "--timesteps", "1", "--resume", state)
     assert "--resume" in zoo("-q", *words).failed(5)
+
+
+def test_doctor_prints_options(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between the client's attempts
+    problem = json.loads(zoo("doctor", "--json", "--endpoint", "http://127.0.0.1:9").out)["hub"]
+    assert "or use --offline" in problem["problem"]
