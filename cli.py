@@ -64,13 +64,16 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     quiet: Annotated[
-        bool, typer.Option("-q", "--quiet", help="No notes and no progress on stderr.")
+        bool, typer.Option("-q", "--quiet", help="Print no notes and no progress on stderr.")
     ] = False,
     no_color: Annotated[
-        bool, typer.Option("--no-color", help="No colour (as the variable NO_COLOR).")
+        bool, typer.Option("--no-color", help="Print no color (as the variable NO_COLOR).")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Declares what `main` has read already: these may stand anywhere on the command line."""

@@ -85,7 +85,8 @@ def cache_rm(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="org/name for all of it, or org/name@revision; a recipe's name for what it made.",
+            help="Models to remove: org/name for all its revisions, org/name@revision for one, or a "
+            "recipe's name.",
         ),
     ],
     json_output: Json = False,

@@ -1,4 +1,4 @@
-"""`zoo card`."""
+"""`zoo card`: render a model's card."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ app = typer.Typer()
 def card_command(
     model: Model,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it there.  [default: stdout]")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write the card to.  [default: stdout]"),
     ] = None,
     check: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Exit 7 if this file is not the card.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to compare with the card; exit 7 if it differs."),
     ] = None,
     json_output: Json = False,
 ) -> None:
     """Render a model's card from its eval.json.
 
-    Exits 7 when something is missing that a card must say.
+    Exits 7 if something is missing that a card must say.
     """
     arguments.check_writable("--output", output)
     from zoo.render import card as cards

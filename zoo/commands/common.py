@@ -37,18 +37,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 Endpoint = Annotated[
-    str | None, typer.Option(metavar="URL", help="Another hub than HF_ENDPOINT; it gets no token.")
+    str | None,
+    typer.Option(metavar="URL", help="Hub to use instead of HF_ENDPOINT; no token is sent to it."),
 ]
 
 
-Offline = Annotated[bool, typer.Option("--offline", help="Ask no hub (as HF_HUB_OFFLINE=1).")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Use the cache only, ask no hub (as HF_HUB_OFFLINE=1).")
+]
 
 
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A name of `zoo list`, an artifact folder, or org/name[@revision] of a hub.",
+        help="Name of `zoo list`, artifact folder, or org/name[@revision] of a hub.",
         autocompletion=names,
     ),
 ]

@@ -1,4 +1,4 @@
-"""`zoo convert` and `zoo train`: networks out of images."""
+"""`zoo convert`: a trained ResNet becomes a spiking one."""
 
 from __future__ import annotations
 
@@ -41,87 +41,110 @@ def convert_command(
             "torchvision:NAME.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")],
     calib: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Training images to calibrate on; data-free needs none."),
+        typer.Option(metavar="PATH", help="Training images to calibrate on; data-free takes none."),
     ] = None,
     arch: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of a file: resnet20, resnet18 and so on.  [default: what SRC says]",
+            help="Architecture such as resnet20; required for a plain file.  [default: SRC's]",
         ),
     ] = None,
     method: Annotated[
         Literal["calibrated", "hu2018", "data-free"],
         typer.Option(
-            help="How it is converted; data-free: on images made from its BatchNorm statistics."
+            help="Method of the conversion; data-free makes images from BatchNorm statistics."
         ),
     ] = "calibrated",
     neuron: Annotated[
         Literal["if", "signed", "multi-level"],
         typer.Option(
-            help="signed may take spikes back; multi-level has graded spikes of 4 bits, for T = 1 to 8."
+            help="Neuron model; signed may take spikes back, multi-level has graded spikes of 4 bits, "
+            "for T = 1 to 8."
         ),
     ] = "if",
     schedule: Annotated[
         Literal["causal", "layerwise"],
-        typer.Option(help="layerwise: a layer starts when the one before is done."),
+        typer.Option(
+            help="Order of computation; with layerwise a layer starts when the one before is done."
+        ),
     ] = "causal",
-    timesteps: Annotated[str, typer.Option(metavar="T", help="The number it is meant for.")] = "32",
+    timesteps: Annotated[
+        str, typer.Option(metavar="T", help="Timesteps to optimize the conversion for.")
+    ] = "32",
     numerics: Annotated[
-        Literal["int8", "float32"], typer.Option(help="What it computes in.")
+        Literal["int8", "float32"], typer.Option(help="Number format of weights and potentials.")
     ] = "int8",
     samples: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Calibration images to draw.  [default: the method's own]"
+            metavar="N",
+            min=1,
+            help="Number of calibration images to draw.  [default: the method's own]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="What draws them.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Random seed for drawing images.")
+    ] = 0,
     shortcut: Annotated[
         Literal["A", "B"] | None,
-        typer.Option(help="Of the CIFAR form.  [default: what the file has]"),
+        typer.Option(help="Shortcut type of a CIFAR ResNet.  [default: the file's]"),
     ] = None,
     stride_in: Annotated[
         Literal["3x3", "1x1"],
-        typer.Option(help="Where a bottleneck has its stride; 1x1 in the first ResNets (v1)."),
+        typer.Option(
+            help="Convolution of a bottleneck that has its stride; 1x1 in the first ResNets (v1)."
+        ),
     ] = "3x3",
     mean: Annotated[
         str | None,
         typer.Option(
-            metavar="R,G,B", help="Of its training, pixels 0 to 1. [default: SRC's, or ImageNet's]"
+            metavar="R,G,B",
+            help="Mean that training subtracted, pixels 0 to 1.  [default: SRC's, or ImageNet's]",
         ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(metavar="R,G,B", help="Likewise.  [default: SRC's, or ImageNet's]")
+        str | None,
+        typer.Option(
+            metavar="R,G,B",
+            help="Standard deviation that training divided by.  [default: SRC's, or ImageNet's]",
+        ),
     ] = None,
     input_size: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, max=4096, help="Side of the input.  [default: SRC's; 32 or 224]"
+            metavar="N",
+            min=1,
+            max=4096,
+            help="Side of the input in pixels.  [default: SRC's; 32 or 224]",
         ),
     ] = None,
     resize: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, max=8192, help="Shorter side, before the input is cut out."
+            metavar="N",
+            min=1,
+            max=8192,
+            help="Shorter side to resize images to before the input is cut out.  [default: SRC's]",
         ),
     ] = None,
     interpolation: Annotated[
         Literal["bilinear", "bicubic"] | None,
-        typer.Option(help="Of that.  [default: SRC's, or bilinear]"),
+        typer.Option(help="Interpolation of --resize.  [default: SRC's, or bilinear]"),
     ] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="A parameter of the method; repeatable."),
+        typer.Option(metavar="NAME=VALUE", help="Parameter of the method; repeatable."),
     ] = None,
     license: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="The ANN's, for the record.")
+        str | None, typer.Option(metavar="TEXT", help="License of the ANN, for the record.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Where the ANN came from, for the record.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Address that the ANN came from, for the record."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the artifact at --out.")] = False,
     json_output: Json = False,
@@ -153,7 +176,7 @@ def convert_command(
             source, arch, shortcut=shortcut, stride_in=stride_in, progress=progress
         )
     if license is None and checkpoint.origin.license is not None:
-        terminal.note(f"{checkpoint.name}: licence {checkpoint.origin.license}")
+        terminal.note(f"{checkpoint.name}: license {checkpoint.origin.license}")
     images = None if calib is None else open_images(calib, "train")
     if images is not None:
         terminal.note(f"calibrating on {calib}: {images.description}")

@@ -125,7 +125,7 @@ def _cache() -> dict[str, Any]:
 def doctor_command(
     endpoint: Endpoint = None, offline: Offline = False, json_output: Json = False
 ) -> None:
-    """Say what works here: versions, GPU, hub, cache."""
+    """Report what works here: versions, GPU, hub, cache."""
     found = examine(endpoint=endpoint, offline=offline)
     if json_output:
         write_json(found)

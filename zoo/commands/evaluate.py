@@ -1,4 +1,4 @@
-"""`zoo eval` and `zoo verify`: what an artifact does, and whether it is whole."""
+"""`zoo eval`: measure a model."""
 
 from __future__ import annotations
 
@@ -32,57 +32,76 @@ app = typer.Typer()
 def evaluate_command(
     model: Model,
     timesteps: Annotated[
-        str, typer.Option(metavar="T,T,...", help="Where to measure.")
+        str, typer.Option(metavar="T,T,...", help="Numbers of timesteps to measure at.")
     ] = "1,2,4,8,16,32",
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH", help="Labelled images.  [default: the model's own, if at hand]"
+            metavar="PATH",
+            help="Labelled images to measure on.  [default: the model's own, if at hand]",
         ),
     ] = None,
-    split: Annotated[Literal["test", "train"], typer.Option(help="Which part of them.")] = "test",
+    split: Annotated[Literal["test", "train"], typer.Option(help="Part of the data set.")] = "test",
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Only so many, drawn with seed 0.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Number of images to measure on, drawn with seed 0.  [default: all]",
+        ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 100,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images in each batch.")
+    ] = 100,
     ann: Annotated[
         str | None,
         typer.Option(
-            metavar="SRC", help="The ANN it was made from.  [default: where convert read it]"
+            metavar="SRC",
+            help="ANN that the model was converted from.  [default: where convert read it]",
         ),
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to run on.")
+    ] = "auto",
     backend: Annotated[
         Literal["auto", "triton", "torch", "interpret"],
         typer.Option(
-            help="What runs it; the spikes are the same. interpret: the kernels without a GPU, slowly."
+            help="Implementation to run, all with the same spikes; interpret runs the kernels "
+            "without a GPU, slowly."
         ),
     ] = "auto",
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw accuracy over timesteps.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Plot of accuracy over timesteps to write."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE.json", help="Write everything measured.")
+        Path | None, typer.Option(metavar="FILE.json", help="File to write all measurements to.")
     ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Keep what is measured there; if it exists, go on from it."
+            metavar="FILE",
+            help="State file: measurements are kept in it, and continued from it if it exists.",
         ),
     ] = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option(metavar="PERCENT", min=0, max=100, help="Exit 7 below it, at the largest T."),
+        typer.Option(
+            metavar="PERCENT",
+            min=0,
+            max=100,
+            help="Exit 7 if the accuracy at the largest T is lower.",
+        ),
     ] = None,
     layers: Annotated[
-        bool, typer.Option("--layers/--no-layers", help="Show each layer's firing rate.")
+        bool, typer.Option("--layers/--no-layers", help="Show the firing rate of each layer.")
     ] = True,
     json_output: Json = False,
 ) -> None:
     """Measure accuracy over timesteps.
 
-    Beside it the ANN's accuracy, firing rates, synaptic operations, modelled energy, speed and memory.
-    Under torchrun the images are shared out over its processes; the figures are the same.
+    Also measures the ANN's accuracy, firing rates, synaptic operations, modelled energy, speed and
+    memory. Under torchrun its processes share the images; the figures are the same.
     """
     steps = arguments.timesteps(timesteps)
     arguments.check_writable("--plot", plot, suffix=".png")

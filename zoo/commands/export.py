@@ -1,4 +1,4 @@
-"""`zoo export`."""
+"""`zoo export`: write a model for other frameworks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def export_command(
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; it ends in .nir.")],
     format: Annotated[
         Literal["nir"],
-        typer.Option(help="NIR, the neuromorphic intermediate representation (HDF5)."),
+        typer.Option(
+            help="File format; nir is the neuromorphic intermediate representation (HDF5)."
+        ),
     ] = "nir",
 ) -> None:
     """Write a model in a form that other frameworks read.
 
-    For int8 networks of the CIFAR form with `if` neurons, causal. What the form cannot say is in the file's metadata: the reset
-    subtracts the threshold, and biases that differ by timestep come from extra input channels.
+    Takes causal int8 networks of the CIFAR form with `if` neurons. The file's metadata says what
+    the format cannot: the reset subtracts the threshold, and biases that differ by timestep come
+    from extra input channels.
     """
     arguments.check_writable("--out", out, suffix=f".{format}")
     from zoo.exchange import nir as exchange

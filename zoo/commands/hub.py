@@ -1,4 +1,4 @@
-"""`zoo pull`, `zoo publish`, `zoo search`, `zoo cache` and `zoo doctor`: models on a hub and in the cache."""
+"""`zoo pull`, `zoo publish` and `zoo search`: models on a hub."""
 
 from __future__ import annotations
 
@@ -30,31 +30,35 @@ def pull_command(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A name of `zoo list`, or org/name[@revision].",
+            help="Name of `zoo list`, or org/name[@revision] of a hub.",
             autocompletion=names,
         ),
     ],
     local_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Copy it to this folder too.")
+        Path | None, typer.Option(metavar="DIR", help="Folder to copy the model to as well.")
     ] = None,
     calib: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Of a recipe: training images to calibrate on.  [default: data-free]",
+            help="Training images to calibrate a recipe on.  [default: data-free]",
         ),
     ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Of a recipe: how many images.  [default: the recipe's]"
+            metavar="N",
+            min=1,
+            help="Number of images to calibrate a recipe on.  [default: the recipe's]",
         ),
     ] = None,
     endpoint: Endpoint = None,
     offline: Offline = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Fetch or make again; replace the artifact at --local-dir."),
+        typer.Option(
+            "--force", help="Fetch or convert again, and replace the artifact at --local-dir."
+        ),
     ] = False,
     json_output: Json = False,
 ) -> None:
@@ -119,22 +123,26 @@ def pull_command(
 )
 def publish_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An artifact folder with its eval.json.")
+        Path, typer.Argument(metavar="DIR", help="Artifact folder with its eval.json.")
     ],
     repo: Annotated[
         str,
-        typer.Argument(metavar="ORG/NAME", help="Where it goes; it is created if it is not there."),
+        typer.Argument(
+            metavar="ORG/NAME", help="Repository on the hub; it is created if it does not exist."
+        ),
     ],
     private: Annotated[
-        bool, typer.Option("--private", help="Nobody else sees it, if it is created now.")
+        bool, typer.Option("--private", help="Make the repository private if it is created now.")
     ] = False,
     tag: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name the commit, such as v1.")
+        str | None, typer.Option(metavar="NAME", help="Tag for the commit, such as v1.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, send nothing.")
+        bool, typer.Option("--dry-run", help="Check everything and send nothing.")
     ] = False,
-    message: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the commit.")] = None,
+    message: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Message of the commit.")
+    ] = None,
     endpoint: Endpoint = None,
     json_output: Json = False,
 ) -> None:
@@ -194,9 +202,10 @@ def _files(files: dict[str, tuple[int, str]]) -> dict[str, Any]:
 
 @app.command("search", epilog=epilog("zoo search resnet20", "zoo search cifar --author me --json"))
 def search_command(
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the name holds.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="Text that the name contains.")],
     author: Annotated[
-        str | None, typer.Option(metavar="ORG", help="Of this user or organisation alone.")
+        str | None,
+        typer.Option(metavar="ORG", help="User or organization that the models belong to."),
     ] = None,
     endpoint: Endpoint = None,
     json_output: Json = False,

@@ -1,4 +1,4 @@
-"""`zoo list`, `zoo show`, `zoo card` and `zoo site`: what there is."""
+"""`zoo list` and `zoo show`: the models that are here."""
 
 from __future__ import annotations
 
@@ -35,16 +35,22 @@ app = typer.Typer()
 
 @app.command("list", epilog=epilog("zoo list", "zoo list --json", "zoo list --remote --author me"))
 def list_command(
-    remote: Annotated[bool, typer.Option("--remote", help="Those on the hub instead.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="List the models on the hub instead.")
+    ] = False,
     author: Annotated[
-        str | None, typer.Option(metavar="ORG", help="With --remote: of this user or organisation.")
+        str | None,
+        typer.Option(
+            metavar="ORG", help="User or organization that the models belong to, with --remote."
+        ),
     ] = None,
     endpoint: Endpoint = None,
     json_output: Json = False,
 ) -> None:
     """List the models that are here (also: zoo ls).
 
-    Those that ship with the zoo, those in the cache, and the recipes, which zoo pull follows. A model of a hub: zoo search.
+    Lists those that ship with the zoo, those in the cache, and the recipes, which zoo pull follows.
+    To find a model on a hub use zoo search.
     """
     if remote:
         list_remote(None, author, endpoint, json_output)
@@ -101,13 +107,13 @@ def list_command(
 def show_command(
     model: Model,
     config: Annotated[
-        bool, typer.Option("--config", help="Print its config.json as it is.")
+        bool, typer.Option("--config", help="Print the model's config.json as it is.")
     ] = False,
     json_output: Json = False,
 ) -> None:
     """Show the facts of one model (also: zoo info).
 
-    What it is, what it was made from, and how well it does.
+    Prints what it is, what it was made from, and how well it does.
     """
     from zoo.commands import report
     from zoo.models import registry

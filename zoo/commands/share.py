@@ -1,4 +1,4 @@
-"""`zoo mirror`, `zoo serve` and `zoo export`: artifacts for machines that reach no hub, and for other frameworks."""
+"""`zoo mirror` and `zoo serve`: artifacts for machines that reach no hub."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ app = typer.Typer()
 )
 def mirror_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder to fill; it is made if it does not exist.")
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Folder to copy to; it is created if it does not exist."
+        ),
     ],
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL", help="Names, folders or `org/name` of a hub.  [default: what ships]"
+            metavar="MODEL",
+            help="Models to copy: names, folders or `org/name` of a hub.  [default: all that ship]",
         ),
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", metavar="ORG", help="Org of those that have none.  [default: spiking-zoo]"
+            "--name",
+            metavar="ORG",
+            help="Org for the models that have none.  [default: spiking-zoo]",
         ),
     ] = None,
     json_output: Json = False,
@@ -76,18 +82,19 @@ def mirror_command(
 def serve_command(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", help="Folder of artifacts as DIR/ORG/NAME (zoo mirror)."),
+        typer.Argument(metavar="DIR", help="Folder with artifacts as DIR/ORG/NAME (zoo mirror)."),
     ],
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 is every one.")
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 stands for all.")
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="0: any free one.")
+        int,
+        typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     ] = 8765,
     name: Annotated[
         str | None,
         typer.Option(
-            "--name", metavar="ORG", help="DIR holds artifacts directly: serve them as ORG/NAME."
+            "--name", metavar="ORG", help="Org to serve as, where DIR holds the artifacts directly."
         ),
     ] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`zoo site`."""
+"""`zoo site`: write a gallery of static pages."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ app = typer.Typer()
     ),
 )
 def site_command(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the gallery to.")],
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL...]", help="Names of `zoo list`, or artifact folders.  [default: all]"
+            metavar="[MODEL...]",
+            help="Models to show: names of `zoo list`, or artifact folders.  [default: all]",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the gallery at --out.")] = False,
@@ -32,7 +33,8 @@ def site_command(
 ) -> None:
     """Write a gallery of the models as static pages.
 
-    A table, charts and a page for each model, from its eval.json. The pages ask nothing of any network: open OUT/index.html.
+    Writes a table, charts and a page for each model, from its eval.json. The pages load nothing
+    from any network: open OUT/index.html.
     """
     from zoo.render import site as gallery
 

@@ -28,49 +28,66 @@ app = typer.Typer()
 )
 def train_command(
     arch: Annotated[
-        str, typer.Argument(metavar="ARCH", help="resnet20, resnet32, resnet18 and so on.")
+        str,
+        typer.Argument(metavar="ARCH", help="Architecture such as resnet20, resnet32 or resnet18."),
     ],
     dataset: Annotated[
         str,
-        typer.Option(metavar="NAME|PATH", help="cifar10, cifar100, digits, or labelled images."),
+        typer.Option(
+            metavar="NAME|PATH",
+            help="Data set: cifar10, cifar100, digits, or a path to labelled images.",
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder to write the checkpoint, the log and the state to."
+        ),
+    ],
     epochs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Times through the training images.")
+        int, typer.Option(metavar="N", min=1, help="Passes over the training images.")
     ] = 60,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images a step.")] = 128,
-    rate: Annotated[
-        float, typer.Option(metavar="X", min=1e-9, help="Highest learning rate.")
-    ] = 0.2,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images in each optimizer step.")
+    ] = 128,
+    rate: Annotated[float, typer.Option(metavar="X", min=1e-9, help="Peak learning rate.")] = 0.2,
     levels: Annotated[
         int,
         typer.Option(
-            metavar="L", min=0, max=255, help="Train with L-level activations; 0: plain ReLU."
+            metavar="L",
+            min=0,
+            max=255,
+            help="Levels of the activations to train with; 0 is plain ReLU.",
         ),
     ] = 0,
     start: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|MODEL",
-            help="Begin from what zoo train wrote, or a converted model, also a shallower one.",
+            help="Checkpoint of zoo train or converted model to begin from; it may be shallower.",
         ),
     ] = None,
     shortcut: Annotated[
-        Literal["A", "B"] | None, typer.Option(help="Of the CIFAR form.  [default: A]")
+        Literal["A", "B"] | None,
+        typer.Option(help="Shortcut type of a CIFAR ResNet.  [default: A]"),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Of weights, order and augmentation.")
+        int,
+        typer.Option(metavar="N", min=0, help="Random seed for weights, order and augmentation."),
     ] = 0,
     precision: Annotated[
         Literal["auto", "bf16", "float32"],
-        typer.Option(help="auto: bf16 where the processor has it."),
+        typer.Option(help="Precision of training; auto is bf16 where the processor has it."),
     ] = "auto",
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where it runs.")] = "auto",
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.")
+    ] = "auto",
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw loss and accuracy by epoch.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Plot of loss and accuracy by epoch to write."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training in --out.")
+        bool, typer.Option("--resume", help="Continue the training in --out.")
     ] = False,
     json_output: Json = False,
 ) -> None:

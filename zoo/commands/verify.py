@@ -1,4 +1,4 @@
-"""`zoo verify`."""
+"""`zoo verify`: check an artifact's files and spikes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ app = typer.Typer()
 def verify_command(
     model: Model,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Run it too, and compare every spike's checksum.")
+        bool,
+        typer.Option("--deep", help="Run the model too, and compare the checksum of its spikes."),
     ] = False,
     json_output: Json = False,
 ) -> None:

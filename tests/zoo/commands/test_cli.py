@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from zoo.cli import app
@@ -43,6 +44,18 @@ def test_every_help_has_an_example(name: str) -> None:
     assert result.exit_code == 0
     if name in COMMANDS:
         assert f"Example:\n\n    zoo {name}" in result.stdout
+
+
+def test_every_option_is_explained_by_a_whole_phrase() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands |= {f"cache {name}": one for name, one in commands["cache"].commands.items()}
+    for name, command in commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            text = (parameter.help or "").partition("  [default")[0]
+            named = f"{name}: {parameter.name}: {text!r}"
+            assert re.fullmatch(r"([A-Z]|org/)[^\n]{10,}\.", text), named
+            assert text.split()[0] not in ("Of", "What", "Where", "Which", "Likewise."), named
 
 
 def test_without_a_command_the_help_goes_to_stderr(zoo: Zoo) -> None:
