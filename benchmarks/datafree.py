@@ -1,14 +1,17 @@
 """What conversion without any image costs: data-free against calibrated, on the four public CIFAR-10 ResNets.
 
-    python -m benchmarks.datafree CHECKPOINTS DATA WORK            # measures what is missing; resumes
-    python -m benchmarks.datafree CHECKPOINTS DATA WORK --only resnet20-data-free-if --images 10000
-    python -m benchmarks.datafree --render                         # the table, from the result file alone
+    python -m benchmarks.datafree CHECKPOINTS DATA WORK            # measures what is missing;
+    resumes python -m benchmarks.datafree CHECKPOINTS DATA WORK --only resnet20-data-free-if
+    --images 10000 python -m benchmarks.datafree --render                         # the table, from
+    the result file alone
 
-Arguments as in benchmarks.cifar10, whose measurements of `calibrated` (256 training images) are used as they are. The images of a
-network are made once, as data-free conversion makes them, and kept in WORK: calibrating on them gives the same network. Methods:
-data-free; moments, its baseline: thresholds from BatchNorm's moments by a closed form, the ANN's own biases, a plain read-out, so
-that images decide nothing but how its weights are rounded. Test images: the first `--images` of them, by default as many as the
-calibrated network was measured on; a row says how many. Writes benchmarks/results/datafree.json.
+Arguments as in benchmarks.cifar10, whose measurements of `calibrated` (256 training images) are
+used as they are. The images of a network are made once, as data-free conversion makes them, and
+kept in WORK: calibrating on them gives the same network. Methods: data-free; moments, its baseline:
+thresholds from BatchNorm's moments by a closed form, the ANN's own biases, a plain read-out, so
+that images decide nothing but how its weights are rounded. Test images: the first `--images` of
+them, by default as many as the calibrated network was measured on; a row says how many. Writes
+benchmarks/results/datafree.json.
 """
 
 from __future__ import annotations
@@ -87,13 +90,14 @@ def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]
     """The images that data-free conversion makes, from `folder` where they are there, and what there is to say of them."""
     import numpy as np
 
-    from zoo.conversion.settings import DEFAULTS
+    from zoo.conversion.registry import default_parameters
     from zoo.conversion.synthetic import make_images
     from zoo.data.images import unlabelled
     from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
     from zoo.networks.preprocess import Preprocess
 
-    settings = {name: DEFAULTS["data-free"][name] for name in ("images", "steps", "rate")}
+    defaults = default_parameters("data-free")
+    settings = {name: defaults[name] for name in ("images", "steps", "rate")}
     if not (folder / "facts.json").exists():
         begun = time.process_time()
         images = make_images(

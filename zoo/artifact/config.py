@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -98,7 +98,7 @@ class CalibrationConfig(_Strict):
 class MethodConfig(_Strict):
     """A conversion method and every parameter it ran with."""
 
-    name: Literal["hu2018", "calibrated", "data-free"]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,49}$")]
     parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
 
 
@@ -164,6 +164,17 @@ class Config(_Strict):
         return self
 
 
+def unsealed(**fields: Any) -> Config:
+    """Return a config without its checksums, which `zoo.artifact.folder.write_artifact` adds.
+
+    Raises:
+        pydantic.ValidationError: a value that a config cannot hold.
+    """
+    none = "0" * 64
+    checksum = ChecksumConfig(input="shake256-noise", images=1, timesteps=1, sha256=none)
+    return Config(**fields, weights_sha256=none, checksum=checksum)
+
+
 def parse_config(data: bytes, where: str) -> Config:
     """Reads a config strictly. Raises IntegrityError naming the first field that is wrong, or a newer format version."""
     import json
@@ -197,13 +208,13 @@ def parse_config(data: bytes, where: str) -> Config:
     return config
 
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, EVALUATION, WEIGHTS = "config.json", "eval.json", "model.safetensors"
 
 
 FILES = (
     CONFIG,
     "README.md",
-    "eval.json",
+    EVALUATION,
     WEIGHTS,
 )  # of an artifact, in the order they are fetched; nothing else ever is
 
@@ -211,6 +222,6 @@ FILES = (
 MAX_BYTES = {
     CONFIG: 4_000_000,
     "README.md": 4_000_000,
-    "eval.json": 8_000_000,
+    EVALUATION: 8_000_000,
     WEIGHTS: 4_000_000_000,
 }

@@ -14,7 +14,7 @@ and `fc.weight` int8 [classes, C], `fc.scale`, `fc.bias` float32 [classes], `ima
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from zoo.artifact.config import (
     CONFIG,
     MAX_CHECKSUM_PIXELS,
     WEIGHTS,
-    ChecksumConfig,
     Config,
     parse_config,
 )
@@ -70,14 +69,14 @@ def spike_checksum(network: SpikingResNet, images: Tensor, timesteps: int) -> st
 def write_artifact(
     folder: str | Path,
     tensors: Mapping[str, Tensor],
-    describe: Callable[[str, ChecksumConfig], Config],
+    config: Config,
     *,
     force: bool = False,
 ) -> Config:
     """Writes an artifact atomically: the folder appears complete or not at all.
 
     Args:
-        describe: makes the config from the sha256 of the weights and the spike checksum.
+        config: without its checksums (`zoo.artifact.config.unsealed`).
         force: replace what is at `folder`.
 
     Raises:
@@ -94,16 +93,16 @@ def write_artifact(
     payload = save(
         {name: _narrow(name, tensor) for name, tensor in tensors.items()}, metadata={"format": "pt"}
     )
-    pending = ChecksumConfig(input="shake256-noise", images=1, timesteps=1, sha256="0" * 64)
-    sha256 = hashlib.sha256(payload).hexdigest()
-    _, height, width = describe(sha256, pending).preprocess.input_size
+    _, height, width = config.preprocess.input_size
     images, timesteps = next(
         pair for pair in _CHECKSUMS if pair[0] * pair[1] * height * width <= MAX_CHECKSUM_PIXELS
     )
-    pending = pending.model_copy(update={"images": images, "timesteps": timesteps})
-    draft = describe(sha256, pending)
-    checksum = spike_checksum(network_of(draft, tensors), checksum_images(draft), timesteps)
-    config = describe(sha256, pending.model_copy(update={"sha256": checksum}))
+    checksum = config.checksum.model_copy(update={"images": images, "timesteps": timesteps})
+    sha256 = hashlib.sha256(payload).hexdigest()
+    config = config.model_copy(update={"weights_sha256": sha256, "checksum": checksum})
+    spikes = spike_checksum(network_of(config, tensors), checksum_images(config), timesteps)
+    checksum = checksum.model_copy(update={"sha256": spikes})
+    config = config.model_copy(update={"checksum": checksum})
     files = {WEIGHTS: payload, CONFIG: (config.model_dump_json(indent=2) + "\n").encode()}
     with replaced_folder(folder) as temporary:
         for name, data in files.items():

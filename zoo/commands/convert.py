@@ -11,7 +11,6 @@ import typer
 from zoo.commands import arguments
 from zoo.commands.common import Json, epilog, terminal
 from zoo.commands.terminal import print_lines, write_json
-from zoo.conversion.settings import check_calibration
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ def convert_command(
         str,
         typer.Argument(
             metavar="SRC",
-            help="The trained ANN: a .pth, .pt, .th or .safetensors file, timm/NAME of a hub (or such a folder), "
+            help="The trained ANN: a .pth, .pt, .th or .safetensors file, timm/NAME of a hub (or "
+            "such a folder), "
             "torchvision:NAME.",
         ),
     ],
@@ -54,15 +54,18 @@ def convert_command(
         ),
     ] = None,
     method: Annotated[
-        Literal["calibrated", "hu2018", "data-free"],
+        str,
         typer.Option(
-            help="Method of the conversion; data-free makes images from BatchNorm statistics."
+            metavar="METHOD",
+            help="Method of the conversion: calibrated, hu2018 (the paper's), or data-free, which "
+            "makes images from BatchNorm statistics.",
         ),
     ] = "calibrated",
     neuron: Annotated[
         Literal["if", "signed", "multi-level"],
         typer.Option(
-            help="Neuron model; signed may take spikes back, multi-level has graded spikes of 4 bits, "
+            help="Neuron model; signed may take spikes back, multi-level has graded spikes of 4 "
+            "bits, "
             "for T = 1 to 8."
         ),
     ] = "if",
@@ -158,11 +161,13 @@ def convert_command(
         raise UsageError(
             f"--timesteps {timesteps!r}: a conversion is for one number; zoo eval measures several"
         )
+    from zoo.conversion.registry import method_named
+
     means, stds = arguments.per_channel("--mean", mean), arguments.per_channel("--std", std)
     settings = arguments.parameters(parameter or [])
     arguments.check_text("--license", license)
     arguments.check_text("--url", url)
-    check_calibration(method, calib is not None)
+    method_named(method).check_images(calib is not None)
     arguments.check_replaceable(out, force)
 
     from zoo.commands import report
@@ -217,12 +222,14 @@ def convert_command(
 def _warn_of_bad(result: Conversion) -> None:
     if not result.agreement >= 0.5:
         terminal.warn(
-            f"it predicts what the ANN predicts on only {result.agreement:.1%} of the calibration images: check "
+            f"it predicts what the ANN predicts on only {result.agreement:.1%} of the calibration "
+            "images: check "
             "--mean, --std, --input-size and --calib, or raise --timesteps"
         )
     bad = [layer.name for layer in result.layers if not layer.error < _SILENT]
     if bad:
         named = ", ".join(bad[:4]) + (", ..." if len(bad) > 4 else "")
         terminal.warn(
-            f"{len(bad)} of {len(result.layers)} layers do no better than silence, an error near 1: {named}"
+            f"{len(bad)} of {len(result.layers)} layers do no better than silence, an error near "
+            f"1: {named}"
         )

@@ -1,6 +1,6 @@
 """From an ANN to a spiking network: thresholds, int8 rounding, calibration.
 
-`convert.convert`, `settings.DEFAULTS`.
+`convert.convert`; a method is a file of `methods/`, listed in `registry.METHODS`.
 
 Imports: data, pretrained, artifact, networks.
 """

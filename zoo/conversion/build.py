@@ -1,7 +1,8 @@
 """The spiking network of an ANN, built layer by layer: amplitudes folded in, weights rounded, then calibrated on real spikes.
 
-A layer's neurons count in units of scale[c]: weight[c] * amplitude_in / scale[c] becomes int8, everything else int32. Its
-spikes carry the amplitude threshold * scale after rounding, so rounding never parts a threshold from its amplitude.
+A layer's neurons count in units of scale[c]: weight[c] * amplitude_in / scale[c] becomes int8,
+everything else int32. Its spikes carry the amplitude threshold * scale after rounding, so rounding
+never parts a threshold from its amplitude.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ class BuildSpec:
     """Everything about a conversion but the images.
 
     Attributes:
-        theta: what a neuron that spikes its most at every timestep stands for, [C] of each layer, in ANN units: its threshold, or
-            the sum of its 2**bits - 1 levels.
+        theta: what a neuron that spikes its most at every timestep stands for, [C] of each layer,
+            in ANN units: its threshold, or the sum of its 2**bits - 1 levels.
         compensation: hu2018's factor on all weights.
         mean, std: per colour channel, for pixels in 0 to 1.
         calibration: None leaves the biases as they are.
         bits: of a spike.
-        tuned: parameters to build from instead of the ANN's own (`zoo.conversion.distil`); the ANN stays what layers are compared with.
+        tuned: parameters to build from instead of the ANN's own (`zoo.conversion.distil`); the ANN
+            stays what layers are compared with.
     """
 
     checkpoint: Checkpoint
@@ -60,8 +62,8 @@ class BuildSpec:
 class LayerReport:
     """How well one layer came through; a graded spike counts as as many as it has bits set.
 
-    error: |decoded output - ANN activation|^2 / |ANN activation|^2 on the calibration images; 0 is perfect, 1 as bad as silence.
-    firing_rate: spikes per neuron and timestep.
+    error: |decoded output - ANN activation|^2 / |ANN activation|^2 on the calibration images; 0 is
+    perfect, 1 as bad as silence. firing_rate: spikes per neuron and timestep.
     """
 
     name: str
@@ -73,9 +75,9 @@ class LayerReport:
 class Built:
     """A network, the scale [C] of each layer in ANN units, and what building it showed.
 
-    ann_logits, counts: the ANN's logits [B, classes], and the last layer's spikes summed over its area and all timesteps so
-    far, int64 [T, B, C] (layerwise: one row), on the calibration images. peak_rate: the highest firing rate of any neuron of
-    that layer on any image.
+    ann_logits, counts: the ANN's logits [B, classes], and the last layer's spikes summed over its
+    area and all timesteps so far, int64 [T, B, C] (layerwise: one row), on the calibration images.
+    peak_rate: the highest firing rate of any neuron of that layer on any image.
     """
 
     network: SpikingResNet
@@ -194,9 +196,10 @@ def _layer(
         scale = weight.abs().amax((1, 2, 3))
         if projection is not None:
             scale = torch.maximum(scale, projection.abs().amax((1, 2, 3)))
-        # A nearly dead channel would count in units so fine that potentials leave float32 (ResNet-20, hu2018: 7 times slower);
-        # no weight on spikes matters that is under 1/16384 of the threshold. The stem's are on pixels of up to 680: at 1/16384
-        # they would have few of the 127 levels.
+        # A nearly dead channel would count in units so fine that potentials leave float32
+        # (ResNet-20, hu2018: 7 times slower); no weight on spikes matters that is under 1/16384 of
+        # the threshold. The stem's are on pixels of up to 680: at 1/16384 they would have few of
+        # the 127 levels.
         finest = 2**18 if spec.source == IMAGE else 2**14
         scale = torch.maximum(scale / 127, theta / finest).clamp_min(1e-12)
 
@@ -241,7 +244,8 @@ def _rounded(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Weights and projection as int8, and what rounding wants added to the bias, in units of `scale`.
 
-    The inputs they are rounded on are the spikes a timestep that the ANN's activations ask for (the stem's: the image).
+    The inputs they are rounded on are the spikes a timestep that the ANN's activations ask for (the
+    stem's: the image).
     """
     generator = torch.Generator().manual_seed(0)
 

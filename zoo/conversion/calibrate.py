@@ -1,19 +1,22 @@
 """Calibrating a layer's bias on the spikes that really reach it, so that each channel fires as often as the ANN asks.
 
-Causal: a bias for each of the first `rows` timesteps. At timestep t, before the neurons of a channel fire, their potentials are
-shifted together by the smallest d for which the mean of the spikes so far is right,
+Causal: a bias for each of the first `rows` timesteps. At timestep t, before the neurons of a
+channel fire, their potentials are shifted together by the smallest d for which the mean of the
+spikes so far is right,
 
-    mean over images and positions of s[t]  =  (t + 1) E[min(a, theta)] / theta  -  spikes per neuron before t,
+    mean over images and positions of s[t]  =  (t + 1) E[min(a, theta)] / theta  -  spikes per
+    neuron before t,
 
-with a the ANN's activation. The shift is the bias of that timestep. Forward temporal bias correction (FTBC, 2024) moves the same
-biases by gradient steps; a quantile of the potentials gives them at once. It takes no labels and no gradient.
+with a the ANN's activation. The shift is the bias of that timestep. Forward temporal bias
+correction (FTBC, 2024) moves the same biases by gradient steps; a quantile of the potentials gives
+them at once. It takes no labels and no gradient.
 
-The bias of all later timesteps is either the mean of the last `tail` shifts, or the one that is right in the limit of many
-timesteps, where a neuron's firing rate is r = clip(z, 0, theta) / theta of the z that its inputs' limits bring: mean r =
-E[min(a, theta)] / theta again.
+The bias of all later timesteps is either the mean of the last `tail` shifts, or the one that is
+right in the limit of many timesteps, where a neuron's firing rate is r = clip(z, 0, theta) / theta
+of the z that its inputs' limits bring: mean r = E[min(a, theta)] / theta again.
 
-Layerwise: one total for each number of timesteps, found the same way on the charge; the biases are rows whose sums are those
-totals, so that one artifact serves every number of timesteps.
+Layerwise: one total for each number of timesteps, found the same way on the charge; the biases are
+rows whose sums are those totals, so that one artifact serves every number of timesteps.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ class Settings:
 class SpikeTrain:
     """The spikes of a layer so far, timestep by timestep, in as few bits as they need (two where they may be -1).
 
-    As int8, those of a layer of ResNet-50's first stage on 64 images of 224 pixels would be 1.6 GB, and several layers are kept.
+    As int8, those of a layer of ResNet-50's first stage on 64 images of 224 pixels would be 1.6 GB,
+    and several layers are kept.
     """
 
     def __init__(self, layer: SpikingConv) -> None:
@@ -124,7 +128,8 @@ def causal(
 
     Args:
         layer: with the ANN's bias, [1, C].
-        x, shortcut: spikes of its sources, at least `steps` timesteps; for the stem, x is its constant current.
+        x, shortcut: spikes of its sources, at least `steps` timesteps; for the stem, x is its
+            constant current.
         wanted: the ANN's activation in the layer's own units, [B, C, H, W].
 
     Returns the layer with bias [rows + 1, C], and its spikes of `steps` timesteps.
@@ -185,7 +190,8 @@ def limit(
 
     Args:
         layer: with bias [rows + 1, C]; its row for later timesteps is replaced.
-        x, shortcut: limits of its sources' firing rates, float [B, C, H, W]; with `constant`, x is the stem's current.
+        x, shortcut: limits of its sources' firing rates, float [B, C, H, W]; with `constant`, x is
+            the stem's current.
         wanted: the ANN's activation in the layer's own units, [B, C, H, W].
 
     Returns the layer, and its own limit, spikes per timestep, float [B, C, H, W].
@@ -207,7 +213,8 @@ def layerwise(
 ) -> SpikingConv:
     """Calibrates one layer whose charges [B, C, H, W] after some numbers of timesteps are given, with the ANN's bias in them.
 
-    Returns the layer with one bias row for each timestep up to the largest of them, and one behind for the timesteps after.
+    Returns the layer with one bias row for each timestep up to the largest of them, and one behind
+    for the timesteps after.
     """
     theta = layer.threshold.float()
     sampled = _sample(wanted, settings)
@@ -243,7 +250,8 @@ def _by_channel(values: Tensor, sampled: Tensor) -> Tensor:
 def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, most: int) -> Tensor:
     """The smallest shift [C], in thresholds, whose mean spikes are nearest to `missing` [C].
 
-    potential [C, n] in thresholds; owing [C, n] marks the neurons that would take a spike back under zero (`signed`).
+    potential [C, n] in thresholds; owing [C, n] marks the neurons that would take a spike back
+    under zero (`signed`).
     """
     span, count = len(_GRID) // 2, potential.shape[1]
     # By histogram instead of sorting, which takes longer; multiplying by a power of two is exact.
@@ -288,6 +296,7 @@ def _rate_shift(rates: Tensor, most: int, wanted: Tensor) -> Tensor:
 
 
 def _nearest(grid: Tensor, found: Tensor, wanted: Tensor) -> Tensor:
-    # The tie-break prefers the shift nearest to zero; it is far under the 1/4096 of a spike that the sample can tell apart.
+    # The tie-break prefers the shift nearest to zero; it is far under the 1/4096 of a spike that
+    # the sample can tell apart.
     best = ((found - wanted[:, None]).abs() + 1e-6 * grid.abs()).argmin(1)
     return grid[0][best]

@@ -1,15 +1,16 @@
 """Tuning the ANN for the few levels of a layerwise network, before it is converted: distillation from itself, without labels.
 
-After T timesteps a layerwise neuron has one of T + 1 values, so the network is the ANN with each ReLU replaced by
+After T timesteps a layerwise neuron has one of T + 1 values, so the network is the ANN with each
+ReLU replaced by
 
     q(z) = theta / T * clip(floor(T z / theta + 1/2), 0, T),
 
-the activation of QCFS (Bu et al., ICLR 2022). No network was ever trained with it: at low T the errors of all layers add up,
-and what a bias per channel cannot mend, weights and thresholds can. Gradients pass q as if it did not round (straight-through
-estimator; `zoo.networks.quantise`).
+the activation of QCFS (Bu et al., ICLR 2022). No network was ever trained with it: at low T the
+errors of all layers add up, and what a bias per channel cannot mend, weights and thresholds can.
+Gradients pass q as if it did not round (straight-through estimator; `zoo.networks.quantise`).
 
-The loss compares the network with activations q, the student, with the unchanged ANN on the same images (Li et al.,
-arXiv:2106.06984, do this layer by layer and call it advanced calibration):
+The loss compares the network with activations q, the student, with the unchanged ANN on the same
+images (Li et al., arXiv:2106.06984, do this layer by layer and call it advanced calibration):
 
     loss = mean (y - y')^2 + 3 mean over blocks  E (a - a')^2 / E a'^2,
 
@@ -61,18 +62,20 @@ def distil(
 ) -> tuple[Checkpoint, dict[str, Tensor]]:
     """The checkpoint and the thresholds theta [C], tuned for a layerwise network of `timesteps`.
 
-    Weights and biases of all layers but the classifier, and the log-thresholds, take `steps` steps of Adam under a cosine with
-    warm-up. What comes back has the source's name and sha256 but is no ANN any more: its activations with ReLU mean nothing, and
-    biases matched to them undo the tuning (ResNet-56, T = 8, 1,000 held-out images: the ANN's prediction for 94.5 % of them, for
-    97.8 % with biases as they are).
-    The same seed and number of threads give the same values.
+    Weights and biases of all layers but the classifier, and the log-thresholds, take `steps` steps
+    of Adam under a cosine with warm-up. What comes back has the source's name and sha256 but is no
+    ANN any more: its activations with ReLU mean nothing, and biases matched to them undo the tuning
+    (ResNet-56, T = 8, 1,000 held-out images: the ANN's prediction for 94.5 % of them, for 97.8 %
+    with biases as they are). The same seed and number of threads give the same values.
 
     Args:
-        theta: threshold [C] of each layer to begin with, in ANN units; best `thresholds.mmse` with `timesteps` levels.
+        theta: threshold [C] of each layer to begin with, in ANN units; best `thresholds.mmse` with
+            `timesteps` levels.
         pixels: training images, uint8 [N, C, H, W].
         mean, std: per colour channel, for pixels in 0 to 1.
-        rate: of weights and biases at its highest; thresholds take 5 times as much. Deep networks want less (ResNet-20: 4e-4,
-            ResNet-56: 1e-4; at 4e-4 the latter ends further from the ANN, at 1e-3 far off).
+        rate: of weights and biases at its highest; thresholds take 5 times as much. Deep networks
+            want less (ResNet-20: 4e-4, ResNet-56: 1e-4; at 4e-4 the latter ends further from the
+            ANN, at 1e-3 far off).
         mirror, shift: the augmentation, as in `zoo.training.trainer.Plan`.
         progress: called with steps done and steps in all.
 

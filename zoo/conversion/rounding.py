@@ -1,9 +1,10 @@
 """Rounding a layer's weights to int8 so that its output, not each weight, stays closest to the float layer's.
 
-Error feedback (GPTQ, Frantar et al., arXiv:2210.17323): weights are rounded one input after another, and what each rounding
-does to the output is taken back by the inputs not rounded yet, as far as they are correlated with it. With x the inputs of
-one position (firing rates, 0 to 1) and H = cov(x) + damping, this minimises E |(w - w_q) . (x - E x)|^2 greedily; what is
-left of the mean goes into the bias.
+Error feedback (GPTQ, Frantar et al., arXiv:2210.17323): weights are rounded one input after
+another, and what each rounding does to the output is taken back by the inputs not rounded yet, as
+far as they are correlated with it. With x the inputs of one position (firing rates, 0 to 1) and H =
+cov(x) + damping, this minimises E |(w - w_q) . (x - E x)|^2 greedily; what is left of the mean goes
+into the bias.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Patches that the second moments are taken from, and the share of the mean variance added to every input's own.
+# Patches that the second moments are taken from, and the share of the mean variance added to every
+# input's own.
 _PATCHES = 16_384
 
 
@@ -39,7 +41,8 @@ def patches(
 def round_to_int8(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Rounds weights [Cout, K], given in units of their scale, on inputs [n, K].
 
-    Returns int8 [Cout, K] and what to add to the bias, float [Cout], in the same units, so that the mean output stays.
+    Returns int8 [Cout, K] and what to add to the bias, float [Cout], in the same units, so that the
+    mean output stays.
     """
     mean = inputs.double().mean(0)
     centred = inputs.double() - mean

@@ -1,150 +1,173 @@
-"""Settings of a conversion: defaults, bounds, and what they depend on."""
+"""What a conversion is asked for: the kind of network, and the settings of a method with their bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
+import annotated_types
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoo.artifact.config import MAX_TIMESTEPS
 from zoo.errors import UsageError
-
-
-def check_calibration(method: str, given: bool) -> None:
-    """Says that a method lacks the images it calibrates on, or has no use for them."""
-    if method == "data-free" and given:
-        raise UsageError(
-            "data-free conversion makes its own images: leave `images` out, or choose another `method`"
-        )
-    if method != "data-free" and not given:
-        raise UsageError(
-            f"`method={method}` calibrates on images: give training `images`, or use "
-            "`method=data-free`"
-        )
-
 
 Value = float | int | str | bool
 
-
-DEFAULTS: dict[str, dict[str, Value]] = {
-    "hu2018": {"percentile": 0.999, "images": 128, "steps": 8},
-    "calibrated": {
-        "thresholds": "mmse",
-        "levels": 16,
-        "percentile": 0.999,
-        "iterations": 1000,
-        "images": 256,
-        "bias": "matched",
-        "rows": 32,
-        "tail": "limit",
-        "delay": "search",
-        "tune": 0,
-        "tune_images": 20_000,
-        "tune_rate": 4e-4,
-        "stem": 1,
-    },
-    "data-free": {
-        "thresholds": "mmse",
-        "levels": 16,
-        "percentile": 0.999,
-        "iterations": 1000,
-        "images": 128,
-        "bias": "matched",
-        "rows": 32,
-        "tail": "limit",
-        "delay": "search",
-        "steps": 50,
-        "rate": 0.1,
-        "stem": 1,
-    },
-}
-
-
-# What artifacts were made with whose method did not have these parameters yet.
+# Parameters that artifacts of before their introduction lack, with what these were made with.
 EARLIER: dict[str, Value] = {"tail": "mean"}
 
-
-_BITS = (2, 4)  # of a graded spike; a byte holds a whole number of them
-
-
-_GRADED_STEPS = 4  # timesteps that thresholds of graded spikes are chosen for
+GRADED_STEPS = 4  # timesteps that the thresholds of graded spikes are chosen for
 
 
-# Numbers among the parameters are 1 or more, but for these.
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "percentile": (1e-6, 1.0),
-    "tune": (0, 10**6),
-    "tune_rate": (1e-9, 1.0),
-    "rate": (1e-9, 10.0),
-    "stem": (1, 8),
-}
+@dataclass(frozen=True)
+class Request:
+    """The kind of network that is asked for.
 
+    Raises:
+        UsageError: an unknown value, or a combination that does not exist.
+    """
 
-def resolve_settings(
-    method: str,
-    neuron: str,
-    schedule: str,
-    numerics: str,
-    timesteps: int,
-    parameters: Mapping[str, Value] | None,
-) -> dict[str, Value]:
-    for what, value, known in (
-        ("method", method, tuple(DEFAULTS)),
-        ("neuron", neuron, ("if", "signed", "multi-level")),
-        ("schedule", schedule, ("causal", "layerwise")),
-        ("numerics", numerics, ("int8", "float32")),
-    ):
-        if value not in known:
-            raise UsageError(f"{what} {value!r} is unknown: use {' or '.join(known)}")
-    if not 1 <= timesteps <= 4096:
-        raise UsageError(
-            f"timesteps must be 1 to 4096, not {timesteps}: choose how many the network is meant for, 32 say"
-        )
-    if neuron != "if" and schedule == "layerwise":
-        raise UsageError(
-            f"a layerwise neuron fires once, after all its input, and is never {neuron}: use `neuron=if`"
-        )
-    settings = dict(DEFAULTS[method])
-    if (parameters or {}).get("stem", 1) != 1 and schedule != "layerwise":
-        raise UsageError(
-            "stem is for `schedule=layerwise`, whose neurons have T + 1 values: leave it out"
-        )
-    if schedule == "layerwise" and method != "hu2018":
-        # A layerwise count has T + 1 levels; causal neurons want a compromise that serves every T
-        # (python -m benchmarks.thresholds).
-        settings["levels"] = timesteps
-    if neuron == "multi-level":
-        if method == "hu2018":
-            raise UsageError(
-                "hu2018 is a method for binary spikes: use `method=calibrated` with "
-                "`neuron=multi-level`"
-            )
-        settings["bits"], asked = _BITS[-1], (parameters or {}).get("bits")
-        # Graded spikes have 2**bits - 1 levels a timestep.
-        settings["levels"] = _GRADED_STEPS * (2 ** int(asked if asked in _BITS else _BITS[-1]) - 1)
-    for name, setting in (parameters or {}).items():
-        if name not in settings:
-            raise UsageError(f"{method} has no parameter {name!r}: it has {', '.join(settings)}")
-        number = isinstance(settings[name], int | float) and not isinstance(setting, str | bool)
-        if type(setting) is not type(settings[name]) and not (
-            number and isinstance(settings[name], float)
-        ):
-            kind = type(settings[name]).__name__
-            raise UsageError(
-                f"{name} takes {kind} values, not {setting!r}: it is {settings[name]!r} by default"
-            )
-        lowest, highest = _BOUNDS.get(name, (1, 2**31))
-        if number and not lowest <= float(setting) <= highest:
-            raise UsageError(
-                f"{name} must be {lowest} to {highest}, not {setting}: it is {settings[name]!r} by default"
-            )
-        settings[name] = setting
-    choices: dict[str, tuple[Value, ...]] = {
-        "bias": ("matched", "ann"),
-        "tail": ("mean", "limit"),
-        "delay": ("search", "none"),
-        "bits": _BITS,
+    neuron: Literal["if", "signed", "multi-level"] = "if"
+    schedule: Literal["causal", "layerwise"] = "causal"
+    numerics: Literal["int8", "float32"] = "int8"
+    timesteps: int = 32
+
+    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
+        "neuron": ("if", "signed", "multi-level"),
+        "schedule": ("causal", "layerwise"),
+        "numerics": ("int8", "float32"),
     }
-    for name, allowed in choices.items():
-        if settings.get(name, allowed[0]) not in allowed:
+
+    def __post_init__(self) -> None:
+        for name, known in self.CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise UsageError(f"{name} {value!r} is unknown: use {' or '.join(known)}")
+        if not 1 <= self.timesteps <= MAX_TIMESTEPS:
             raise UsageError(
-                f"{name} {settings[name]!r} is unknown: use {' or '.join(map(str, allowed))}"
+                f"timesteps must be 1 to {MAX_TIMESTEPS}, not {self.timesteps}: choose how many "
+                "the network is meant for, 32 say"
             )
-    return settings
+        if self.neuron != "if" and self.schedule == "layerwise":
+            raise UsageError(
+                f"a layerwise neuron fires once, after all its input, and is never {self.neuron}: "
+                "use `neuron=if`"
+            )
+
+
+class MethodSettings(BaseModel):
+    """Settings of a conversion method; its fields have the defaults and the bounds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    if TYPE_CHECKING:  # every method has it, at the place in config.json where it belongs
+        images: int
+
+    @classmethod
+    def defaults(cls, request: Request, given: Mapping[str, Value]) -> dict[str, Any]:
+        """Return the defaults that depend on the request, or on settings that are given."""
+        return {}
+
+    @classmethod
+    def resolve(cls, method: str, request: Request, given: Mapping[str, Value]) -> Self:
+        """Return the settings: the defaults with what is given in their place.
+
+        Raises:
+            UsageError: a setting that the method has not, or a value out of its bounds; the
+                message names the bounds and the default.
+        """
+        defaults = cls.model_validate(cls.defaults(request, given)).parameters()
+        for name in given:
+            if name not in defaults:
+                raise UsageError(
+                    f"{method} has no parameter {name!r}: it has {', '.join(defaults)}"
+                )
+        try:
+            return cls.model_validate({**defaults, **given})
+        except ValidationError as error:
+            raise UsageError(cls._explain(error, defaults)) from None
+
+    @classmethod
+    def _explain(cls, error: ValidationError, defaults: Mapping[str, Value]) -> str:
+        first = error.errors()[0]
+        name, value = str(first["loc"][0]), first["input"]
+        field, default = cls.model_fields[name], defaults[name]
+        if first["type"] == "literal_error":
+            known = [choice for part in _parts(field.annotation) for choice in get_args(part)]
+            return f"{name} {value!r} is unknown: use {' or '.join(map(str, known))}"
+        if first["type"] in ("greater_than_equal", "less_than_equal"):
+            lowest = next(m.ge for m in field.metadata if isinstance(m, annotated_types.Ge))
+            highest = next(m.le for m in field.metadata if isinstance(m, annotated_types.Le))
+            return (
+                f"{name} must be {lowest} to {highest}, not {value}: it is {default!r} by default"
+            )
+        kind = type(default).__name__
+        return f"{name} takes {kind} values, not {value!r}: it is {default!r} by default"
+
+    def parameters(self) -> dict[str, Value]:
+        """Return the settings as config.json holds them; those that do not apply are left out."""
+        return self.model_dump(exclude_none=True)
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the annotation itself."""
+    return get_args(annotation) if type(None) in get_args(annotation) else (annotation,)
+
+
+class CalibratedSettings(MethodSettings):
+    """Settings of every method that chooses thresholds per channel and calibrates biases.
+
+    Attributes:
+        thresholds: mmse (least squared error), percentile, ltb (local threshold balancing),
+            mmse-ltb (the smaller of both), moments (from BatchNorm's statistics) or learnt.
+        levels: that `mmse` and `moments` choose thresholds for.
+        percentile: share of activations below the threshold.
+        iterations: batches of local threshold balancing.
+        images: calibration images.
+        bias: matched calibrates a bias for each timestep, ann keeps the ANN's.
+        rows: timesteps with a bias of their own.
+        tail: bias of the timesteps after them: limit, the one that is right after many timesteps
+            (ResNet-56 of CIFAR-10, T = 128: logits are off by 0.32 in the mean square), or mean,
+            that of the last rows (0.48).
+        delay: search the timesteps that the read-out skips, or none.
+    """
+
+    thresholds: str = "mmse"
+    levels: int = Field(16, ge=1, le=2**31)
+    percentile: float = Field(0.999, ge=1e-6, le=1.0)
+    iterations: int = Field(1000, ge=1, le=2**31)
+    images: int = Field(256, ge=1, le=2**31)
+    bias: Literal["matched", "ann"] = "matched"
+    rows: int = Field(32, ge=1, le=2**31)
+    tail: Literal["mean", "limit"] = "limit"
+    delay: Literal["search", "none"] = "search"
+    stem: int = Field(1, ge=1, le=8)
+    bits: Literal[2, 4] | None = None
+
+    @classmethod
+    def defaults(cls, request: Request, given: Mapping[str, Value]) -> dict[str, Any]:
+        """Return levels, and the bits of graded spikes, for the request.
+
+        Raises:
+            UsageError: several neurons a channel of the stem, and a causal network.
+        """
+        if given.get("stem", 1) != 1 and request.schedule != "layerwise":
+            raise UsageError(
+                "stem is for `schedule=layerwise`, whose neurons have T + 1 values: leave it out"
+            )
+        if request.neuron == "multi-level":
+            # A graded spike has 2**bits - 1 levels a timestep.
+            bits = 2 if given.get("bits") == 2 else 4
+            return {"levels": GRADED_STEPS * (2**bits - 1), "bits": 4}
+        if request.schedule == "layerwise":
+            # A layerwise count has T + 1 levels; causal neurons want a compromise that serves
+            # every T (python -m benchmarks.thresholds).
+            return {"levels": request.timesteps}
+        return {}
+
+    def parameters(self) -> dict[str, Value]:
+        """Return the settings as config.json holds them, `stem` and `bits` last."""
+        found = super().parameters()
+        last = {name: found.pop(name) for name in ("stem", "bits") if name in found}
+        return found | last

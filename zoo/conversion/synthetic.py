@@ -1,21 +1,24 @@
 """Calibration images out of a checkpoint's own BatchNorm statistics, for a network whose training images are not at hand.
 
-Each convolution c of a trained network was followed by a BatchNorm that recorded the mean m[c] and standard deviation s[c], per
-channel, of what the convolution delivers on training images (`zoo.networks.batchnorm.recorded_moments`). Images x, a batch at a time, are
-moved from noise to where a batch delivers the same,
+Each convolution c of a trained network was followed by a BatchNorm that recorded the mean m[c] and
+standard deviation s[c], per channel, of what the convolution delivers on training images
+(`zoo.networks.batchnorm.recorded_moments`). Images x, a batch at a time, are moved from noise to
+where a batch delivers the same,
 
-    min over x of  mean over convolutions and channels of  ((mean(c(x)) - m)^2 + (std(c(x)) - s)^2) / (s^2 + s'^2 / 1000)
+    min over x of  mean over convolutions and channels of  ((mean(c(x)) - m)^2 + (std(c(x)) - s)^2)
+    / (s^2 + s'^2 / 1000)
                    + 10 * mean of what leaves the range of a pixel, 0 to 1, squared,
 
-with s'^2 the mean of s^2 over the channels of a convolution, so that a dead channel does not decide. Adam, a cosine of the rate,
-then rounded to uint8. There are no classes and no labels in it: what conversion needs of an image is how strongly each channel
-answers, not what it shows.
+with s'^2 the mean of s^2 over the channels of a convolution, so that a dead channel does not
+decide. Adam, a cosine of the rate, then rounded to uint8. There are no classes and no labels in it:
+what conversion needs of an image is how strongly each channel answers, not what it shows.
 
-ZeroQ (Cai et al., arXiv:2001.00281) matches the same statistics, from white noise, to choose the ranges of quantised activations;
-DeepInversion (Yin et al., arXiv:1912.08795) adds their distance to a loss on class labels and to priors of total variation and
-norm, to distil a network. As in ZeroQ there is no label. As in neither, errors are relative to each channel's deviation, the
-start is pink noise, nearly grey (amplitudes fall with the frequency, as they do in photographs), and the only prior is the range
-of a pixel.
+ZeroQ (Cai et al., arXiv:2001.00281) matches the same statistics, from white noise, to choose the
+ranges of quantised activations; DeepInversion (Yin et al., arXiv:1912.08795) adds their distance to
+a loss on class labels and to priors of total variation and norm, to distil a network. As in ZeroQ
+there is no label. As in neither, errors are relative to each channel's deviation, the start is pink
+noise, nearly grey (amplitudes fall with the frequency, as they do in photographs), and the only
+prior is the range of a pixel.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ from zoo.networks.resnet import ann_forward
 from zoo.networks.topology import Layer, Topology
 from zoo.pretrained.checkpoint import Checkpoint
 
-# Images are made this many pixels at a time, which bounds the memory: 128 of 32x32, 16 (the least) of 224x224.
+# Images are made this many pixels at a time, which bounds the memory: 128 of 32x32, 16 (the least)
+# of 224x224.
 _PIXELS, _FEWEST = 2**17, 16
 
 
@@ -66,12 +70,14 @@ def make_images(
         progress: called with the steps taken and all there are.
 
     Raises:
-        UsageError: the checkpoint has no BatchNorm statistics, or no image could be made to match them.
+        UsageError: the checkpoint has no BatchNorm statistics, or no image could be made to match
+            them.
     """
     moments = checkpoint.moments
     if moments is None:
         raise UsageError(
-            f"{checkpoint.name} has no BatchNorm statistics, which data-free conversion makes its images from: "
+            f"{checkpoint.name} has no BatchNorm statistics, which data-free conversion makes its "
+            "images from: "
             "give training `images` and another `method`"
         )
     per_channel = (
@@ -166,7 +172,8 @@ def _matched(
         taken(step + 1)
     if not torch.isfinite(image).all():
         raise UsageError(
-            f"no images of {image.shape[2]}x{image.shape[3]} match the statistics of {checkpoint.name} at rate {rate:g}: "
+            f"no images of {image.shape[2]}x{image.shape[3]} match the statistics of "
+            f"{checkpoint.name} at rate {rate:g}: "
             "choose a lower rate, or the `input_size` that it was trained for"
         )
     return ((image.detach() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)

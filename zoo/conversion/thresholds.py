@@ -1,22 +1,29 @@
 """Where thresholds come from: rules that take a sample of the ANN's activations, run it, or ask its BatchNorm statistics alone.
 
-A threshold is in ANN units: a spike of a neuron with threshold theta is worth theta, so T timesteps can represent 0, theta/T,
-... theta.
+A threshold is in ANN units: a spike of a neuron with threshold theta is worth theta, so T timesteps
+can represent 0, theta/T, ... theta.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from zoo.conversion.methods.base import Job
+from zoo.conversion.settings import CalibratedSettings
+from zoo.errors import UsageError
 from zoo.networks.batchnorm import Moments
+from zoo.networks.pixels import image_table, look_up
 from zoo.networks.resnet import activate, ann_forward
 from zoo.networks.topology import Layer, Topology
 
 SAMPLE = 16_384
+_BATCH = 64
 
 
 @torch.inference_mode()
@@ -54,7 +61,10 @@ def sample_activations(
 
 
 def percentile(sample: Tensor, share: float, *, per_channel: bool) -> Tensor:
-    """The activation [C] that `share` of the sample stays under: Hu et al. sort all values and take index floor(share * n)."""
+    """The activation [C] that `share` of the sample stays under: Hu et al.
+
+    sort all values and take index floor(share * n).
+    """
     values = sample if per_channel else sample.reshape(1, -1)
     index = min(int(share * values.shape[1]), values.shape[1] - 1)
     found = values.kthvalue(index + 1, dim=1).values.clamp_min(1e-6)
@@ -64,8 +74,8 @@ def percentile(sample: Tensor, share: float, *, per_channel: bool) -> Tensor:
 def mmse(sample: Tensor, levels: int, grid: int = 64) -> Tensor:
     """The threshold [C] with the least squared error of `levels` evenly spaced spikes counts.
 
-    Minimises E (x - theta/N clip(floor(N x/theta + 1/2), 0, N))^2 over `grid` candidates between the maximum and 1/grid of it
-    (Li et al., arXiv:2106.06984, eq. 11).
+    Minimises E (x - theta/N clip(floor(N x/theta + 1/2), 0, N))^2 over `grid` candidates between
+    the maximum and 1/grid of it (Li et al., arXiv:2106.06984, eq. 11).
     """
     peak = sample.amax(1).clamp_min(1e-6)
     best, error = peak.clone(), torch.full_like(peak, torch.inf)
@@ -90,7 +100,8 @@ def local_threshold_balancing(
     """theta_c += 2 E[(z - theta_c) 1(z > theta_c)], all layers at once while the clipped ANN runs (Bu, Li and Yu, CVPR 2025,
     eq. 17).
 
-    There is no interior minimum: theta grows towards the maximum, and the number of batches is what decides.
+    There is no interior minimum: theta grows towards the maximum, and the number of batches is what
+    decides.
     """
     theta = {name: torch.zeros(channels[name]) for name in (layer.name for layer in net.layers)}
 
@@ -107,11 +118,13 @@ def local_threshold_balancing(
 def gaussian(mean: Tensor, std: Tensor, levels: int) -> Tensor:
     """What `mmse` finds on pre-activations that are normal, float64 [C]: the root of the error's derivative, by bisection.
 
-    With c_i = (i - 1/2) theta / N, e_i = erfc((c_i - mean) / (sqrt(2) std)), g_i = exp(-(c_i - mean)^2 / (2 std^2)) it is where
+    With c_i = (i - 1/2) theta / N, e_i = erfc((c_i - mean) / (sqrt(2) std)), g_i = exp(-(c_i -
+    mean)^2 / (2 std^2)) it is where
 
         mean sum e_i + std sqrt(2 / pi) sum g_i = theta / N sum (2i - 1) e_i
 
-    (Huang et al., arXiv:2503.00301, whose fixed-point iteration converges slowly). At smaller theta the left side is the larger.
+    (Huang et al., arXiv:2503.00301, whose fixed-point iteration converges slowly). At smaller theta
+    the left side is the larger.
     """
     low, high = 0.1 * std, mean.clamp_min(0) + 10 * std
     middles = torch.arange(1, levels + 1).double() - 0.5
@@ -130,8 +143,9 @@ def gaussian(mean: Tensor, std: Tensor, levels: int) -> Tensor:
 def from_moments(net: Topology, moments: Mapping[str, Moments], levels: int) -> dict[str, Tensor]:
     """theta [C] of each layer without any image: `gaussian` of what reaches its neurons.
 
-    A convolution delivers what BatchNorm recorded, mean beta and deviation |gamma|; an identity shortcut delivers a normal value
-    behind a ReLU. What meets in a neuron is taken to be independent, and its sum to be normal; max-pooling is left out.
+    A convolution delivers what BatchNorm recorded, mean beta and deviation |gamma|; an identity
+    shortcut delivers a normal value behind a ReLU. What meets in a neuron is taken to be
+    independent, and its sum to be normal; max-pooling is left out.
     """
     theta: dict[str, Tensor] = {}
     rectified: dict[str, tuple[Tensor, Tensor]] = {}  # mean and variance behind the ReLU
@@ -156,3 +170,88 @@ def from_moments(net: Topology, moments: Mapping[str, Moments], levels: int) -> 
             ((mean.square() + var) * share + mean * density - first.square()).clamp_min(0),
         )
     return theta
+
+
+class Activations:
+    """Thresholds of each layer, from the ANN's activations on the calibration images of a job.
+
+    All methods return theta, float32 `[C]` of each layer, in ANN units.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.table = image_table(job.mean, job.std, integer=False)
+
+    @cached_property
+    def sample(self) -> dict[str, Tensor]:
+        """Activations drawn from each layer, `[C, N]`."""
+        count, job = len(self.job.pixels), self.job
+        return sample_activations(
+            job.checkpoint.net,
+            job.checkpoint.params,
+            self._batches(),
+            count,
+            job.seed,
+            lambda done: job.report("sampling activations", done, count),
+        )
+
+    def thresholds(self, settings: CalibratedSettings) -> dict[str, Tensor]:
+        """Return the thresholds of the rule that the settings name.
+
+        Raises:
+            UsageError: an unknown rule, or one that the checkpoint has nothing for.
+        """
+        ann, rule = self.job.checkpoint, settings.thresholds
+        if rule == "moments":
+            if ann.moments is None:
+                raise UsageError(
+                    f"{ann.name} has no BatchNorm statistics to take thresholds from: use mmse or "
+                    "percentile"
+                )
+            return from_moments(ann.net, ann.moments, settings.levels)
+        if rule == "learnt":
+            if "levels" not in ann.params:
+                raise UsageError(
+                    f"{ann.name} was trained with ReLU and has learnt no thresholds: use mmse or "
+                    "percentile"
+                )
+            return {layer.name: ann.params[f"{layer.name}.threshold"] for layer in ann.net.layers}
+        if rule == "mmse":
+            return self.mmse(settings.levels)
+        if rule == "ltb":
+            return self.balanced(settings.iterations)
+        if rule == "mmse-ltb":
+            least, balanced = self.mmse(settings.levels), self.balanced(settings.iterations)
+            return {name: torch.minimum(theta, balanced[name]) for name, theta in least.items()}
+        if rule in ("percentile", "layer-percentile"):
+            return self.percentile(settings.percentile, per_channel=rule == "percentile")
+        raise UsageError(
+            f"thresholds {rule!r} are unknown: use mmse, percentile, ltb, mmse-ltb (the smaller), "
+            "moments or learnt"
+        )
+
+    def mmse(self, levels: int) -> dict[str, Tensor]:
+        """Return the thresholds of least squared error at this many levels."""
+        return {name: mmse(values, levels) for name, values in self.sample.items()}
+
+    def percentile(self, share: float, *, per_channel: bool) -> dict[str, Tensor]:
+        """Return the percentile of each channel's, or each layer's, activations."""
+        return {
+            name: percentile(values, share, per_channel=per_channel)
+            for name, values in self.sample.items()
+        }
+
+    def balanced(self, iterations: int) -> dict[str, Tensor]:
+        """Return the thresholds of local threshold balancing over so many batches."""
+        net, params = self.job.checkpoint.net, self.job.checkpoint.params
+        return local_threshold_balancing(net, params, self._some(iterations), net.channels)
+
+    def _batches(self) -> Iterator[Tensor]:
+        for pixels in self.job.pixels.split(_BATCH):
+            yield look_up(self.table, pixels)
+
+    def _some(self, count: int) -> Iterator[Tensor]:
+        endless = itertools.chain.from_iterable(self._batches() for _ in itertools.count())
+        for done, batch in enumerate(itertools.islice(endless, count), start=1):
+            self.job.report("balancing thresholds", done, count)
+            yield batch

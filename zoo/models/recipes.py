@@ -264,7 +264,7 @@ def _make(
 ) -> None:
     from zoo.artifact.folder import verify_artifact
     from zoo.conversion.convert import convert
-    from zoo.conversion.settings import DEFAULTS
+    from zoo.conversion.registry import default_parameters
     from zoo.files import replaced_folder
 
     method: Literal["data-free", "calibrated"] = "data-free" if images is None else "calibrated"
@@ -276,7 +276,7 @@ def _make(
         timesteps=recipe.timesteps,
         samples=samples,
         parameters={
-            name: value for name, value in recipe.parameters.items() if name in DEFAULTS[method]
+            name: value for name, value in recipe.parameters.items() if name in default_parameters(method)
         },
         progress=progress,
     )

@@ -292,13 +292,9 @@ def _train_command(config: Config, training: TrainingConfig, begins: str | None,
 
 def _own_parameters(config: Config) -> dict[str, Any]:
     """The method's parameters that differ from the defaults and were not found by a search."""
-    from zoo.conversion.settings import DEFAULTS, EARLIER
+    from zoo.conversion.registry import changed_parameters
 
-    defaults = DEFAULTS[config.method.name]
-    made_with = EARLIER | config.method.parameters
-    differing = {
-        n: v for n, v in made_with.items() if n in defaults and defaults[n] != v and n != "images"
-    }
+    differing = changed_parameters(config.method.name, config.method.parameters)
     given = differing | ({"bits": config.spike_bits} if config.spike_bits > 1 else {})
     if given.get("thresholds") == "learnt":
         del given["thresholds"]

@@ -63,7 +63,8 @@ def test_local_threshold_balancing_grows_and_stays_under_the_maximum(ann):
         assert all((after[name] >= before[name]).all() for name in after)
     for name, theta in found[-1].items():
         assert theta.shape == (net.channels[name],) and (theta > 0).all()
-    # The stem sees the same input in the clipped network, so the ANN's own maximum bounds it; 200 passes come half way.
+    # The stem sees the same input in the clipped network, so the ANN's own maximum bounds it; 200
+    # passes come half way.
     assert (found[-1][first] <= highest[first] * (1 + 1e-5)).all()
     assert (found[-1][first] > 0.5 * highest[first]).all()
     # By hand: theta starts at 0, so one pass gives twice the mean of the positive part.
@@ -142,7 +143,7 @@ def test_the_same_seed_draws_the_same_images(digits_ann, digits):
         )
         for seed in (0, 0, 1)
     ]
-    drawn = [one.facts["calibration"].sha256 for one in made]
+    drawn = [one.config.calibration.sha256 for one in made]
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] == digits.take(4, 0).sha256()
 

@@ -12,10 +12,12 @@ from tests.zoo.spiking_fixtures import files_of, image_set, random_pixels, refus
 from zoo.artifact.config import WEIGHTS
 from zoo.artifact.folder import read_artifact, verify_artifact
 from zoo.artifact.tensors import network_of
+from zoo.conversion import build as building
 from zoo.conversion import calibrate, thresholds
-from zoo.conversion import convert as conversion
 from zoo.conversion.build import Built
 from zoo.conversion.convert import convert
+from zoo.conversion.methods import hu2018
+from zoo.conversion.readout import search_delay
 from zoo.conversion.rounding import patches, round_to_int8
 from zoo.errors import UsageError
 from zoo.evaluation.energy import dense_macs, modelled_energy
@@ -146,7 +148,7 @@ def test_hu2018_is_the_papers_algebra(converted):
                 gain / scale[spec.name],
                 (scale[spec.shortcut.source] / scale[spec.name]).expand_as(gain),
             )
-    assert made.facts["method"].parameters["compensation"] == 1.0
+    assert made.config.method.parameters["compensation"] == 1.0
 
 
 def test_hu2018_compensation_scales_weights_and_shortcuts_alone(digits_ann, digits):
@@ -197,11 +199,11 @@ def test_labels_do_not_matter(digits_ann, tmp_path):
         ({"method": "magic"}, "method 'magic'"),
         ({"neuron": "lif"}, "neuron 'lif'"),
         ({"schedule": "random"}, "schedule 'random'"),
-        ({"neuron": "signed", "schedule": "layerwise"}, "--neuron if"),
+        ({"neuron": "signed", "schedule": "layerwise"}, "`neuron=if`"),
         ({"timesteps": 0}, "timesteps must be 1"),
         ({"samples": 0}, "at least one image"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}, "takes 1 channels"),
-        ({"std": (0.0,)}, "--std must be positive"),
+        ({"std": (0.0,)}, "`std` must be positive"),
         ({"input_size": 16}, "8x8x1"),
         ({"parameters": {"colour": 1}}, "no parameter 'colour'"),
         ({"parameters": {"thresholds": "magic"}}, "thresholds 'magic'"),
@@ -227,9 +229,9 @@ def test_a_causal_network_is_tuned_for_its_levels_and_converted_as_one_trained_s
 ):
     options = {"mean": (0.3053,), "std": (0.3763,), "input_size": 8, "samples": 16, "timesteps": 4}
     seen = []
-    build_network = conversion.build_network
+    build_network = building.build_network
     monkeypatch.setattr(
-        conversion,
+        building,
         "build_network",
         lambda recipe, *about: seen.append(recipe) or build_network(recipe, *about),
     )
@@ -247,7 +249,7 @@ def test_a_causal_network_is_tuned_for_its_levels_and_converted_as_one_trained_s
         recipe.checkpoint.params["conv1.weight"], digits_ann.params["conv1.weight"]
     )
     assert "levels" not in digits_ann.params
-    assert made.facts["source"].sha256 == digits_ann.sha256 and made.facts["bias_rows"] == 3
+    assert made.config.source.sha256 == digits_ann.sha256 and made.config.bias_rows == 3
     assert made.agreement > 0.5
 
 
@@ -263,7 +265,7 @@ def test_tuned_layerwise_converts(digits_ann, digits):
         timesteps=4,
         parameters={"tune": 2, "tune_images": 64},
     )
-    assert made.facts["method"].parameters["tune"] == 2 and made.facts["bias_rows"] == 1
+    assert made.config.method.parameters["tune"] == 2 and made.config.bias_rows == 1
 
 
 def test_percentile_takes_the_papers_index():
@@ -430,14 +432,14 @@ def test_hu2018_searches_with_the_anns_predictions_where_labels_are_missing(
     )
     predicted = ann_forward(digits_ann.net, digits_ann.params, image).argmax(1)
     truths = []
-    accuracy, build_network = conversion._accuracy, conversion.build_network
+    accuracy, build_network = hu2018.accuracy, building.build_network
     # As if no neuron fired at every timestep, which would leave no room to search.
     monkeypatch.setattr(
-        conversion, "build_network", lambda *about: replace(build_network(*about), peak_rate=0.5)
+        building, "build_network", lambda *about: replace(build_network(*about), peak_rate=0.5)
     )
     monkeypatch.setattr(
-        conversion,
-        "_accuracy",
+        hu2018,
+        "accuracy",
         lambda built, t, truth: truths.append(truth) or accuracy(built, t, truth),
     )
     wrong = (predicted.numpy() + 5) % 10
@@ -458,4 +460,4 @@ def test_the_read_out_skips_what_comes_too_early(late):
     head = Head(torch.eye(3), torch.full((3,), 4.0), torch.zeros(3))
     network = SpikingResNet(tiny_topology("cifar"), {}, head, torch.zeros(1, 256))
     built = Built(network, {}, [], 4 * right, steps.cumsum(0), 1.0)
-    assert conversion._search_delay(built)[16] == 2 * late
+    assert search_delay(built)[16] == 2 * late

@@ -112,7 +112,7 @@ def test_the_copies_of_a_conversion_say_more_of_their_channel(images, numerics):
     errors, macs = [], []
     for copies in (1, 2, 4):
         made = convert(checkpoint, images, numerics=numerics, parameters={"stem": copies}, **GIVEN)
-        assert (made.facts["stem"], made.facts["method"].parameters["stem"]) == (copies, copies)
+        assert (made.config.stem, made.config.method.parameters["stem"]) == (copies, copies)
         amplitude = made.network.layers["conv1"].threshold * made.scales["conv1"]
         decoded = observe(made.network, pixels, 4)[1]["conv1"] * amplitude.view(-1, 1, 1) / 4
         errors.append((decoded.view(30, copies, 6, 4, 4).mean(1) - wanted).square().mean().item())
@@ -171,7 +171,7 @@ def test_an_artifact_of_a_resnet50(tmp_path, images):
 
 
 def test_what_has_no_such_stem(images, saved):
-    with refuses(UsageError, "stem is for --schedule layerwise"):
+    with refuses(UsageError, "stem is for `schedule=layerwise`"):
         convert(ann(), images, parameters={"stem": 2}, **GIVEN | {"schedule": "causal"})
     with refuses(UsageError, "stem must be 1 to 8, not 9"):
         convert(ann(), images, parameters={"stem": 9}, **GIVEN)

@@ -68,7 +68,10 @@ def test_what_was_recorded_is_what_the_folded_network_delivers(tmp_path, form):
     seen = {}
     with torch.inference_mode():
         ann_forward(
-            checkpoint.net, checkpoint.params, image, on_output=lambda name, z: seen.setdefault(name, z)
+            checkpoint.net,
+            checkpoint.params,
+            image,
+            on_output=lambda name, z: seen.setdefault(name, z),
         )
         assert mismatch(checkpoint.net, checkpoint.params, checkpoint.moments, image) < 1e-3
         for change in (
@@ -199,7 +202,7 @@ def test_images_where_none_are_wanted_and_none_where_some_are(digits_ann, digits
     with refuses(UsageError, "leave --calib out"):
         convert(digits_ann, digits, method="data-free")
     for method in ("calibrated", "hu2018"):
-        with refuses(UsageError, f"--method {method} calibrates on images"):
+        with refuses(UsageError, f"`method={method}` calibrates on images"):
             convert(digits_ann, None, method=method)
 
 
@@ -229,7 +232,7 @@ def test_quantised_activations_pass_the_gradient(digits_ann):
         samples=8,
         parameters={"steps": 1, "rows": 2},
     )
-    assert made.facts["method"].parameters["thresholds"] == "learnt"
+    assert made.config.method.parameters["thresholds"] == "learnt"
 
 
 FEW = {"steps": 12, "rows": 16}
@@ -276,7 +279,7 @@ def test_made_images_serve_as_any_other(digits_ann):
     )
     images = make_images(digits_ann, PREP.input_size, **(OPTIONS | {"images": 16, "steps": 2}))
     calibrated = convert(digits_ann, images, **options, parameters={"rows": 2})
-    assert free.facts["calibration"].sha256 == calibrated.facts["calibration"].sha256
+    assert free.config.calibration.sha256 == calibrated.config.calibration.sha256
     for name, layer in free.network.layers.items():
         assert torch.equal(layer.weight, calibrated.network.layers[name].weight)
         assert torch.equal(layer.bias, calibrated.network.layers[name].bias)

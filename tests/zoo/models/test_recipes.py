@@ -27,7 +27,7 @@ from tests.zoo.commands.conftest import Zoo
 from tests.zoo.hub.children import start
 from tests.zoo.spiking_fixtures import random_model
 from zoo.artifact.folder import Check
-from zoo.conversion.settings import DEFAULTS
+from zoo.conversion.registry import default_parameters
 from zoo.errors import IntegrityError, NotFoundError
 from zoo.hub import cache
 from zoo.models import recipes, registry
@@ -473,7 +473,7 @@ def test_the_zoos_own_recipes() -> None:
     for name, recipe in recipes.RECIPES.items():
         repo, _, revision = recipe.source.partition("@")
         assert all(
-            recipe.parameters.keys() <= DEFAULTS[method].keys()
+            recipe.parameters.keys() <= default_parameters(method).keys()
             for method in ("calibrated", "data-free")
         )
         binary, shallow = recipe.neuron == "if", recipe.arch in ("resnet18", "resnet34")

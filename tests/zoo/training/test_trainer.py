@@ -178,12 +178,12 @@ def test_a_quantised_network_is_read_converted_and_compared_as_it_was_trained(
         )
     assert close > 0.9  # folding may move a value across a step of the activation
     made = convert(found, digits, **QUICK)
-    assert made.facts["method"].parameters["thresholds"] == "learnt"
+    assert made.config.method.parameters["thresholds"] == "learnt"
     amplitude = made.network.layers["conv1"].threshold * made.scales["conv1"]
     torch.testing.assert_close(amplitude, found.params["conv1.threshold"], rtol=1e-3, atol=1e-4)
     assert made.agreement > 0.5
     forced = convert(found, digits, **QUICK, parameters={"thresholds": "mmse"})
-    assert forced.facts["method"].parameters["thresholds"] == "mmse"
+    assert forced.config.method.parameters["thresholds"] == "mmse"
 
 
 def test_learnt_thresholds_need_a_network_that_has_some(digits_ann, digits):
@@ -327,8 +327,8 @@ def test_the_log_travels_with_the_checkpoint_into_the_artifact(digits, tmp_path)
         samples=20,
         parameters={"steps": 1},
     )
-    assert made.facts["source"].training == facts and made.facts["calibration"].dataset == "digits"
-    assert made.facts["preprocess"].mean == list(MEAN) and made.facts["preprocess"].input_size == (
+    assert made.config.source.training == facts and made.config.calibration.dataset == "digits"
+    assert made.config.preprocess.mean == list(MEAN) and made.config.preprocess.input_size == (
         1,
         8,
         8,

@@ -1,0 +1,98 @@
+"""The inputs of a conversion: normalisation, preprocessing and labels, from what the checkpoint says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from zoo.data.images import ImageSet
+from zoo.errors import UsageError
+from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from zoo.networks.preprocess import Preprocess
+from zoo.pretrained.checkpoint import Checkpoint
+
+
+def normalisation(
+    checkpoint: Checkpoint, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation per channel, for pixels in 0 to 1.
+
+    What is given comes first, then what `zoo train` or the checkpoint's origin says, then
+    ImageNet's, which most checkpoints use.
+
+    Raises:
+        UsageError: not one finite value a channel, or a standard deviation that is not positive.
+    """
+    channels, training, origin = checkpoint.net.in_channels, checkpoint.training, checkpoint.origin
+    trained = (None, None) if training is None else (training.mean, training.std)
+    mean = _first(mean, trained[0], origin.mean, IMAGENET_MEAN)
+    std = _first(std, trained[1], origin.std, IMAGENET_STD)
+    if not len(mean) == len(std) == channels:
+        raise UsageError(
+            f"the network takes {channels} channels: give {channels} values with `mean` and with "
+            "`std`"
+        )
+    if not all(math.isfinite(value) for value in (*mean, *std)):
+        raise UsageError(
+            "`mean` and `std` must be finite: give one value a channel, for pixels in 0 to 1"
+        )
+    if min(std) <= 0:
+        raise UsageError(
+            f"`std` must be positive, not {min(std)}: give one a channel, for pixels in 0 to 1"
+        )
+    return mean, std
+
+
+def _first(*choices: Sequence[float] | None) -> Sequence[float]:
+    """Return the first that is not None."""
+    return next(choice for choice in choices if choice is not None)
+
+
+def preprocessing(
+    checkpoint: Checkpoint,
+    input_size: int | None,
+    resize: int | None,
+    interpolation: Literal["bilinear", "bicubic"] | None,
+) -> Preprocess:
+    """Return how images become the network's input.
+
+    What is given comes first, then what `zoo train` or the checkpoint's origin says, then 32 pixels
+    for the CIFAR form and 224 after a resize to 256 for the ImageNet form.
+    """
+    net, origin, training = checkpoint.net, checkpoint.origin, checkpoint.training
+    imagenet = net.layers[0].max_pool
+    trained = None if training is None else training.input_size
+    side = input_size or trained or origin.input_size or (224 if imagenet else 32)
+    if resize is None and origin.crop is not None:
+        resize = math.floor(side / origin.crop)  # as timm rounds it
+    elif resize is None and imagenet and side == 224:
+        resize = 256
+    return Preprocess(
+        (net.in_channels, side, side), resize, interpolation or origin.interpolation or "bilinear"
+    )
+
+
+def with_network_labels(checkpoint: Checkpoint, images: ImageSet) -> ImageSet:
+    """Return the images with the network's labels, -1 where its classes are not theirs.
+
+    Calibration does not mind missing labels.
+    """
+    classes = checkpoint.net.num_classes
+    unlabelled = replace(images, labels=np.full(len(images), -1), class_names=None)
+    try:
+        labelled = images.for_classes(classes, checkpoint.origin.class_names)
+    except UsageError:
+        return unlabelled
+    if labelled.labels.max() < classes:
+        return labelled
+    return replace(labelled, labels=unlabelled.labels)
+
+
+def class_names(checkpoint: Checkpoint, images: ImageSet) -> list[str] | None:
+    """Return the names of the network's classes, None where nothing says them."""
+    names = checkpoint.origin.class_names or images.class_names
+    return list(names) if names and len(names) == checkpoint.net.num_classes else None

@@ -1,0 +1,33 @@
+"""The read-out of a network that was built: its delay, and whether it agrees with the ANN."""
+
+from __future__ import annotations
+
+from zoo.conversion.build import Built
+
+
+def search_delay(built: Built) -> dict[int, int]:
+    """Return how many first timesteps the read-out skips, for each power of two of timesteps.
+
+    Chosen by the cross-entropy of the ANN's class probabilities under the spiking network's, on the
+    calibration images.
+    """
+    target = built.ann_logits.double().softmax(1)
+    delay, t = {}, 1
+    while t <= len(built.counts):
+        losses = {}
+        for skip in sorted({eighths * t // 8 for eighths in range(8)}):
+            counts = built.counts[t - 1] - (built.counts[skip - 1] if skip else 0)
+            logits = built.network.head(counts, t - skip)
+            losses[skip] = -(target * logits.log_softmax(1)).sum(1).mean().item()
+        delay[t] = min(losses, key=lambda skip: losses[skip])
+        t *= 2
+    return delay
+
+
+def agreement(built: Built, timesteps: int) -> float:
+    """Return the share of the calibration images whose class is the ANN's after `timesteps`."""
+    if built.network.schedule == "layerwise":
+        logits = built.network.head(built.counts[-1], timesteps)
+    else:
+        logits = built.network.read_out(built.counts)[timesteps - 1]
+    return (logits.argmax(1) == built.ann_logits.argmax(1)).float().mean().item()
