@@ -63,12 +63,31 @@ def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
     bad = []
     for case, tile in pairs:
         result = aot.compile_tile(architecture, case, tile)
+        if case.kind == "if" and case.shortcut != "projection" and tile.group == 8:
+            assert result.staged == 0, f"{result.case}, {tile}: spikes go through shared memory"
         if result.spill_bytes or not result.tensor_core:
             bad.append(
                 f"{result.case}, {tile}: {result.spill_bytes} B spilt, "
                 f"{result.tensor_core} tensor-core instructions"
             )
     assert not bad, "\n".join([architecture, *bad])
+
+
+def test_binary_spikes_are_staged_only_where_nothing_else_fits():
+    """A group of 8 timesteps needs no staging; elsewhere every tile of 8 that was tried spills."""
+    staged = {
+        (architecture, kind, bucket)
+        for architecture in ("sm_80", "sm_90")
+        for kind in ("if", "if projection")
+        for bucket, tile in table()[architecture][kind].items()
+        if tile["group"] < 8
+    }
+    assert staged == {
+        ("sm_80", "if projection", "64"),
+        ("sm_90", "if", "128"),
+        ("sm_90", "if projection", "64"),
+        ("sm_90", "if projection", "128"),
+    }
 
 
 @pytest.mark.parametrize("architecture", aot.ARCHITECTURES)

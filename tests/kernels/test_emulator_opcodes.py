@@ -1,4 +1,4 @@
-"""Every instruction of the emulator against a plain model in Python's integers, on random inputs."""
+"""Every instruction of the emulator against a model in plain integers, on random inputs."""
 
 from __future__ import annotations
 

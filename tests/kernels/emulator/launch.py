@@ -17,7 +17,7 @@ from zoo.networks import fused
 
 from .memory import Copies, Segment
 from .program import Program
-from .ptx import EmulationError
+from .ptx import EmulationError, parse
 
 ARCHITECTURES = ("sm_80", "sm_90")
 TRITON = "3.9"
@@ -98,7 +98,7 @@ class Emulator:
         key = (kernel, *(_specialized(name, value) for name, value in arguments.items()))
         if key not in self.programs:
             text, shared_bytes = compile_ptx(self.architecture, kernel, arguments)
-            self.programs[key] = Program(text, shared_bytes)
+            self.programs[key] = Program(parse(text), shared_bytes)
             self.tally["compiled"] += 1
         return self.programs[key]
 

@@ -103,9 +103,9 @@ class _Copy:
 class SharedMemory:
     """The shared memory of several programs, one behind the other.
 
-    Between two barriers ("an epoch") no warp may write what another reads or writes; warps that
-    write the same value are no race. State is kept for each byte: epoch and warp of the last write
-    and of the last read.
+    Between two barriers ("an epoch") no warp may write what another reads or writes; only one
+    instruction by which several warps write the same value is no race. State is kept for each byte:
+    epoch and warp of the last write and of the last read.
 
     Args:
         programs: how many run together.
@@ -134,7 +134,7 @@ class SharedMemory:
             self._written, self._read = np.zeros(total, np.int32), np.zeros(total, np.int32)
             self._in_flight = np.zeros(total, bool)
             self._operand = np.zeros(total, np.int16)  # of how many wgmma in flight
-            self._unfenced = np.zeros(total, bool)  # stores that no fence.proxy.async followed
+            self._unfenced = np.zeros(total, bool)  # what no fence.proxy.async followed
 
     def barrier(self) -> None:
         """Order everything before it before everything after it, for all warps."""
@@ -215,10 +215,12 @@ class SharedMemory:
                 if self.checks:
                     index = _bytes(copy.words[:, 0] * 4, 4 * copy.words.shape[1])
                     self._in_flight[index] = False
+                    # The ISA names bulk copies alone as work of the async proxy.
+                    self._unfenced[index] = True
                     self._written[index] = (self.epoch + copy.warps)[:, None]
 
     def fence(self) -> None:
-        """Make stores visible to wgmma (fence.proxy.async)."""
+        """Make stores and copies visible to wgmma (fence.proxy.async)."""
         if self.checks:
             self._unfenced[:] = False
 
@@ -233,7 +235,7 @@ class SharedMemory:
             if self._in_flight[index].any():
                 raise EmulationError("wgmma reads bytes of a copy in flight")
             if self._unfenced[index].any():
-                raise EmulationError("wgmma reads stores without a proxy fence")
+                raise EmulationError("wgmma reads what was stored without a proxy fence")
             state = self._written[index]
             if (state == 0).any():
                 raise EmulationError("wgmma reads uninitialized shared memory")
@@ -289,17 +291,15 @@ class SharedMemory:
 
     def _check_write(self, at: Value, lanes: Value, rows: Value) -> None:
         """Check that a store of rows is ordered after all that other warps did to the bytes."""
-        stored = np.ascontiguousarray(rows).view(np.uint8)
-        index, warp = _bytes(at, stored.shape[1]), self.warp[lanes][:, None]
+        size = rows.dtype.itemsize * rows.shape[1]
+        index, warp = _bytes(at, size), self.warp[lanes][:, None]
         if self._in_flight[index].any():
             raise EmulationError("shared bytes of a copy in flight are overwritten")
         if self._operand[index].any():
             raise EmulationError("shared bytes are overwritten while a wgmma may read them")
-        for state, other in ((self._written[index], True), (self._read[index], False)):
-            bad = (state > self.epoch) & (state != self.epoch + warp)
-            bad = bad & (self.data[index] != stored) if other else bad
-            if bad.any():
-                what = "stores" if other else "reads"
+        for states, what in ((self._written, "stores"), (self._read, "reads")):
+            state = states[index]
+            if ((state > self.epoch) & (state != self.epoch + warp)).any():
                 raise EmulationError(
                     f"race: a warp stores where another {what} between two barriers"
                 )

@@ -11,7 +11,7 @@ from . import memory_opcodes, values
 from .flow import check_wgmma
 from .memory import Copies, GlobalMemory, Segment, SharedMemory
 from .opcodes import Line, Step, look_up
-from .ptx import EmulationError, Kernel, parse
+from .ptx import EmulationError, Instruction, Kernel
 from .values import Value
 
 assert memory_opcodes  # it fills the table
@@ -142,9 +142,8 @@ class Program:
             flight.
     """
 
-    def __init__(self, text: str, shared_bytes: int) -> None:
-        self.kernel: Kernel = parse(text)
-        self.shared_bytes = shared_bytes
+    def __init__(self, kernel: Kernel, shared_bytes: int) -> None:
+        self.kernel, self.shared_bytes = kernel, shared_bytes
         check_wgmma(self.kernel.code)
         self._slots = Slots(self.kernel.parameters)
         self._blocks = self._translate()
@@ -192,10 +191,14 @@ class Program:
                 taken = machine.uniform(block.guard(machine))
             at = block.target if taken and block.target is not None else at + 1
 
+    def _step(self, index: int, instruction: Instruction) -> Step:
+        entry, match = look_up(instruction)
+        return entry.build(Line(instruction, self._slots, match))
+
     def _translate(self) -> list[_Block]:
         blocks, labels = [_Block()], {}
         jumps: list[tuple[_Block, str]] = []
-        for instruction in self.kernel.code:
+        for index, instruction in enumerate(self.kernel.code):
             if instruction.opcode == "label":
                 blocks.append(_Block())
                 labels[instruction.operands[0]] = len(blocks) - 1
@@ -209,8 +212,7 @@ class Program:
                     jumps.append((block, instruction.operands[0]))
                 blocks.append(_Block())
             else:
-                entry, match = look_up(instruction)
-                blocks[-1].steps.append(entry.build(Line(instruction, self._slots, match)))
+                blocks[-1].steps.append(self._step(index, instruction))
         for block, label in jumps:
             block.target = labels[label]
         return blocks

@@ -1,4 +1,4 @@
-"""A few instructions run on arrays of registers: what the tests of the emulator are written with."""
+"""A few instructions run on arrays of registers, for the tests of the emulator."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from .memory import Copies, Segment
 from .program import Program
+from .ptx import parse
 from .values import UNSIGNED, Value
 
 THREADS = 128
@@ -56,7 +57,7 @@ def run_snippet(
     tensors = [
         torch.from_numpy(array.view(np.uint8)) for array in (*arrays.values(), *results.values())
     ]
-    Program(kernel, shared_bytes).run(
+    Program(parse(kernel), shared_bytes).run(
         (count // THREADS,),
         [np.uint64(tensor.data_ptr()) for tensor in tensors],
         [Segment.of(tensor) for tensor in tensors],
