@@ -1,4 +1,4 @@
-"""`zoo list` and `zoo show`: the models that are here."""
+"""`zoo list` and `zoo show`: print the models that are here."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def list_command(
 ) -> None:
     """List the models that are here (also: zoo ls).
 
-    Lists those that ship with the zoo, those in the cache, and the recipes, which zoo pull follows.
-    To find a model on a hub use zoo search.
+    These are the models that ship with the zoo, those in the cache, and the recipes, which zoo pull
+    follows. To find a model on a hub use zoo search.
     """
     if remote:
         list_remote(None, author, endpoint, json_output)
@@ -72,8 +72,8 @@ def list_command(
                     "neuron": entry.config.neuron,
                     "schedule": entry.config.schedule,
                     "numerics": entry.config.numerics,
-                    "timesteps": report.best_row(entry.evaluation).get("timesteps"),
-                    "top1": report.best_row(entry.evaluation).get("top1"),
+                    "timesteps": entry.evaluation and entry.evaluation.best.timesteps,
+                    "top1": entry.evaluation and entry.evaluation.best.top1,
                     "size": entry.size,
                     "folder": str(entry.folder),
                     "origin": entry.origin,
@@ -113,7 +113,7 @@ def show_command(
 ) -> None:
     """Show the facts of one model (also: zoo info).
 
-    Prints what it is, what it was made from, and how well it does.
+    The facts are what it is, what it was made from, and how well it does.
     """
     from zoo.commands import report
     from zoo.models import registry
@@ -128,7 +128,8 @@ def show_command(
                 "folder": str(entry.folder),
                 "size": entry.size,
                 "config": entry.config.model_dump(mode="json"),
-                "evaluation": entry.evaluation,
+                "evaluation": entry.evaluation
+                and entry.evaluation.model_dump(mode="json", exclude_unset=True),
             }
         )
     else:

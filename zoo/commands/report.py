@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.commands.terminal import new_table, print_lines
 from zoo.render.chart import bar, columns
 from zoo.text import human_bytes, human_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
@@ -116,12 +116,6 @@ def _firing_rates(console: Console, found: Evaluation) -> None:
     console.print()
 
 
-def best_row(measured: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The row of an eval.json with the most timesteps; empty where there is none."""
-    rows = (measured or {}).get("rows") or [{}]
-    return max(rows, key=lambda row: row.get("timesteps", 0))
-
-
 def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe] = ()) -> None:
     """One line for each artifact, and one for each recipe that was not followed yet."""
     table = new_table(
@@ -138,9 +132,9 @@ def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe]
         left=7,
     )
     for entry in entries:
-        config, row = entry.config, best_row(entry.evaluation)
-        top1 = f"{row['top1']:.2f} %" if "top1" in row else "-"
-        steps = str(row.get("timesteps", config.timesteps))
+        config, row = entry.config, entry.evaluation and entry.evaluation.best
+        top1 = f"{row.top1:.2f} %" if row else "-"
+        steps = str(row.timesteps if row else config.timesteps)
         table.add_row(
             entry.name,
             config.arch,
@@ -229,15 +223,12 @@ def facts(console: Console, entry: Entry) -> None:
     print_lines(console, lines)
 
 
-def _accuracy(measured: Mapping[str, Any] | None) -> dict[str, object]:
-    if not measured or not measured.get("rows"):
+def _accuracy(measured: Evaluation | None) -> dict[str, object]:
+    if measured is None:
         return {"not measured": "zoo eval measures it"}
-    data = measured.get("data") or {}
-    rows: dict[str, object] = {
-        f"T = {row['timesteps']}": f"{row['top1']:.2f} %" for row in measured["rows"]
-    }
-    ann = {"ANN": f"{measured['ann']['top1']:.2f} %"} if measured.get("ann") else {}
-    return {"on": data.get("description"), **ann, **rows}
+    ann = {"ANN": f"{measured.ann.top1:.2f} %"} if measured.ann else {}
+    rows = {f"T = {row.timesteps}": f"{row.top1:.2f} %" for row in measured.rows}
+    return {"on": measured.data.description, **ann, **rows}
 
 
 def _list(values: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo import distributed
-from zoo.artifact.config import CONFIG, WEIGHTS, Config
+from zoo.artifact.config import CONFIG, MAX_TIMESTEPS, WEIGHTS, Config
 from zoo.artifact.folder import read_artifact
 from zoo.artifact.results import AnnFacts, ClassRow, DataFacts, Evaluation, LayerRow, Row, wilson
 from zoo.artifact.tensors import network_of
@@ -93,9 +93,10 @@ def evaluate(
     config, tensors = read_artifact(folder)
     network = network_of(config, tensors).to(device).with_backend(backend)
     steps = sorted(set(timesteps))
-    if not steps or steps[0] < 1:
+    if not steps or steps[0] < 1 or steps[-1] > MAX_TIMESTEPS:
         raise UsageError(
-            f"timesteps must be 1 or more, not {list(timesteps)}: name some, such as 8,16,32"
+            f"timesteps must be 1 or more and at most {MAX_TIMESTEPS}, not {list(timesteps)}: name "
+            "some, such as 8,16,32"
         )
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size} is too small: use 1 or more")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
-from zoo.artifact.config import CONFIG, FILES, WEIGHTS, Config, Sha256, parse_config
+from zoo.artifact.config import CONFIG, EVALUATION, FILES, WEIGHTS, Config, Sha256, parse_config
+from zoo.artifact.results import Evaluation, read_evaluation
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 from zoo.hub import cache
 from zoo.hub import client as hub
@@ -73,7 +74,7 @@ class Entry:
     folder: Path
     config: Config
     size: int
-    evaluation: dict[str, Any] | None
+    evaluation: Evaluation | None
     origin: Origin = "folder"
     commit: str | None = None
 
@@ -92,13 +93,7 @@ def index() -> dict[str, Named]:
 def entry(folder: Path, name: str | None = None) -> Entry:
     """Reads the facts of one artifact folder, without its tensors."""
     config = parse_config((folder / "config.json").read_bytes(), f"{folder}/config.json")
-    measured = folder / "eval.json"
-    try:
-        evaluation = json.loads(measured.read_text()) if measured.is_file() else None
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(
-            f"{measured} is not valid JSON ({str(error)[:80]}): fetch the artifact again"
-        ) from error
+    evaluation = read_evaluation(folder) if (folder / EVALUATION).is_file() else None
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     pulled = cache.is_cached(folder)
     origin: Origin = "folder"

@@ -195,8 +195,8 @@ def test_every_shipped_model_is_sound_and_measured():
     for entry in registry.shipped():
         assert all(check.ok for check in verify_artifact(entry.folder, deep=True))
         assert entry.evaluation is not None
-        assert entry.evaluation["weights_sha256"] == entry.config.weights_sha256
-        assert entry.name == entry.evaluation["name"]
+        assert entry.evaluation.weights_sha256 == entry.config.weights_sha256
+        assert entry.name == entry.evaluation.name
         assert registry.default_data(entry.config) == (
             "digits" if entry.name.endswith("-digits") else "cifar10"
         )
@@ -205,12 +205,12 @@ def test_every_shipped_model_is_sound_and_measured():
 def test_the_shipped_digits_model_measures_what_its_file_says(digits_test):
     entry = next(entry for entry in registry.shipped() if entry.name == "s-resnet20-digits")
     result = evaluate(entry.folder, digits_test, [1, 8])
-    said = {row["timesteps"]: row["top1"] for row in entry.evaluation["rows"]}
+    said = {row.timesteps: row.top1 for row in entry.evaluation.rows}
     assert {row.timesteps: row.top1 for row in result.rows} == {
         1: pytest.approx(said[1]),
         8: pytest.approx(said[8]),
     }
-    assert result.data.sha256 == entry.evaluation["data"]["sha256"]
+    assert result.data.sha256 == entry.evaluation.data.sha256
 
 
 def test_a_broken_evaluation_file(saved, tmp_path):
