@@ -1,6 +1,7 @@
-"""`zoo`: puts the commands together, and ends every run with one line and an exit code.
+"""`zoo`: put the commands together, and end every run with one line and an exit code.
 
-The commands are in `zoo/commands`. Exit codes are those of `zoo.errors`, 2 for usage and 130 after Ctrl-C.
+The commands are in `zoo/commands`. Exit codes are those of `zoo.errors`, 2 for usage and 130 after
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A zoo of spiking ResNets: convert a trained network, measure it, verify it, share it.",
     epilog="Example:\n\n\b\n  zoo list\n  zoo eval s-resnet20-digits --timesteps 1,2,4,8\n\n"
-    "-q and --no-color may stand anywhere. Exit codes: 0 done, 1 failure, 2 usage, 3 not found, 4 network, "
-    "5 integrity, 6 access, 7 a bound was missed, 130 Ctrl-C.",
+    "-q and --no-color may stand anywhere. Exit codes: 0 done, 1 failure, 2 usage, 3 not found, "
+    "4 network, 5 integrity, 6 access, 7 a bound was missed, 130 Ctrl-C.",
 )
 for group in (models, card, site, evaluate, verify, convert, train, hub, doctor, share, export):
     app.add_typer(group.app)
 app.add_typer(cache.app, name="cache")
 
 
-def _version(wanted: bool) -> None:
-    if not wanted:
+def _version(requested: bool) -> None:
+    if not requested:
         return
     from importlib.metadata import PackageNotFoundError, version
 
@@ -76,11 +77,11 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Declares what `main` has read already: these may stand anywhere on the command line."""
+    """Declare what `main` has read already: these may stand anywhere on the command line."""
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Runs `zoo` and returns its exit code; nothing escapes but what ZOO_DEBUG=1 lets through."""
+    """Run `zoo` and return its exit code; nothing escapes but what ZOO_DEBUG=1 lets through."""
     words = list(sys.argv[1:] if given is None else given)
     end = words.index("--") if "--" in words else len(words)
     moved = [word for word in words[:end] if word in _ANYWHERE]
@@ -88,9 +89,8 @@ def main(given: Sequence[str] | None = None) -> int:
     terminal.command = shlex.join(["zoo", *words])
     terminal.quiet, terminal.no_color = bool({"-q", "--quiet"} & set(moved)), "--no-color" in moved
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(
-            errors="replace"
-        )  # a terminal without Unicode shows ?, it does not end the run
+        # A terminal without Unicode shows ?, it does not end the run.
+        sys.stdout.reconfigure(errors="replace")
     try:
         with warnings.catch_warnings():
             if os.environ.get("ZOO_DEBUG") != "1":
@@ -112,14 +112,14 @@ def main(given: Sequence[str] | None = None) -> int:
 
 
 def _drop_stdout(code: int) -> int:
-    """Lets nothing be written to stdout any more, so that Python does not complain about it at exit."""
+    """Redirect stdout to nowhere, so that Python does not complain about it at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
 def _explain(error: Exception) -> int:
-    """One line on stderr for whatever went wrong; its exit code."""
+    """Print one line on stderr for whatever went wrong, and return the exit code."""
     if isinstance(error, ZooError):
         terminal.say("error", error, "red")
         return error.exit_code

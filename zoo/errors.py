@@ -1,4 +1,4 @@
-"""Every error the zoo raises on purpose, each with the exit code of `zoo`.
+"""Define every error the zoo raises on purpose, each with the exit code of `zoo`.
 
 A message is one line: what was wrong, then what to do next. Anything else that escapes is a bug.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 
 class ZooError(Exception):
-    """Something the user can act on; the base of every error below.
+    """Base of every error below: something that the user can act on.
 
-    A message may quote what stood in a file: characters that would drive a terminal become question marks.
+    A message may quote the content of a file: characters that would drive a terminal become
+    question marks.
     """
 
     exit_code = 1
@@ -19,36 +20,39 @@ class ZooError(Exception):
 
 
 class UsageError(ZooError):
-    """An argument has a value that cannot be used (timesteps 0, unknown neuron, images of the wrong size)."""
+    """Raised for an argument that cannot be used.
+
+    Examples are timesteps of 0, an unknown neuron, images of the wrong size.
+    """
 
     exit_code = 2
 
 
 class NotFoundError(ZooError):
-    """A model, folder, file or data set that was named does not exist."""
+    """Raised when a model, folder, file or data set that was named does not exist."""
 
     exit_code = 3
 
 
 class NetworkError(ZooError):
-    """A hub could not be reached, or the zoo is offline and the file is not in the cache."""
+    """Raised when no hub can be reached, or offline for a file that is not in the cache."""
 
     exit_code = 4
 
 
 class IntegrityError(ZooError):
-    """A file is not what it should be: cut, altered, of another format, or its sha256 differs."""
+    """Raised for a damaged file: cut, altered, of another format, or with another sha256."""
 
     exit_code = 5
 
 
 class AuthError(ZooError):
-    """The hub refused the token, or wants one."""
+    """Raised when the hub refuses the token, or requires one."""
 
     exit_code = 6
 
 
 class GateError(ZooError):
-    """A measured value failed a stated bound (too low an accuracy, an incomplete card)."""
+    """Raised when a measured value fails a stated bound (low accuracy, incomplete card)."""
 
     exit_code = 7

@@ -1,4 +1,4 @@
-"""The command line, one file a command or group; arguments, messages and tables.
+"""The command line: one file a command or group; arguments, messages and tables.
 
 `cli.py` puts them together.
 

@@ -1,4 +1,4 @@
-"""What the texts on the command line mean: a value that can be used, or one UsageError before any work begins."""
+"""Parse texts of the command line: a usable value, or one UsageError before any work begins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_TIMESTEPS = 4096
 
 
 def timesteps(text: str) -> list[int]:
-    """`4,8,16` as sorted numbers, each once."""
+    """Return `4,8,16` as sorted numbers, each once."""
     try:
         values = sorted({int(part) for part in text.split(",")})
     except ValueError:
@@ -29,7 +29,7 @@ def timesteps(text: str) -> list[int]:
 
 
 def per_channel(option: str, text: str | None) -> list[float] | None:
-    """`0.5,0.5,0.5` as numbers."""
+    """Return `0.5,0.5,0.5` as numbers."""
     if text is None:
         return None
     try:
@@ -44,21 +44,21 @@ def per_channel(option: str, text: str | None) -> list[float] | None:
 
 
 def parameters(texts: Sequence[str]) -> dict[str, float | int | str | bool]:
-    """`NAME=VALUE` pairs; a value is a number where it reads as one."""
-    found: dict[str, float | int | str | bool] = {}
+    """Return `NAME=VALUE` pairs as a dictionary; a value that reads as a number is one."""
+    pairs: dict[str, float | int | str | bool] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise UsageError(f"--parameter {text!r} has no value: write it like percentile=0.999")
-        found[name] = value
+        pairs[name] = value
         for kind in (float, int):
             with contextlib.suppress(ValueError):
-                found[name] = kind(value)
-    return found
+                pairs[name] = kind(value)
+    return pairs
 
 
 def check_text(option: str, text: str | None) -> None:
-    """Says that a text would not fit into config.json."""
+    """Raise UsageError if a text would not fit into config.json."""
     if text is not None and not 1 <= len(text) <= 500:
         raise UsageError(
             f"{option} takes 1 to 500 characters, not {len(text)}: shorten it or leave it out"
@@ -66,7 +66,10 @@ def check_text(option: str, text: str | None) -> None:
 
 
 def check_replaceable(folder: Path, force: bool, option: str = "--out") -> None:
-    """Says before the work, not after it, that `folder` is taken; --force replaces artifacts, never another folder."""
+    """Raise UsageError early, before the work, if `folder` is taken.
+
+    --force replaces artifacts, never another folder.
+    """
     if not folder.exists():
         return
     if not force:
@@ -75,12 +78,18 @@ def check_replaceable(folder: Path, force: bool, option: str = "--out") -> None:
         )
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "config.json").is_file()):
         raise UsageError(
-            f"{folder} is not an artifact, --force would delete what is in it: choose another {option}"
+            f"{folder} is not an artifact, --force would delete what is in it: choose another "
+            f"{option}"
         )
 
 
 def check_writable(option: str, path: Path | None, suffix: str = "") -> None:
-    """Says before the work, not after it, that a file cannot be written at `path`."""
+    """Raise an error early, before the work, if a file cannot be written at `path`.
+
+    Raises:
+        UsageError: another suffix, or no file at `path` that can be replaced.
+        NotFoundError: its folder does not exist.
+    """
     if path is None:
         return
     if not path.name.lower().endswith(suffix):

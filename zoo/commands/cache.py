@@ -25,52 +25,52 @@ def cache_ls(json_output: Json = False) -> None:
     from zoo.hub import cache
     from zoo.models import recipes
 
-    found, made = list(cache.snapshots()), list(recipes.everything())
+    snapshots, converted = list(cache.snapshots()), list(recipes.everything())
     if json_output:
         write_json(
             [
                 {
-                    "repo": one.repo,
-                    "commit": one.commit,
-                    "refs": list(one.refs),
-                    "size": one.size,
-                    "whole": one.whole,
-                    "folder": str(one.folder),
+                    "repo": snapshot.repo,
+                    "commit": snapshot.commit,
+                    "refs": list(snapshot.refs),
+                    "size": snapshot.size,
+                    "whole": snapshot.whole,
+                    "folder": str(snapshot.folder),
                     "made": False,
                 }
-                for one in found
+                for snapshot in snapshots
             ]
             + [
                 {
-                    "repo": one.name,
-                    "commit": one.key,
+                    "repo": model.name,
+                    "commit": model.key,
                     "refs": [],
-                    "size": one.size,
+                    "size": model.size,
                     "whole": True,
-                    "folder": str(one.folder),
+                    "folder": str(model.folder),
                     "made": True,
-                    "state": one.state,
+                    "state": model.state,
                 }
-                for one in made
+                for model in converted
             ]
         )
         return
-    if not found and not made:
+    if not snapshots and not converted:
         terminal.note("no model of the zoo is in the cache: zoo pull fetches one")
         return
     table = new_table("NAME", "COMMIT", "PULLED AS", "STATE", "SIZE", left=4)
-    for one in found:
-        state = "whole" if one.whole else "unfinished"
+    for snapshot in snapshots:
+        state = "whole" if snapshot.whole else "unfinished"
         table.add_row(
-            printable(one.repo),
-            one.commit[:12],
-            printable(", ".join(one.refs)) or "-",
+            printable(snapshot.repo),
+            snapshot.commit[:12],
+            printable(", ".join(snapshot.refs)) or "-",
             state,
-            human_bytes(one.size),
+            human_bytes(snapshot.size),
         )
-    for other in made:
-        digest, _, how = other.key.partition("-")
-        table.add_row(printable(other.name), digest, how, other.state, human_bytes(other.size))
+    for model in converted:
+        digest, _, how = model.key.partition("-")
+        table.add_row(printable(model.name), digest, how, model.state, human_bytes(model.size))
     terminal.out.print(table)
 
 
@@ -85,7 +85,8 @@ def cache_rm(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Models to remove: org/name for all its revisions, org/name@revision for one, or a "
+            help="Models to remove: org/name for all its revisions, org/name@revision for one, or "
+            "a "
             "recipe's name.",
         ),
     ],
@@ -98,31 +99,34 @@ def cache_rm(
     from zoo.hub import cache
     from zoo.models import recipes
 
-    everything, chosen = list(cache.snapshots()), []
-    all_made, made = list(recipes.everything()), []
+    snapshots, converted = list(cache.snapshots()), list(recipes.everything())
+    pulled_targets, converted_targets = [], []
     for text in models:
-        same = [one for one in all_made if text in (one.name, f"{one.name}@{one.key}")]
-        if not same and text in recipes.RECIPES:
+        named = [model for model in converted if text in (model.name, f"{model.name}@{model.key}")]
+        if not named and text in recipes.RECIPES:
             raise NotFoundError(f"{text} is not in the cache: zoo cache ls lists what is")
-        if same:
-            made += [one for one in same if one not in made]
+        if named:
+            converted_targets += [model for model in named if model not in converted_targets]
             continue
-        wanted = cache.parse(text)
-        if wanted is None:
+        repository = cache.parse(text)
+        if repository is None:
             raise UsageError(
                 f"{text} is not org/name or org/name@revision: zoo cache ls lists what there is"
             )
-        repo, revision = wanted
-        found = [
-            one
-            for one in everything
-            if one.repo == repo and (revision is None or revision in (one.commit, *one.refs))
+        repo, revision = repository
+        matching = [
+            snapshot
+            for snapshot in snapshots
+            if snapshot.repo == repo
+            and (revision is None or revision in (snapshot.commit, *snapshot.refs))
         ]
-        if not found:
+        if not matching:
             raise NotFoundError(f"{text} is not in the cache: zoo cache ls lists what is")
-        chosen += [one for one in found if one not in chosen]
-    folders = [one.folder for one in chosen] + [one.folder for one in made]
-    _removed(folders, cache.remove_cached(chosen) + recipes.remove_made(made), json_output)
+        pulled_targets += [entry for entry in matching if entry not in pulled_targets]
+    folders = [snapshot.folder for snapshot in pulled_targets]
+    folders += [model.folder for model in converted_targets]
+    freed = cache.remove_cached(pulled_targets) + recipes.remove_made(converted_targets)
+    _removed(folders, freed, json_output)
 
 
 @app.command("prune", epilog=epilog("zoo cache prune"))
@@ -134,9 +138,10 @@ def cache_prune(json_output: Json = False) -> None:
     from zoo.hub import cache
     from zoo.models import recipes
 
-    halves, left, freed = cache.prune_cache()
-    made, more = recipes.prune_made()
-    _removed([*(one.folder for one in halves), *left, *made], freed + more, json_output)
+    unfinished, leftovers, freed = cache.prune_cache()
+    outdated, more = recipes.prune_made()
+    folders = [*(snapshot.folder for snapshot in unfinished), *leftovers, *outdated]
+    _removed(folders, freed + more, json_output)
 
 
 def _removed(paths: list[Path], freed: int, json_output: bool) -> None:
@@ -155,23 +160,27 @@ def cache_verify(json_output: Json = False) -> None:
     from zoo.hub import client as hub
     from zoo.models import recipes
 
-    found = [(one.repo, one.commit, cache.problem_of(one.folder)) for one in cache.snapshots()]
-    found += [(one.name, one.key, cache.problem_of(one.folder)) for one in recipes.everything()]
+    results = [
+        (each.repo, each.commit, cache.problem_of(each.folder)) for each in cache.snapshots()
+    ]
+    results += [
+        (each.name, each.key, cache.problem_of(each.folder)) for each in recipes.everything()
+    ]
     if json_output:
         write_json(
             [
                 {"repo": repo, "commit": commit, "ok": not problem, "problem": problem}
-                for repo, commit, problem in found
+                for repo, commit, problem in results
             ]
         )
     else:
-        for repo, commit, problem in found:
+        for repo, commit, problem in results:
             which = commit[:12] if hub.COMMIT.fullmatch(commit) else commit
-            line = f"{'FAILED' if problem else 'ok':<8}{repo}@{which}{f': {problem}' if problem else ''}"
-            print_lines(terminal.out, [line])
-    bad = [(repo, commit) for repo, commit, problem in found if problem]
+            verdict, reason = ("FAILED", f": {problem}") if problem else ("ok", "")
+            print_lines(terminal.out, [f"{verdict:<8}{repo}@{which}{reason}"])
+    bad = [(repo, commit) for repo, commit, problem in results if problem]
     if bad:
         first = "@".join(bad[0])
         raise IntegrityError(
-            f"{len(bad)} of {len(found)} are bad: zoo cache rm {first}, then pull it again"
+            f"{len(bad)} of {len(results)} are bad: zoo cache rm {first}, then pull it again"
         )

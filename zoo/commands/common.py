@@ -1,4 +1,4 @@
-"""What the commands share: options that mean the same everywhere, examples, and how they talk."""
+"""Share between commands the options that mean the same everywhere, examples and the terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ terminal = Terminal()
 
 
 def epilog(*examples: str) -> str:
-    """The examples at the end of a command's help."""
+    """Return the examples at the end of a command's help."""
     return "Example:\n\n\b\n" + "\n".join(f"  {example}" for example in examples)
 
 
 def names(incomplete: str) -> list[str]:
-    """The names of the zoo that begin so."""
+    """Return the names of the zoo that begin with `incomplete`."""
     from zoo.models.recipes import RECIPES
     from zoo.models.registry import index
 
@@ -26,7 +26,7 @@ def names(incomplete: str) -> list[str]:
 
 
 def find_model(model: str, *, json_output: bool = False) -> Path:
-    """The folder of a MODEL; one that has to be pulled first is, with a bar."""
+    """Return the folder of a MODEL, pulled first with a progress bar if it has to be."""
     from zoo.models import registry
 
     with terminal.progress(json_output=json_output, of_bytes=True) as progress:

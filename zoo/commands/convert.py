@@ -1,4 +1,4 @@
-"""`zoo convert`: a trained ResNet becomes a spiking one."""
+"""`zoo convert`: turn a trained ResNet into a spiking one."""
 
 from __future__ import annotations
 
@@ -65,8 +65,7 @@ def convert_command(
         Literal["if", "signed", "multi-level"],
         typer.Option(
             help="Neuron model; signed may take spikes back, multi-level has graded spikes of 4 "
-            "bits, "
-            "for T = 1 to 8."
+            "bits, for T = 1 to 8."
         ),
     ] = "if",
     schedule: Annotated[
@@ -211,8 +210,11 @@ def convert_command(
         write_json({"path": str(out), **result.summary(), "config": config.model_dump(mode="json")})
     else:
         report.layer_errors(terminal.out, result.layers)
-        share = f"predicts what the ANN predicts on {result.agreement:.1%} of the calibration images at T = {steps[0]}"
-        print_lines(terminal.out, ["", share, f"wrote {out}"])
+        agreement = (
+            f"predicts what the ANN predicts on {result.agreement:.1%} of the calibration images "
+            f"at T = {steps[0]}"
+        )
+        print_lines(terminal.out, ["", agreement, f"wrote {out}"])
     _warn_of_bad(result)
     data = default_data(config)
     following = ["zoo", "eval", str(out), *([] if data else ["--data", str(calib or "IMAGES")])]

@@ -1,4 +1,4 @@
-"""What `zoo doctor` says about this machine: versions, what would run a model, the hub, the cache."""
+"""`zoo doctor`: report on this machine: versions, what would run a model, the hub, the cache."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ _PACKAGES = (
 
 
 def examine(*, endpoint: str | None = None, offline: bool = False) -> dict[str, Any]:
-    """Everything as plain values; what cannot be found out is None. Raises UsageError for an endpoint that is none."""
+    """Return the report as plain values; None stands for what cannot be determined.
+
+    Raises:
+        UsageError: `endpoint` is not an address.
+    """
     return {
         "zoo": __version__,
         "python": platform.python_version(),
@@ -78,27 +82,27 @@ def _hub(endpoint: str | None, offline: bool) -> dict[str, Any]:
     from zoo.hub import client as hub
 
     where = hub.base(endpoint)
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "endpoint": where,
         "offline": hub.is_offline(offline),
         "answers": None,
         "problem": None,
     }
-    # Whether there is a token, never which.
-    found["token"] = (
+    # Only that there is a token, never the token itself.
+    facts["token"] = (
         bool(get_token())
         and hub.token_for(endpoint) is None
         and not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN
     )
-    if found["offline"]:
-        return found
+    if facts["offline"]:
+        return facts
     try:
         with hub.errors("the hub", endpoint):
             list(hub.api(endpoint).list_models(limit=1))
-        found["answers"] = True
+        facts["answers"] = True
     except ZooError as error:
-        found |= {"answers": False, "problem": in_option_words(str(error), "doctor")}
-    return found
+        facts |= {"answers": False, "problem": in_option_words(str(error), "doctor")}
+    return facts
 
 
 def _cache() -> dict[str, Any]:
@@ -108,15 +112,15 @@ def _cache() -> dict[str, Any]:
     from zoo.models import recipes
 
     folder = Path(constants.HF_HUB_CACHE)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    found = list(cache.snapshots())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    snapshots = list(cache.snapshots())
     return {
         "folder": str(folder),
-        "models": sum(one.whole for one in found),
-        "unfinished": sum(not one.whole for one in found),
-        "bytes": sum(one.size for one in found),
-        "free": shutil.disk_usage(there).free,
-        "writable": os.access(there, os.W_OK),
+        "models": sum(snapshot.whole for snapshot in snapshots),
+        "unfinished": sum(not snapshot.whole for snapshot in snapshots),
+        "bytes": sum(snapshot.size for snapshot in snapshots),
+        "free": shutil.disk_usage(existing).free,
+        "writable": os.access(existing, os.W_OK),
         "made": sum(1 for _ in recipes.everything()),
         "notes": str(cache_folder()),
     }
@@ -127,16 +131,16 @@ def doctor_command(
     endpoint: Endpoint = None, offline: Offline = False, json_output: Json = False
 ) -> None:
     """Report what works here: versions, GPU, hub, cache."""
-    found = examine(endpoint=endpoint, offline=offline)
+    report = examine(endpoint=endpoint, offline=offline)
     if json_output:
-        write_json(found)
+        write_json(report)
         return
-    runs, hub, kept = found["device"], found["hub"], found["cache"]
+    runs, hub, cached = report["device"], report["hub"], report["cache"]
     state = {None: "not asked, offline", True: "answers", False: hub["problem"]}[hub["answers"]]
     lines = {
-        "zoo": f"{found['zoo']}, Python {found['python']}, {found['platform']}",
+        "zoo": f"{report['zoo']}, Python {report['python']}, {report['platform']}",
         "packages": ", ".join(
-            f"{name} {number or 'missing'}" for name, number in found["packages"].items()
+            f"{name} {number or 'missing'}" for name, number in report["packages"].items()
         ),
         "GPU": f"{runs['gpu']}, capability {runs['capability']}, CUDA {runs['cuda']}"
         if runs["gpu"]
@@ -144,17 +148,18 @@ def doctor_command(
         "backend": f"{runs['backend']}, {runs['threads']} threads on {runs['cores']} cores",
         "hub": f"{hub['endpoint']}: {state}",
         "token": "yes" if hub["token"] else "none for this hub",
-        "cache": f"{kept['folder']}: {kept['models']} models, {human_bytes(kept['bytes'])}, {human_bytes(kept['free'])} free",
-        "made here": f"{kept['made']} models, in {kept['notes']}",
+        "cache": f"{cached['folder']}: {cached['models']} models, {human_bytes(cached['bytes'])}, "
+        f"{human_bytes(cached['free'])} free",
+        "made here": f"{cached['made']} models, in {cached['notes']}",
     }
     print_lines(terminal.out, [f"{name:<11}{line}" for name, line in lines.items()])
     if hub["answers"] is False:
         terminal.warn(
             "the hub does not answer: models that ship or are in the cache work all the same"
         )
-    if not kept["writable"]:
-        terminal.warn(f"{kept['folder']} cannot be written: set HF_HOME to a folder that can")
-    if kept["unfinished"]:
+    if not cached["writable"]:
+        terminal.warn(f"{cached['folder']} cannot be written: set HF_HOME to a folder that can")
+    if cached["unfinished"]:
         terminal.warn(
-            f"{kept['unfinished']} pulls did not end: pull them again, or zoo cache prune"
+            f"{cached['unfinished']} pulls did not end: pull them again, or zoo cache prune"
         )

@@ -25,8 +25,10 @@ app = typer.Typer()
     "eval",
     epilog=epilog(
         "zoo eval s-resnet20-digits --timesteps 4,8,16",
-        "zoo eval ./s-resnet20 --data cifar-10-python.tar.gz --ann resnet20.th --output eval.json --plot eval.png",
-        "torchrun --nproc-per-node 8 -m zoo eval ./s-resnet50 --data imagenet/val --resume eval.part --output eval.json",
+        "zoo eval ./s-resnet20 --data cifar-10-python.tar.gz --ann resnet20.th --output eval.json "
+        "--plot eval.png",
+        "torchrun --nproc-per-node 8 -m zoo eval ./s-resnet50 --data imagenet/val --resume "
+        "eval.part --output eval.json",
     ),
 )
 def evaluate_command(
@@ -134,7 +136,7 @@ def evaluate_command(
     from zoo.evaluation import evaluate as evaluation
 
     with terminal.progress(json_output=json_output) as progress:
-        found = evaluation.evaluate(
+        result = evaluation.evaluate(
             folder,
             images,
             steps,
@@ -147,46 +149,48 @@ def evaluate_command(
         )
     if not ranks.first:
         return
-    found = found.model_copy(update={"command": terminal.command, "name": cache.name_of(folder)})
-    # First the files: a reader who closes the pipe early must not cost them; nor may a full disk cost what was measured.
+    result = result.model_copy(update={"command": terminal.command, "name": cache.name_of(folder)})
+    # Files first: a reader who closes the pipe early must not cost them, nor a full disk the
+    # measurement.
     failure: ZooError | None = None
     try:
-        _write_evaluation(found, output, plot)
+        _write_evaluation(result, output, plot)
     except ZooError as error:
         failure = error
     if json_output:
-        write_json(found.model_dump(mode="json"))
+        write_json(result.model_dump(mode="json"))
     else:
-        report.evaluation(terminal.out, found, with_layers=layers)
-        if found.ann is None:
+        report.evaluation(terminal.out, result, with_layers=layers)
+        if result.ann is None:
             terminal.note(
                 "no ANN to compare with: pass --ann FILE, the checkpoint it was converted from"
             )
     if failure is not None:
         raise failure
-    last = found.rows[-1]
+    last = result.rows[-1]
     if min_accuracy is not None and not last.top1 >= min_accuracy:
         raise GateError(
-            f"accuracy at T = {last.timesteps} is {last.top1:.2f} %, under --min-accuracy {min_accuracy:g}: "
+            f"accuracy at T = {last.timesteps} is {last.top1:.2f} %, under --min-accuracy "
+            f"{min_accuracy:g}: "
             "raise --timesteps or convert again"
         )
 
 
-def _write_evaluation(found: Evaluation, output: Path | None, plot: Path | None) -> None:
+def _write_evaluation(result: Evaluation, output: Path | None, plot: Path | None) -> None:
     from zoo.render import chart
 
     if output is not None:
         with replaced_file(output) as temporary:
-            temporary.write_text(json.dumps(found.model_dump(mode="json"), indent=2) + "\n")
+            temporary.write_text(json.dumps(result.model_dump(mode="json"), indent=2) + "\n")
         terminal.note(f"wrote {output}")
     if plot is not None:
         curve = chart.Curve(
-            f"{found.method}, {found.neuron}, {found.schedule}, {found.numerics}",
-            {row.timesteps: row.top1 for row in found.rows},
-            {row.timesteps: row.interval95 for row in found.rows},
+            f"{result.method}, {result.neuron}, {result.schedule}, {result.numerics}",
+            {row.timesteps: row.top1 for row in result.rows},
+            {row.timesteps: row.interval95 for row in result.rows},
         )
         with replaced_file(plot) as temporary:
             chart.plot_png(
-                temporary, [curve], ann=found.ann.top1 if found.ann else None, title=found.name
+                temporary, [curve], ann=result.ann.top1 if result.ann else None, title=result.name
             )
         terminal.note(f"wrote {plot}")

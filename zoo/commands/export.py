@@ -42,7 +42,8 @@ def export_command(
     print_lines(
         terminal.out,
         [
-            f"{out}  {human_bytes(out.stat().st_size)}  {len(graph.nodes)} nodes, {len(graph.edges)} edges"
+            f"{out}  {human_bytes(out.stat().st_size)}  {len(graph.nodes)} nodes, "
+            f"{len(graph.edges)} edges"
         ],
     )
     exact = graph.metadata["exact_timesteps_in_float32"]

@@ -1,4 +1,4 @@
-"""`zoo pull`, `zoo publish` and `zoo search`: models on a hub."""
+"""`zoo pull`, `zoo publish` and `zoo search`: fetch, share and find models on a hub."""
 
 from __future__ import annotations
 
@@ -64,9 +64,10 @@ def pull_command(
 ) -> None:
     """Fetch a model and check every file of it.
 
-    Prints its folder. Only an artifact's own files are fetched, all of one commit; afterwards no command needs a network for it.
-    A recipe of `zoo list` is followed here: a public ANN is fetched, converted, verified and kept, which takes minutes once.
-    HF_TOKEN is sent to HF_ENDPOINT alone, never to another --endpoint.
+    Prints its folder. Only an artifact's own files are fetched, all of one commit; afterwards no
+    command needs a network for it. A recipe of `zoo list` is followed here: a public ANN is
+    fetched, converted, verified and kept, which takes minutes once. HF_TOKEN is sent to HF_ENDPOINT
+    alone, never to another --endpoint.
     """
     if local_dir is not None:
         arguments.check_replaceable(local_dir, force, "--local-dir")
@@ -74,7 +75,7 @@ def pull_command(
     from zoo.models import registry
 
     with terminal.progress(json_output=json_output, of_bytes=True) as progress:
-        found = registry.pull(
+        pulled = registry.pull(
             model,
             calib=calib,
             samples=samples,
@@ -85,33 +86,34 @@ def pull_command(
             talk=terminal.note,
         )
     if local_dir is not None:
-        found = cache.copy_out(found, local_dir)
+        pulled = cache.copy_out(pulled, local_dir)
     if json_output:
         write_json(
             {
-                "name": found.name,
-                "repo": found.repo,
-                "commit": found.commit,
-                "folder": str(found.folder),
-                "size": found.size,
-                "fetched": found.fetched,
-                "made": found.made,
-                "files": _files(found.files),
+                "name": pulled.name,
+                "repo": pulled.repo,
+                "commit": pulled.commit,
+                "folder": str(pulled.folder),
+                "size": pulled.size,
+                "fetched": pulled.fetched,
+                "made": pulled.made,
+                "files": _files(pulled.files),
             }
         )
         return
-    came = (
-        f"commit {found.commit}"
-        if found.repo
-        else f"made from {found.made}"
-        if found.made
+    origin = (
+        f"commit {pulled.commit}"
+        if pulled.repo
+        else f"made from {pulled.made}"
+        if pulled.made
         else "ships with the zoo"
     )
-    came += ", from the cache" if (found.repo or found.made) and not found.fetched else ""
+    origin += ", from the cache" if (pulled.repo or pulled.made) and not pulled.fetched else ""
     terminal.note(
-        f"{found.name}: {came}; {len(found.files)} files, {human_bytes(found.size)}, every sha256 right"
+        f"{pulled.name}: {origin}; {len(pulled.files)} files, {human_bytes(pulled.size)}, "
+        "every sha256 right"
     )
-    print_lines(terminal.out, [str(found.folder)])
+    print_lines(terminal.out, [str(pulled.folder)])
 
 
 @app.command(
@@ -148,14 +150,15 @@ def publish_command(
 ) -> None:
     """Put an artifact and its card on a hub, in one commit.
 
-    It is verified first, its spikes too, and the card is rendered from its eval.json. Needs HF_TOKEN with write access; for a hub
-    of your own set HF_ENDPOINT with it. The same bytes again make no commit.
+    It is verified first, its spikes too, and the card is rendered from its eval.json. Needs
+    HF_TOKEN with write access; for a hub of your own set HF_ENDPOINT with it. The same bytes again
+    make no commit.
     """
-    from zoo.share.publish import publish as put
+    from zoo.share.publish import publish
 
     terminal.note(f"checking {folder}: files, spikes, card")
     with terminal.progress(json_output=json_output) as progress:
-        done = put(
+        published = publish(
             folder,
             repo,
             private=private,
@@ -168,30 +171,30 @@ def publish_command(
     if json_output:
         write_json(
             {
-                "repo": done.repo,
-                "url": done.url,
-                "commit": done.commit,
-                "tag": done.tag,
-                "committed": done.committed,
+                "repo": published.repo,
+                "url": published.url,
+                "commit": published.commit,
+                "tag": published.tag,
+                "committed": published.committed,
                 "dry_run": dry_run,
-                "pull": done.pull,
-                "files": _files(done.files),
+                "pull": published.pull,
+                "files": _files(published.files),
             }
         )
         return
     if dry_run:
         terminal.note("sound and complete; nothing was sent")
-    elif not done.committed:
+    elif not published.committed:
         terminal.note("the hub has these bytes already: no new commit")
     print_lines(
         terminal.out,
         [
             *(
                 f"{human_bytes(size):>10}  {name}  sha256 {sha256}"
-                for name, (size, sha256) in done.files.items()
+                for name, (size, sha256) in published.files.items()
             ),
-            f"{done.url}{f'/tree/{done.commit}' if done.commit else ''}",
-            done.pull,
+            f"{published.url}{f'/tree/{published.commit}' if published.commit else ''}",
+            published.pull,
         ],
     )
 
@@ -217,7 +220,7 @@ def search_command(
 def list_remote(
     text: str | None, author: str | None, endpoint: str | None, json_output: bool
 ) -> None:
-    """Prints the zoo's models on a hub; also what `zoo list --remote` does."""
+    """Print the zoo's models on a hub; `zoo list --remote` calls it too."""
     from zoo.hub import client as hub
 
     rows = hub.search_hub(text, author=author, endpoint=endpoint)

@@ -1,4 +1,4 @@
-"""From the library's words to the command line's: parameters in a message become options.
+"""Translate messages of the library: the parameters that they name become options.
 
 A library message names Python parameters in backticks: `force=True`, `samples`, `device="cpu"`.
 Here they become what is typed: --force, --samples, --device cpu.
@@ -60,7 +60,8 @@ def in_option_words(text: str, command: str) -> str:
     no parameter of the command stays as it is.
 
     Args:
-        command: that was typed, such as `eval`.
+        text: the message.
+        command: the command that was typed, such as `eval`.
     """
 
     def replace(span: re.Match[str]) -> str:

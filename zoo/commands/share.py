@@ -1,4 +1,4 @@
-"""`zoo mirror` and `zoo serve`: artifacts for machines that reach no hub."""
+"""`zoo mirror` and `zoo serve`: copy and serve artifacts for machines that reach no hub."""
 
 from __future__ import annotations
 
@@ -48,24 +48,25 @@ def mirror_command(
 ) -> None:
     """Copy artifacts into a folder that zoo serve can serve.
 
-    Each becomes DIR/ORG/NAME, checked, whole or not at all. What is there already with the same bytes is left alone.
+    Each becomes DIR/ORG/NAME, checked, whole or not at all. What is there already with the same
+    bytes is left alone.
     """
     from zoo.models import registry
     from zoo.share import mirror as mirroring
 
-    wanted = models or [entry.name for entry in registry.shipped()]
+    names = models or [entry.name for entry in registry.shipped()]
     with terminal.progress(json_output=json_output) as progress:
-        found = mirroring.mirror(
-            folder, wanted, org=mirroring.ORG if name is None else name, progress=progress
+        rows = mirroring.mirror(
+            folder, names, org=mirroring.ORG if name is None else name, progress=progress
         )
     if json_output:
-        write_json([vars(row) | {"folder": str(row.folder)} for row in found])
+        write_json([vars(row) | {"folder": str(row.folder)} for row in rows])
     else:
         print_lines(
             terminal.out,
             [
                 f"{row.id}  {human_bytes(row.size)}  {'written' if row.changed else 'was there'}"
-                for row in found
+                for row in rows
             ],
         )
         terminal.note(f"next: zoo serve {folder}")
@@ -100,8 +101,9 @@ def serve_command(
 ) -> None:
     """Serve artifacts to huggingface_hub, read-only.
 
-    Clients set HF_ENDPOINT to the address, which is printed on stdout. Damaged artifacts are not served. There is no access
-    control and no TLS: listen where only those may connect who may read everything in DIR. Ctrl-C ends it, with exit code 130.
+    Clients set HF_ENDPOINT to the address, which is printed on stdout. Damaged artifacts are not
+    served. There is no access control and no TLS: listen where only those may connect who may read
+    everything in DIR. Ctrl-C ends it, with exit code 130.
     """
     from zoo.share import serve as serving
     from zoo.share.folder import Changed, Folder
@@ -117,7 +119,7 @@ def serve_command(
                 served.look(*identity.split("/"))
                 count += 1
             except NotFoundError:
-                pass  # some other folder
+                pass  # another folder, no artifact
             except (IntegrityError, Changed) as error:
                 terminal.warn(f"not served: {error or f'{identity} is changing'}")
     terminal.note(f"{count} artifact{'' if count == 1 else 's'} in {folder}; Ctrl-C ends it")

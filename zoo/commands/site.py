@@ -33,7 +33,7 @@ def site_command(
 ) -> None:
     """Write a gallery of the models as static pages.
 
-    Writes a table, charts and a page for each model, from its eval.json. The pages load nothing
+    It has a table, charts and a page for each model, from its eval.json. The pages load nothing
     from any network: open OUT/index.html.
     """
     from zoo.render import site as gallery

@@ -1,4 +1,4 @@
-"""How the command line talks: data on stdout, what is said about it on stderr, files whole or not at all."""
+"""Write to the terminal: data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """What a run of the command line says: data on `out`, the rest on `err`.
+    """Output of one run of the command line: data on `out`, the rest on `err`.
 
     Attributes:
-        quiet: neither notes nor progress, only errors and warnings.
-        no_color: no colour, as with the variable NO_COLOR.
+        quiet: print neither notes nor progress, only errors and warnings.
+        no_color: print no color, as with the variable NO_COLOR.
         command: the command line itself, for the record.
     """
 
@@ -47,7 +47,7 @@ class Terminal:
             emoji=False,
         )
 
-    # Made anew each time: a test may have exchanged the streams.
+    # Created anew each time: a test may have exchanged the streams.
     @property
     def out(self) -> Console:
         return self._console(stderr=False)
@@ -68,21 +68,24 @@ class Terminal:
         )
 
     def note(self, message: str) -> None:
-        """Something good to know; -q leaves it out."""
+        """Print something good to know; -q leaves it out."""
         if not self.quiet:
             self.say("", message)
 
     def warn(self, message: str) -> None:
-        """Something the result should not be used without knowing."""
+        """Print a warning: something the result should not be used without knowing."""
         self.say("warning", message, "yellow")
 
     @contextlib.contextmanager
     def progress(
         self, *, json_output: bool, of_bytes: bool = False
     ) -> Iterator[Callable[[str, int, int], None] | None]:
-        """A progress callback that draws bars, or None where bars do not belong.
+        """Yield a progress callback that draws bars, or None where bars do not belong.
 
-        `of_bytes` writes 1234567 as 1.2 MB at stages that are files: they have a suffix, steps of a computation have none.
+        Args:
+            json_output: the command prints JSON, so there are no bars.
+            of_bytes: write 1234567 as 1.2 MB at stages that are files; these have a suffix in their
+                name, steps of a computation have none.
         """
         if self.quiet or json_output or not sys.stderr.isatty():
             yield None
@@ -121,12 +124,12 @@ class Terminal:
 
 
 def write_json(value: Any) -> None:
-    """A value as JSON on stdout."""
+    """Write a value as JSON on stdout."""
     print(json.dumps(value, indent=2))
 
 
 def new_table(*headers: str, left: int = 1) -> Table:
-    """A borderless table; its first `left` columns are text, the others numbers."""
+    """Return a borderless table; its first `left` columns are text, the others numbers."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -136,6 +139,6 @@ def new_table(*headers: str, left: int = 1) -> Table:
 
 
 def print_lines(console: Console, lines: Sequence[str]) -> None:
-    """Lines that are never wrapped; the terminal does that."""
+    """Print lines without wrapping them; the terminal does that."""
     for line in lines:
         console.print(printable(line), soft_wrap=True)

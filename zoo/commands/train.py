@@ -1,4 +1,4 @@
-"""`zoo train`."""
+"""`zoo train`: train a ResNet that converts well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ app = typer.Typer()
     epilog=epilog(
         "zoo train resnet20 --dataset cifar10 --out runs/resnet20 --plot resnet20.png",
         "zoo train resnet20 --dataset cifar10 --out runs/resnet20 --resume",
-        "zoo train resnet20 --dataset cifar-10-python.tar.gz --levels 8 --start runs/resnet20/resnet20.safetensors "
+        "zoo train resnet20 --dataset cifar-10-python.tar.gz --levels 8 --start "
+        "runs/resnet20/resnet20.safetensors "
         "--epochs 20 --rate 0.05 --out runs/resnet20-levels",
         "zoo train resnet32 --dataset cifar10 --levels 8 --start s-resnet20 --out runs/resnet32",
     ),
@@ -102,7 +103,7 @@ def train_command(
     if plot is not None:
         chart.require_matplotlib()
     with terminal.progress(json_output=json_output) as progress:
-        found = run.train(
+        result = run.train(
             arch,
             dataset,
             out,
@@ -122,16 +123,17 @@ def train_command(
     if plot is not None:
         with replaced_file(plot) as temporary:
             chart.training_png(
-                temporary, found["log"], top1=found["top1"], title=f"{arch} on {dataset}"
+                temporary, result["log"], top1=result["top1"], title=f"{arch} on {dataset}"
             )
         terminal.note(f"wrote {plot}")
     if json_output:
-        write_json(found)
+        write_json(result)
     else:
-        terminal.note(f"wrote {found['file']}")
+        terminal.note(f"wrote {result['file']}")
         print_lines(
             terminal.out,
             [
-                f"{found['arch']}: {found['top1']:.2f} % of {found['test_images']} test images after {found['epochs']} epochs"
+                f"{result['arch']}: {result['top1']:.2f} % of {result['test_images']} test images "
+                f"after {result['epochs']} epochs"
             ],
         )

@@ -19,7 +19,7 @@ METHODS: dict[str, Method] = {
 def method_named(name: str) -> Method:
     """Return a method; raise UsageError if there is none of that name."""
     if name not in METHODS:
-        raise UsageError(f"method {name!r} is unknown: use {' or '.join(METHODS)}")
+        raise UsageError(f"`method={name}` is unknown: use {' or '.join(METHODS)}")
     return METHODS[name]
 
 

@@ -95,5 +95,5 @@ def test_what_differs_from_the_defaults():
         "levels": 8,
         "tail": "mean",
     }
-    with refuses(UsageError, "method 'hu2019' is unknown: use hu2018 or calibrated or data-free"):
+    with refuses(UsageError, "`method=hu2019` is unknown: use hu2018 or calibrated or data-free"):
         method_named("hu2019")
