@@ -61,6 +61,8 @@ class Compiled:
     Attributes:
         registers: of a thread.
         tensor_core: tensor-core instructions.
+        staged: tiles of spikes that are written to shared memory and read back on their way to the
+            tensor core, in the innermost loop.
         roof: modelled, 0 to 1.
     """
 
@@ -71,6 +73,7 @@ class Compiled:
     spill_bytes: int
     shared_bytes: int
     tensor_core: int
+    staged: int
     roof: float
 
 
@@ -81,12 +84,13 @@ def cases(kind: str, bucket: int) -> list[Case]:
     """
     wide = bucket if bucket < BUCKETS[-1] else 256
     kind, _, projection = kind.partition(" ")
-    narrow = (
-        [Case(kind, wide // 4, wide, 1, projection or "identity")] if bucket >= 64 else []
-    )  # bottlenecks
+    # Bottlenecks: the last convolution, and the first, which has no shortcut.
+    last = [Case(kind, wide // 4, wide, 1, projection or "identity")] if bucket >= 64 else []
     if projection:
-        return [Case(kind, wide, wide, 3, "projection"), *narrow]
-    return [Case(kind, wide, wide, 3, "none"), Case(kind, wide, wide, 3, "identity"), *narrow]
+        return [Case(kind, wide, wide, 3, "projection"), *last]
+    first = [Case(kind, 4 * wide, wide, 1, "none")] if bucket >= 64 else []
+    plain = [Case(kind, wide, wide, 3, shortcut) for shortcut in ("none", "identity")]
+    return [*plain, *last, *first]
 
 
 def layer_of(case: Case) -> SpikingConv:
@@ -203,8 +207,19 @@ def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
         stack,
         built.metadata.shared,
         len(re.findall(rf"\b{TENSOR_CORE[architecture]}", code)),
+        staged_tiles(built.asm["ttgir"]),
         modelled_roof(case, tile),
     )
+
+
+def staged_tiles(ttgir: str) -> int:
+    """Return how many register tiles Triton puts into shared memory.
+
+    With a group of fewer timesteps than a byte holds, the shift that takes spikes out of a byte is
+    a run-time value, and each timestep's spikes make this round trip: store, barrier, load. With a
+    constant shift the bytes themselves come from shared memory once.
+    """
+    return len(re.findall(r"ttg\.local_alloc %", ttgir))
 
 
 def inspect_cubin(cubin: bytes) -> tuple[str, str]:
@@ -229,8 +244,9 @@ def modelled_roof(case: Case, tile: Tile) -> float:
     It assumes that each of these units works without waiting for the others. Cycles of one SM for
     eight timesteps of one tile: the tensor core at 4,096 multiply-adds; L2 at 24 bytes (5.5 TB/s
     over 132 SMs at 1.75 GHz) for packed inputs and weights, which every group of timesteps loads
-    again; four schedulers of 32 lanes for two operations per four spikes unpacked and ten per
-    neuron and timestep. The largest of the three decides.
+    again; 64 integer lanes for two operations per four spikes unpacked and ten per neuron and
+    timestep; shared memory at 128 bytes for the operands of the tensor core, and three times that
+    for spikes that are staged (stored, and loaded in the operand's layout). The largest decides.
     """
     steps = 1 if case.kind == "layerwise" else 8
     groups = 1 if case.kind == "layerwise" else 8 // tile.group
@@ -244,7 +260,11 @@ def modelled_roof(case: Case, tile: Tile) -> float:
         0 if case.kind == "layerwise" else steps * tile.pixels * k / 4 * (2 if sets == 1 else 6)
     )
     neurons = steps * tile.pixels * channels * (10 if sets == 1 else 18)
-    return useful / max(tensor, traffic, (unpack + neurons) / 128)
+    bytes_held = 1 if case.kind == "layerwise" else 8 // (4 if case.kind == "multi-level" else 1)
+    staged = case.kind != "layerwise" and tile.group < bytes_held
+    shared = steps * k * (tile.pixels * (3 if staged else 1) / 128)
+    shared += groups * k * tile.channels / 128
+    return useful / max(tensor, traffic, (unpack + neurons) / 64, shared)
 
 
 def modelled_network(arch: str, architecture: str) -> float:
@@ -312,7 +332,7 @@ def main() -> None:
                 print(
                     f"{architecture:7}{result.case:42}{size:34}{result.registers:4} registers "
                     f"{result.spill_bytes:4} B spilt {result.shared_bytes / 1024:6.1f} KiB shared "
-                    f"{result.tensor_core:3} {TENSOR_CORE[architecture]} "
+                    f"{result.tensor_core:3} {TENSOR_CORE[architecture]} {result.staged} staged "
                     f"{100 * result.roof:5.1f} % of the int8 roof (modelled)",
                     flush=True,
                 )

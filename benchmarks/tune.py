@@ -129,6 +129,15 @@ def registers(tile: Tile, neuron: str) -> int:
     return values * tile.pixels * tile.channels // (32 * tile.warps)
 
 
+# Between these a model cannot decide (barriers and staging against the work of unpacking): always
+# measured.
+CONTESTED = (
+    Tile(64, 32, 64, 8, 4, 3),
+    Tile(64, 64, 64, 4, 4, 3),
+    Tile(64, 128, 64, 4, 8, 3),
+)
+
+
 def candidates(item: Item, default: Tile, limit: int) -> list[Tile]:
     """Return at most `limit` tiles: the default, then those that may be faster.
 
@@ -148,7 +157,8 @@ def candidates(item: Item, default: Tile, limit: int) -> list[Tile]:
     # Half of them differ in what the model tells apart; then come variants of the best of those.
     others = [(depth, stages) for stages in (3, 4, 2) for depth in depths][1:]
     variants = [replace(shape, depth=d, stages=stages) for shape in shapes for d, stages in others]
-    tiles = [default, *shapes[: limit // 2], *variants]
+    contested = [tile for tile in CONTESTED if tile.channels <= max(16, case.channels)]
+    tiles = [default, *contested, *shapes[: limit // 2], *variants]
     return list(dict.fromkeys(tiles))[:limit]
 
 

@@ -74,7 +74,11 @@ def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
 
 
 def test_binary_spikes_are_staged_only_where_nothing_else_fits():
-    """A group of 8 timesteps needs no staging; elsewhere every tile of 8 that was tried spills."""
+    """A group of 8 timesteps needs no staging.
+
+    On sm_80 it spills for one kind of layer; on sm_90 wide tiles have the higher modelled bound in
+    spite of it, and `benchmarks.tune` measures both.
+    """
     staged = {
         (architecture, kind, bucket)
         for architecture in ("sm_80", "sm_90")
