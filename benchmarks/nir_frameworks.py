@@ -1,13 +1,17 @@
-"""The NIR file of a network in other frameworks: which of its spikes they give, as they import it and with what they leave out.
+"""The NIR file of a network in other frameworks: which of its spikes they give.
+
+As they import it, and with what they leave out.
 
     pip install sinabs norse snntorch
     python -m benchmarks.nir_frameworks [--timesteps 16] [--images 8] [--out FILE.json]
 
-Takes the shipped s-resnet20-digits and its held-out images. What is known to be missing, and mended one after
-the other:
+Takes the shipped s-resnet20-digits and its held-out images. What is known to be missing, and mended
+one after the other:
 
-* nirtorch 2.6's executor, which sinabs and norse use, goes through a graph depth first: a node with two inputs runs with one.
-* NIR's IF node does not say how many spikes a timestep may have: sinabs gives several, and keeps v above -v_threshold.
+* nirtorch 2.6's executor, which sinabs and norse use, goes through a graph depth first: a node with
+  two inputs runs with one.
+* NIR's IF node does not say how many spikes a timestep may have: sinabs gives several, and keeps v
+  above -v_threshold.
 * nor does it have a soft reset: norse sets v to 0.
 * snntorch refuses thresholds that differ by neuron.
 """
@@ -33,7 +37,7 @@ Spikes = dict[str, Tensor]
 def record(
     model: torch.nn.Module, kind: type, names: dict[str, str], stepwise: bool, batch: int
 ) -> Callable[[], Spikes]:
-    """Has the outputs of all modules of a kind kept, by the zoo's layer names; gives spikes [T, B, C, H, W]."""
+    """Keep the outputs of all modules of a kind by layer name; return spikes `[T, B, C, H, W]`."""
     kept: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -54,7 +58,7 @@ def record(
 
 
 def put_in_order(model: Any, graph: Any) -> None:
-    """Has nirtorch's executor run each node after all of its inputs."""
+    """Make nirtorch's executor run each node after all of its inputs."""
     before: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
         before[target].append(source)
@@ -140,7 +144,8 @@ def main() -> None:
         read = lambda: nir.read(path)  # noqa: E731  (an importer may change the graph)
         rows = _compare(args, config, network, open_images("digits", "test"), read)
     facts = {
-        "command": f"python -m benchmarks.nir_frameworks --timesteps {args.timesteps} --images {args.images}",
+        "command": f"python -m benchmarks.nir_frameworks --timesteps {args.timesteps} --images "
+        f"{args.images}",
         "network": "s-resnet20-digits",
         "file_bytes": size,
         "timesteps": args.timesteps,

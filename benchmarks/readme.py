@@ -17,7 +17,7 @@ README = ROOT / "README.md"
 
 
 def models() -> str:
-    """The shipped artifacts, from their eval.json."""
+    """Return the table of the shipped artifacts, from their eval.json."""
     results = [
         json.loads(path.read_text())
         for path in sorted((ROOT / "zoo" / "models").glob("*/eval.json"))
@@ -38,7 +38,7 @@ def models() -> str:
 
 
 def family() -> str:
-    """Our own networks by how they were trained, from results/family: an eval.json for each conversion."""
+    """Return the table of our own networks by how they were trained, from results/family."""
     results = [
         json.loads(path.read_text())
         for path in sorted((ROOT / "benchmarks" / "results" / "family").glob("*.json"))
@@ -80,11 +80,12 @@ def family() -> str:
 
 
 def cpu() -> str:
-    """The CPU benchmark."""
+    """Return the table of the CPU benchmark."""
     report = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())
     lines = ["| system | images/s | against the loop | peak memory |", "|---|---|---|---|"]
     lines += [
-        f"| {name} | {row['images_per_second']:.1f} | {row['speed_ratio_to_loop']:.2f} x | {row['peak_mb']:.0f} MB |"
+        f"| {name} | {row['images_per_second']:.1f} | {row['speed_ratio_to_loop']:.2f} x | "
+        f"{row['peak_mb']:.0f} MB |"
         for name, row in report["systems"].items()
     ]
     versions = report["versions"]
@@ -93,7 +94,7 @@ def cpu() -> str:
 
 
 def filled(text: str) -> str:
-    """README.md with every block filled."""
+    """Return README.md with every block filled."""
     tables = {
         "models": models,
         "family": family,
@@ -112,7 +113,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Writes, or checks."""
+    """Write README.md, or check it."""
     text = README.read_text()
     if "--check" in sys.argv and filled(text) != text:
         raise SystemExit("README.md differs from the result files: run python -m benchmarks.readme")

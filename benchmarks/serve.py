@@ -1,10 +1,11 @@
-"""Many clients pull one artifact from `zoo serve` at once: errors, seconds, and what the server needs.
+"""Many clients pull one artifact from `zoo serve` at once: errors, seconds, memory.
 
     python -m benchmarks.serve [--clients 64] [--megabytes 50] [--out FILE.json]
 
-Each client is huggingface_hub's snapshot_download as it comes (xet on) into a cache of its own, and checks every byte; a quarter
-of them runs in each of four processes. The server runs in a process of its own, on loopback, and has hashed the artifact before.
-Its bound: a block of 256 KiB and a write buffer for each download, whatever the artifact's size.
+Each client is huggingface_hub's snapshot_download as it comes (xet on) into a cache of its own, and
+checks every byte; a quarter of them runs in each of four processes. The server runs in a process of
+its own, on loopback, and has hashed the artifact before. Its bound: a block of 256 KiB and a write
+buffer for each download, whatever the artifact's size.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PROCESSES = 4
 
 
 def make_artifact(folder: Path, size: int) -> str:
-    """An artifact as the server sees one: random weights and a config that states their hash, which is returned."""
+    """Write random weights and a config that states their hash; return the hash."""
     from zoo.models import registry
 
     folder.mkdir(parents=True)
@@ -94,7 +95,8 @@ def main() -> None:
             server.terminate()
     errors = [outcome for outcome in outcomes if outcome]
     facts = {
-        "command": f"python -m benchmarks.serve --clients {args.clients} --megabytes {args.megabytes}",
+        "command": f"python -m benchmarks.serve --clients {args.clients} --megabytes "
+        f"{args.megabytes}",
         "clients": len(outcomes),
         "artifact_bytes": size,
         "total_bytes": size * len(outcomes),

@@ -1,9 +1,10 @@
-"""An artifact without the zoo: safetensors, json and torch give the same spikes and logits, bit for bit.
+"""An artifact without the zoo: safetensors, json and torch give the same spikes and logits.
 
     python examples/plain_safetensors.py zoo/models/s-resnet20-digits
 
-Takes networks of the CIFAR form with `if` neurons and the causal schedule; the format is described in `zoo/artifact/folder.py`. All
-numbers are integers, which float64 holds exactly, so any order of summing gives the same.
+Takes networks of the CIFAR form with `if` neurons and the causal schedule; the format is described
+in `zoo/artifact/folder.py`. All numbers are integers, which float64 holds exactly, so any order of
+summing gives the same.
 """
 
 import json
@@ -16,7 +17,10 @@ from torch.nn.functional import conv2d, pad
 
 
 def run(folder, images, timesteps):
-    """uint8 images [B, C, H, W] -> logits [T, B, classes] after each timestep, and spikes [T, B, C, H, W] of each layer."""
+    """Return logits `[T, B, classes]` after each timestep, and each layer's spikes, of uint8 images.
+
+    Images are `[B, C, H, W]`, spikes `[T, B, C, H, W]`.
+    """
     config = json.loads((Path(folder) / "config.json").read_text())
     assert config["arch"] in ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110"), (
         "not of the CIFAR form"

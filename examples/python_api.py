@@ -12,7 +12,7 @@ from zoo.errors import ZooError
 
 
 def main() -> None:
-    """Print the models at hand, and what the smallest one does on the test images of its data set."""
+    """Print the models at hand, and what the smallest one does on its test images."""
     for entry in zoo.list_models("*digits*"):
         print(entry.name)
     model = zoo.load("s-resnet20-digits")

@@ -1,4 +1,4 @@
-"""A wheel is whole however the checkout came about; an editable install without links is refused."""
+"""A wheel is whole however the checkout came about; an editable install needs the links."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGE = shutil.ignore_patterns("s-*", "__pycache__", "templates")
 
 
 def checkout(folder: Path, links: str) -> Path:
-    """Copy the sources with links as `links`, `text` (git without symlinks) or `none` (an sdist)."""
+    """Copy the sources, links as `links`, `text` (git without symlinks) or `none` (an sdist)."""
     for name in ("kernels", "zoo"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=LARGE)
     for name in ("cli.py", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):

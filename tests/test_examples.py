@@ -32,7 +32,7 @@ def plain() -> ModuleType:
 
 
 def variant(folder: Path, shortcut: str, delay: dict[str, int]) -> Path:
-    """The shipped network with another shortcut or read-out delay; only what the reader needs agrees with its config."""
+    """Write the shipped network with another shortcut or delay; return its folder."""
     shipped = registry.resolve("s-resnet20-digits")
     raw = json.loads((shipped / "config.json").read_text()) | {
         "shortcut": shortcut,

@@ -1,13 +1,17 @@
-"""Networks in NIR, the neuromorphic intermediate representation (neuroir.org), for other frameworks and for chips.
+"""Networks in NIR, the neuromorphic intermediate representation (neuroir.org).
 
-NIR has convolutions, integrate-and-fire neurons and sums of edges, all of them the same at every timestep. What differs by
-timestep here goes in through the input: behind the image's channels it has R clock channels, of which channel min(t, R - 1) is 1
-everywhere at timestep t and the others are 0. From them a 1x1 convolution brings each layer its bias of that timestep, and at the
-first timestep its initial potential.
+It is for other frameworks and for chips.
 
-What NIR does not say is said in the graph's metadata: a neuron spikes at most once a timestep, where v >= v_threshold, and then
-v_threshold is subtracted from v in the same timestep. Initial potentials are one half higher than the zoo's, so that v is never
-equal to v_threshold and it makes no difference whether a framework asks for > or >=. All other numbers are integers in float32.
+NIR has convolutions, integrate-and-fire neurons and sums of edges, all of them the same at every
+timestep. What differs by timestep here goes in through the input: behind the image's channels it
+has R clock channels, of which channel min(t, R - 1) is 1 everywhere at timestep t and the others
+are 0. From them a 1x1 convolution brings each layer its bias of that timestep, and at the first
+timestep its initial potential.
+
+What NIR does not say is said in the graph's metadata: a neuron spikes at most once a timestep,
+where v >= v_threshold, and then v_threshold is subtracted from v in the same timestep. Initial
+potentials are one half higher than the zoo's, so that v is never equal to v_threshold and it makes
+no difference whether a framework asks for > or >=. All other numbers are integers in float32.
 """
 
 from __future__ import annotations
@@ -37,12 +41,17 @@ _EXACT = 2**23  # float32 holds halves up to here
 
 
 _INPUT = (
-    "float [timesteps, image channels + clock channels, height, width]: image.table of the pixel, the same at every timestep, "
-    "then clock channels, of which the one numbered min(timestep, clock channels - 1) is 1 and the others are 0"
+    "float [timesteps, image channels + clock channels, height, width]: image.table of the pixel, "
+    "the same at every timestep, "
+    "then clock channels, of which the one numbered min(timestep, clock channels - 1) is 1 and the "
+    "others are 0"
 )
 
 
-_NEURON = "at most one spike a timestep, where v >= v_threshold; then v -= v_threshold in the same timestep (soft reset)"
+_NEURON = (
+    "at most one spike a timestep, where v >= v_threshold; then v -= v_threshold in the same "
+    "timestep (soft reset)"
+)
 
 
 _OUTPUT = (
@@ -51,7 +60,7 @@ _OUTPUT = (
 
 
 def export_nir(folder: str | Path, out: Path) -> nir.NIRGraph:
-    """Writes the artifact at `folder` as a NIR file (HDF5) and returns the graph.
+    """Write the artifact at `folder` as a NIR file (HDF5) and return the graph.
 
     Raises:
         UsageError: NIR cannot say what the network does, or the extra `nir` is not installed.
@@ -66,7 +75,11 @@ def export_nir(folder: str | Path, out: Path) -> nir.NIRGraph:
 
 
 def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
-    """The NIR graph of a network. Raises UsageError when there is none that does the same."""
+    """Return the NIR graph of a network.
+
+    Raises:
+        UsageError: no graph does the same.
+    """
     nir = _require()
     _check(config, network)
     channels, height, width = config.preprocess.input_size
@@ -152,7 +165,10 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
 
 
 def nir_input(network: SpikingResNet, images: Tensor, timesteps: int) -> Tensor:
-    """What the graph's input node takes for uint8 images [B, C, H, W]: float [timesteps, B, C + R, H, W]."""
+    """Return the input of the graph for uint8 images `[B, C, H, W]`.
+
+    It is float `[timesteps, B, C + R, H, W]`, with R clock channels.
+    """
     rows = max(2, *(len(layer.bias) for layer in network.layers.values()))
     image = look_up(network.image_table, images).contiguous()
     clock = torch.eye(rows)[torch.arange(timesteps).clamp_max(rows - 1)]
@@ -174,7 +190,7 @@ def exact_timesteps(network: SpikingResNet) -> int:
 
 
 def _shortcut(spec: Layer, layer: SpikingConv, source: int) -> Tensor:
-    """The weight of the 1x1 convolution that a shortcut from `source` channels is."""
+    """Return the weight of the 1x1 convolution that a shortcut from `source` channels is."""
     if layer.projection is not None:
         return layer.projection
     assert layer.gain is not None and spec.shortcut is not None
@@ -193,7 +209,8 @@ def _check(config: Config, network: SpikingResNet) -> None:
     for reason, applies in reasons.items():
         if applies:
             raise UsageError(
-                f"NIR has no {reason}: export an int8 network of the CIFAR form with `if` neurons, causal"
+                f"NIR has no {reason}: export an int8 network of the CIFAR form with `if` neurons, "
+                "causal"
             )
 
 

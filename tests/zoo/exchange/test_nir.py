@@ -1,4 +1,4 @@
-"""The NIR file of a network, run by an interpreter that knows NIR and nothing of the zoo, gives the zoo's spikes."""
+"""The NIR file of a network, run by an interpreter that knows NIR alone, gives the spikes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAME = "s-resnet20-digits"
 
 
 def interpret(graph: Any, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """Spikes [T, B, C, H, W] of every IF node and outputs [T, B, ...] for inputs [T, B, ...], as the graph's metadata says."""
+    """Return spikes `[T, B, C, H, W]` of every IF node, and outputs, as the metadata says."""
     readers: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for source, target in graph.edges:
         readers[target].append(source)
@@ -119,7 +119,7 @@ def variant(config: Config, **changes: object) -> Config:
 
 @pytest.mark.parametrize("sides", [(8, 8), (7, 7), (5, 12)])
 def test_every_kind_of_layer_and_odd_sizes(sides: tuple[int, int]) -> None:
-    """A strided identity with more channels, a plain one; a projection is put in the place of one."""
+    """A strided identity with more channels, a plain one; a projection takes one's place."""
     network = random_network(tiny_topology("cifar"), seed=sides[1])
     config = read_config(registry.resolve(NAME))
     size = config.preprocess.model_copy(update={"input_size": (1, *sides)})
@@ -141,7 +141,7 @@ def test_every_kind_of_layer_and_odd_sizes(sides: tuple[int, int]) -> None:
 
 
 def test_one_bias_row() -> None:
-    """Then there is a second clock channel all the same, as the first brings the initial potential once."""
+    """There is a second clock channel all the same: the first brings the initial potential."""
     network = random_network(tiny_topology("cifar"))
     for name, layer in network.layers.items():
         network.layers[name] = replace(layer, bias=layer.bias[:1])
