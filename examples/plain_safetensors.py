@@ -17,7 +17,7 @@ from torch.nn.functional import conv2d, pad
 
 
 def run(folder, images, timesteps):
-    """Return logits `[T, B, classes]` after each timestep, and each layer's spikes, of uint8 images.
+    """Return logits `[T, B, classes]` after each timestep, and spikes, of uint8 images.
 
     Images are `[B, C, H, W]`, spikes `[T, B, C, H, W]`.
     """
