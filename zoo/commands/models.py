@@ -133,7 +133,7 @@ def show_command(
             }
         )
     else:
-        report.facts(terminal.out, entry)
+        report.model_facts(terminal.out, entry)
 
 
 app.command("ls", hidden=True)(list_command)

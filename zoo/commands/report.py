@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo.commands.terminal import new_table, print_lines
+from zoo.render import facts
 from zoo.render.chart import bar, columns
 from zoo.text import human_bytes, human_count
 
@@ -37,10 +38,10 @@ def layer_errors(console: Console, layers: Sequence[LayerReport]) -> None:
 def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> None:
     """Accuracy, operations and modelled energy by timesteps, as a table and a chart; then each layer's firing rates."""
     ann = None if found.ann is None else found.ann.top1
-    facts = (
+    network = (
         f"{found.arch}, {found.method}, {found.neuron} neurons, {found.schedule}, {found.numerics}"
     )
-    print_lines(console, [f"{found.name}: {facts}", f"on {found.data.description}", ""])
+    print_lines(console, [f"{found.name}: {network}", f"on {found.data.description}", ""])
     top5 = ("top-5 %",) if found.rows[0].top5 is not None else ()
     table = new_table("T", "accuracy %", "95 %", *top5, "ANN %", "gap", "firing rate", left=0)
     for row in found.rows:
@@ -63,11 +64,8 @@ def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> Non
     _energy(console, found)
     if with_layers:
         _firing_rates(console, found)
-    speed = ", ".join(
-        f"{rate:.1f} images/s at T = {steps}" for steps, rate in found.images_per_second.items()
-    )
     lines = [
-        f"{speed} on {found.device} ({found.backend}); peak memory {human_bytes(found.peak_memory_bytes)}; "
+        f"{facts.speed(found)}; peak memory {human_bytes(found.peak_memory_bytes)}; "
         f"weights {human_bytes(found.footprint_bytes)}; activation sparsity {found.activation_sparsity:.4f}",
     ]
     print_lines(console, lines)
@@ -133,7 +131,7 @@ def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe]
     )
     for entry in entries:
         config, row = entry.config, entry.evaluation and entry.evaluation.best
-        top1 = f"{row.top1:.2f} %" if row else "-"
+        top1 = facts.percent(row.top1) if row else "-"
         steps = str(row.timesteps if row else config.timesteps)
         table.add_row(
             entry.name,
@@ -171,65 +169,28 @@ def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe]
         )
 
 
-def facts(console: Console, entry: Entry) -> None:
-    """Everything known about one artifact, under short headings."""
-    config = entry.config
-    made, source, used = config.preprocess, config.source, config.calibration
-    size = "x".join(map(str, (*made.input_size[1:], made.input_size[0])))
-    resize = (
-        ""
-        if made.resize is None
-        else f", resized to {made.resize} ({made.interpolation}) and cropped"
-    )
-    parameters = ", ".join(f"{name} {value}" for name, value in config.method.parameters.items())
-    drawn = (
-        ""
-        if config.method.name == "data-free"
-        else f"{used.images} images drawn with seed {used.seed} from "
-    )
+def model_facts(console: Console, entry: Entry) -> None:
+    """Print everything known about one artifact, under short headings."""
+    stated = facts.config_facts(entry.config)
     groups: dict[str, dict[str, object]] = {
-        "Network": {
-            "architecture": f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes"
-            + (f", {config.stem} neurons for each channel of the stem" if config.stem > 1 else ""),
-            "input": f"{size}{resize}; mean {_list(made.mean)}, std {_list(made.std)}",
-            "neuron": f"{config.neuron}, {config.schedule}"
-            + (f", {config.spike_bits} bits" if config.spike_bits > 1 else ""),
-            "numerics": config.numerics,
-            "timesteps": config.timesteps,
-        },
-        "Conversion": {
-            "method": f"{config.method.name} ({parameters})",
-            "calibration": f"{drawn}{used.description}",
-            "from": f"{source.name}, sha256 {source.sha256}",
-            "url": source.url,
-            "licence": source.license,
-        },
-        "Accuracy": _accuracy(entry.evaluation),
+        "Network": {**stated["Network"]},
+        "Conversion": {**stated["Conversion"], **stated["Source"]},
+        "Accuracy": {**_accuracy(entry.evaluation)},
         "Files": {
             "folder": entry.folder,
-            "commit": entry.commit,
+            **({"commit": entry.commit} if entry.commit else {}),
             "size": human_bytes(entry.size),
-            "weights": f"sha256 {config.weights_sha256}",
-            "spikes": f"sha256 {config.checksum.sha256} after {config.checksum.timesteps} timesteps",
+            **stated["Checksums"],
         },
     }
     lines = [entry.name]
     for heading, group in groups.items():
-        lines += [
-            "",
-            heading,
-            *(f"  {key:<14}{value}" for key, value in group.items() if value is not None),
-        ]
+        lines += ["", heading, *(f"  {label:<14}{text}" for label, text in group.items())]
     print_lines(console, lines)
 
 
-def _accuracy(measured: Evaluation | None) -> dict[str, object]:
-    if measured is None:
+def _accuracy(found: Evaluation | None) -> dict[str, str]:
+    if found is None:
         return {"not measured": "zoo eval measures it"}
-    ann = {"ANN": f"{measured.ann.top1:.2f} %"} if measured.ann else {}
-    rows = {f"T = {row.timesteps}": f"{row.top1:.2f} %" for row in measured.rows}
-    return {"on": measured.data.description, **ann, **rows}
-
-
-def _list(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in values)
+    rows = {f"T = {row.timesteps}": facts.percent(row.top1) for row in found.rows}
+    return {**facts.evaluation_facts(found), **rows}

@@ -5,12 +5,14 @@ A figure that is missing is an error; there are no placeholders.
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.artifact.config import EVALUATION
 from zoo.errors import GateError
+from zoo.render import facts
 
 if TYPE_CHECKING:
     from zoo.artifact.config import Config, TrainingConfig
@@ -20,23 +22,6 @@ TIMESTEPS = (1, 2, 4, 8, 16, 32, 64)
 
 
 _POOR = 2.0  # points below the ANN that make a number of timesteps too low
-
-
-_NEURONS = {
-    ("if", "causal"): "an integrate-and-fire neuron with soft reset, whose spikes are 0 or 1",
-    (
-        "signed",
-        "causal",
-    ): "an integrate-and-fire neuron with soft reset that can take a spike back, whose spikes are -1, 0 or 1",
-    (
-        "multi-level",
-        "causal",
-    ): "an integrate-and-fire neuron with soft reset and graded spikes, 0 to 2^bits - 1",
-    (
-        "if",
-        "layerwise",
-    ): "an integrate-and-fire neuron that fires, 0 or 1, after it has received all its input",
-}
 
 
 def for_folder(folder: Path) -> str:
@@ -66,7 +51,7 @@ def render_card(found: Evaluation) -> str:
 
     from zoo.data.datasets import KNOWN
     from zoo.render.chart import columns
-    from zoo.text import human_bytes, human_count
+    from zoo.text import human_count
 
     _check(found)
     config, ann = found.config, found.ann
@@ -93,7 +78,7 @@ def render_card(found: Evaluation) -> str:
             "data": found.data,
             "steps": steps,
             "layerwise": config.schedule == "layerwise",
-            "neuron": _NEURONS[config.neuron, config.schedule],
+            "neuron": facts.neuron_in_words(config),
             "poor": [row.timesteps for row in found.rows if ann.top1 - row.top1 > _POOR],
             "chart": "\n".join(columns({row.timesteps: row.top1 for row in found.rows}, ann.top1)),
             "energy_note": _energy_note(found),
@@ -101,13 +86,25 @@ def render_card(found: Evaluation) -> str:
             "training": training,
             "earlier": trainings(training)[-2::-1],
             "training_data": _title(training.dataset) if training else "",
-            "calibration": _title(config.calibration.dataset or config.calibration.description),
+            "facts": _table(found),
             "rate_steps": [step for step in (1, 4, 8, 32, 64) if step in steps] or steps,
             "pct": lambda value: f"{value:.2f}",
+            "percent": facts.percent,
             "count": human_count,
-            "bytes": human_bytes,
         }
     )
+
+
+def _table(found: Evaluation) -> dict[str, str]:
+    """Return the facts of a card's table as Markdown cells, label -> text."""
+    groups = facts.config_facts(found.config).values()
+    rows = facts.size_facts(found) | {
+        name: text for group in groups for name, text in group.items()
+    }
+    return {
+        name: re.sub(r"\b([0-9a-f]{64})\b", r"`\1`", " ".join(text.split()).replace("|", "\\|"))
+        for name, text in rows.items()
+    }
 
 
 def metadata(found: Evaluation) -> str:

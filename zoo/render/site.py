@@ -14,7 +14,6 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -28,7 +27,7 @@ from zoo.files import replaced_folder, write_synced
 from zoo.models import registry
 from zoo.models.registry import Entry
 from zoo.progress import Progress
-from zoo.render import figures, raster
+from zoo.render import facts, figures, raster
 from zoo.render.svg import text_of
 from zoo.text import human_bytes, human_count
 from zoo.version import __version__
@@ -256,6 +255,7 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
     )
     environment.filters |= {
         "bytes": human_bytes,
+        "percent": facts.percent,
         "count": human_count,
         "nj": figures.nanojoule,
         "grouped": "{:,}".format,
@@ -293,7 +293,7 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
             model=model,
             config=model.entry.config,
             measured=model.measured,
-            facts=facts(model),
+            facts=_origin(model),
             snippets=snippets(model),
         )
     return pages
@@ -331,100 +331,19 @@ def snippets(model: Model) -> list[tuple[str, str]]:
     ]
 
 
-def facts(model: Model) -> dict[str, list[tuple[str, object]]]:
-    """Where a model and its figures come from, under short headings."""
+def _origin(model: Model) -> dict[str, dict[str, object]]:
+    """Return where a model and its figures come from, heading -> label -> text."""
     config, measured = model.entry.config, model.measured
-    made, source, used = config.preprocess, config.source, config.calibration
-    delay = ", ".join(
-        f"{skip} from T = {step}" for step, skip in sorted(config.readout_delay.items())
-    )
-    resize = (
-        []
-        if made.resize is None
-        else [("resize", f"shorter side {made.resize}, {made.interpolation}, then cropped")]
-    )
-    speed = ", ".join(
-        f"{rate:.1f} at T = {step}" for step, rate in sorted(measured.images_per_second.items())
-    )
-    return {
-        "Network": [
-            (
-                "architecture",
-                f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes",
-            ),
-            ("input", " × ".join(map(str, (*made.input_size[1:], made.input_size[0])))),
-            *resize,
-            ("neuron", config.neuron),
-            ("schedule", config.schedule),
-            ("numerics", config.numerics),
-            ("meant for", f"T = {config.timesteps}"),
-            ("read-out skips", f"{delay} timesteps" if delay else "nothing"),
-        ],
-        "Conversion": [
-            ("method", config.method.name),
-            (
-                "parameters",
-                ", ".join(
-                    f"{name} {_plain(value)}" for name, value in config.method.parameters.items()
-                ),
-            ),
-            (
-                "calibrated on",
-                f"{used.images} images drawn with seed {used.seed} from {used.description}",
-            ),
-            ("their sha256", used.sha256),
-        ],
-        "Source checkpoint": [
-            ("file", source.name),
-            ("sha256", source.sha256),
-            ("licence", source.license or "not stated"),
-            ("from", _link(source.url) if source.url else "not stated"),
-            *_more(source.model_dump(mode="json", exclude={"name", "sha256", "license", "url"})),
-        ],
-        "Measurement": [
-            ("images", measured.data.description),
-            ("their sha256", measured.data.sha256),
-            ("ANN", model.ann.source),
-            ("images a second", f"{speed}, on {measured.device} ({measured.backend})"),
-            (
-                "versions",
-                ", ".join(f"{name} {version}" for name, version in measured.versions.items()),
-            ),
-            ("command", measured.command or "not stated"),
-        ],
-        "Files": [
-            ("size", human_bytes(measured.artifact_bytes)),
-            ("parameters", human_bytes(measured.footprint_bytes)),
-            ("weights sha256", config.weights_sha256),
-            (
-                "spikes sha256",
-                f"{config.checksum.sha256} after {config.checksum.timesteps} timesteps on {config.checksum.images} "
-                f"images of {config.checksum.input}",
-            ),
-        ],
+    groups: dict[str, dict[str, object]] = {
+        heading: dict(group) for heading, group in facts.config_facts(config).items()
     }
-
-
-def _more(values: dict[str, Any], before: str = "") -> list[tuple[str, object]]:
-    """What else a config says, key by key."""
-    rows: list[tuple[str, object]] = []
-    for name, value in values.items():
-        label = f"{before}{name}".replace("_", " ")
-        if isinstance(value, dict) and name == "settings":
-            rows.append(
-                (label, ", ".join(f"{key} {_plain(setting)}" for key, setting in value.items()))
-            )
-        elif isinstance(value, dict):
-            rows += _more(value, f"{label}: ")
-        elif value is not None:
-            rows.append((label, _plain(value)))
-    return rows
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if config.source.url:
+        groups["Source"]["url"] = _link(config.source.url)
+    if training := facts.training_facts(config):
+        groups["Training"] = dict(training)
+    groups["Measurement"] = dict(facts.evaluation_facts(measured))
+    groups["Files"] = {**facts.size_facts(measured), **groups.pop("Checksums")}
+    return groups
 
 
 def _link(url: str) -> object:

@@ -1,0 +1,147 @@
+"""The facts of an artifact and of its evaluation, labelled and formatted, free of torch.
+
+The card, the gallery and the terminal print these words; none of them formats a fact by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.artifact.config import Config
+from zoo.artifact.results import Evaluation
+from zoo.text import human_bytes
+
+_NEURONS = {
+    ("if", "causal"): "an integrate-and-fire neuron with soft reset, whose spikes are 0 or 1",
+    ("signed", "causal"): (
+        "an integrate-and-fire neuron with soft reset that can take a spike back, whose spikes are "
+        "-1, 0 or 1"
+    ),
+    ("multi-level", "causal"): (
+        "an integrate-and-fire neuron with soft reset and graded spikes, 0 to {largest}"
+    ),
+    ("if", "layerwise"): (
+        "an integrate-and-fire neuron that fires, 0 or 1, after it has received all its input"
+    ),
+}
+
+
+def neuron_in_words(config: Config) -> str:
+    """Return what a neuron of the network is, as the rest of a sentence."""
+    other = f"a neuron of the kind {config.neuron}, {config.schedule}"  # none that is converted
+    words = _NEURONS.get((config.neuron, config.schedule), other)
+    return words.format(largest=2**config.spike_bits - 1)
+
+
+def config_facts(config: Config) -> dict[str, dict[str, str]]:
+    """Return the facts that config.json states, heading -> label -> text.
+
+    The headings are Network, Conversion, Source and Checksums; a label stands under one alone.
+    """
+    made, source, used = config.preprocess, config.source, config.calibration
+    architecture = f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes"
+    if config.stride_in != "3x3":
+        architecture += f", stride in the {config.stride_in} convolution"
+    if config.stem > 1:
+        architecture += f", {config.stem} neurons for each channel of the stem"
+    shape = " x ".join(map(str, made.input_size))
+    resized = f", shorter side resized to {made.resize} ({made.interpolation}), then cropped"
+    neuron = f"{config.neuron}, {config.schedule}"
+    if config.spike_bits > 1:
+        neuron += f", spikes of {config.spike_bits} bits"
+    delay = ", ".join(
+        f"{skipped} from T = {step}" for step, skipped in sorted(config.readout_delay.items())
+    )
+    # Images that were made (data-free) are described by how; no data set was drawn from.
+    drawn = f"{used.images} images drawn with seed {used.seed} from "
+    return {
+        "Network": {
+            "architecture": architecture,
+            "input": f"uint8 {shape}{resized if made.resize else ''}",
+            "mean, std": f"{_words(made.mean)}; {_words(made.std)}",
+            "neuron": neuron,
+            "numerics": config.numerics,
+            "timesteps": f"converted for T = {config.timesteps}",
+            "read-out": f"skips {delay} timesteps" if delay else "skips no timestep",
+        },
+        "Conversion": {
+            "method": config.method.name,
+            "parameters": _pairs(config.method.parameters) or "none",
+            "calibration": ("" if config.method.name == "data-free" else drawn) + used.description,
+            "images sha256": used.sha256,
+        },
+        "Source": {
+            "source": source.name,
+            "source sha256": source.sha256,
+            **({"revision": source.revision} if source.revision else {}),
+            "license": source.license or "not stated",
+            "url": source.url or ("none, zoo train made it" if source.training else "not stated"),
+        },
+        "Checksums": {
+            "weights": f"sha256 {config.weights_sha256}",
+            "spikes": (
+                f"sha256 {config.checksum.sha256} after {config.checksum.timesteps} timesteps on "
+                f"{config.checksum.images} images of {config.checksum.input}"
+            ),
+        },
+    }
+
+
+def training_facts(config: Config) -> dict[str, str]:
+    """Return the facts of the ANN's training and of those it began from, label -> text."""
+    training = config.source.training
+    return {} if training is None else _flat(training.model_dump(mode="json"))
+
+
+def evaluation_facts(found: Evaluation) -> dict[str, str]:
+    """Return the facts of a measurement that are not figures of a row, label -> text."""
+    return {
+        "measured on": found.data.description,
+        "test sha256": found.data.sha256,
+        **({"ANN": f"{percent(found.ann.top1)}, {found.ann.source}"} if found.ann else {}),
+        "speed": speed(found),
+        "versions": _pairs(found.versions),
+        "command": found.command or "not stated",
+    }
+
+
+def size_facts(found: Evaluation) -> dict[str, str]:
+    """Return the sizes of an artifact, label -> text."""
+    return {
+        "size": human_bytes(found.artifact_bytes),
+        "tensors": human_bytes(found.footprint_bytes),
+    }
+
+
+def speed(found: Evaluation) -> str:
+    """Return the measured speed, with the device and the backend."""
+    rates = ", ".join(
+        f"{rate:.1f} images/s at T = {step}"
+        for step, rate in sorted(found.images_per_second.items())
+    )
+    return f"{rates} on {found.device} ({found.backend})"
+
+
+def percent(value: float) -> str:
+    """Return an accuracy as it is printed."""
+    return f"{value:.2f} %"
+
+
+def _words(values: list[float]) -> str:
+    return " ".join(map(str, values))
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, str]:
+    """Return nested values with their keys joined, without those that are None."""
+    facts: dict[str, str] = {}
+    for name, value in values.items():
+        label = f"{before}{name}".replace("_", " ")
+        if isinstance(value, dict):
+            facts |= {label: _pairs(value)} if name == "settings" else _flat(value, f"{label}: ")
+        elif value is not None:
+            facts[label] = _words(value) if isinstance(value, list) else str(value)
+    return facts
