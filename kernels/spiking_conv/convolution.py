@@ -1,10 +1,10 @@
-"""The convolution under a spiking layer, added to a membrane potential, exact for integer weights.
+"""The convolution under a spiking layer, exact for integer weights.
 
 Three paths compute it, chosen by `choose_path`:
 
-* `onednn`: on a CPU with VNNI the int8 product runs in oneDNN with the membrane as its accumulator
-  (v = conv(x) + v in one call): on two Zen 5 cores 390 to 1,120 GMAC/s against 160 to 270 for
-  float32.
+* `onednn`: on a CPU with VNNI or AMX the int8 product runs in oneDNN and comes out as float32. Its
+  form with an accumulator (v = conv(x) + v in one call) is no gain: torch 2.13 adds in place and
+  then returns a copy of the whole accumulator, 16 % of a run of ResNet-20.
 * `direct`: on every other CPU a float convolution over integers, exact as long as no partial sum
   passes the mantissa; whoever makes a `Convolution` chooses the dtype so that none does.
 * `matmul`: integer weights on a GPU. cuDNN may pick a Winograd or FFT algorithm for a float32
@@ -60,11 +60,11 @@ def sum_bound(weight: Tensor, largest: int) -> int:
 
 
 class Convolution:
-    """Adds conv(x, weight) to a potential.
+    """Convolve with one weight.
 
     Args:
         weight: int8 or float `[Cout, Cin, k, k]`.
-        dtype: of the potential, float32 or float64.
+        dtype: of the result, float32 or float64.
         largest: the largest absolute value in x; integers up to 255 may take the int8 path.
 
     Raises:
@@ -98,36 +98,37 @@ class Convolution:
             # What is no integer in 8 bits takes this path under `onednn` too.
             self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
 
-    def add_to(self, v: Tensor, x: Tensor) -> Tensor:
-        """Return v + conv(x, weight), float `[B, Cout, H, W]`, in v's memory where it can.
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return conv(x, weight), float `[B, Cout, H, W]`, contiguous in channels_last.
 
         Args:
-            v: contiguous in channels_last.
             x: `[B, Cin, H, W]`, uint8 (counts), int8 (spikes, from -1 up) or float.
         """
         if self.path == "matmul":
-            return self._matmul(v, x)
+            return self._matmul(x)
         if self.path == "onednn" and x.dtype in (torch.uint8, torch.int8):
             # oneDNN wants unsigned inputs: -1, 0, 1 and so on go in as 0, 1, 2 with zero point 1.
             zero = 0 if x.dtype == torch.uint8 else 1
             x = x if zero == 0 else (x + 1).view(torch.uint8)
-            return self._onednn(v, x.contiguous(memory_format=torch.channels_last), zero)
-        if v.device.type == "cuda":
+            return self._onednn(x.contiguous(memory_format=torch.channels_last), zero)
+        if x.device.type == "cuda":
             with torch.backends.cudnn.flags(
                 enabled=True, benchmark=False, deterministic=True, allow_tf32=False
             ):
-                return v.add_(self._direct(x))
-        return v.add_(self._direct(x))
+                return self._direct(x)
+        return self._direct(x)
 
     def _direct(self, x: Tensor) -> Tensor:
-        return F.conv2d(x.to(self.dtype), self.weight, None, self.stride, self.padding)
+        product = F.conv2d(x.to(self.dtype), self.weight, None, self.stride, self.padding)
+        return product.contiguous(memory_format=torch.channels_last)
 
-    def _matmul(self, v: Tensor, x: Tensor) -> Tensor:
-        batch, channels, height, width = v.shape
-        kernel = len(self.taps)
+    def _matmul(self, x: Tensor) -> Tensor:
+        kernel, channels = len(self.taps), self.taps.shape[-1]
+        batch = len(x)
+        height, width = ((n + 2 * self.padding - kernel) // self.stride + 1 for n in x.shape[-2:])
         x = F.pad(x.permute(0, 2, 3, 1).double(), (0, 0, *[self.padding] * 4))
         total = torch.zeros(
-            (batch * height * width, channels), dtype=torch.float64, device=v.device
+            (batch * height * width, channels), dtype=torch.float64, device=x.device
         )
         # The last row and column of each tap's inputs, counted from its first.
         last_y, last_x = self.stride * (height - 1), self.stride * (width - 1)
@@ -139,34 +140,18 @@ class Convolution:
                     column : column + last_x + 1 : self.stride,
                 ]
                 total.addmm_(seen.flatten(0, 2), self.taps[row, column])
-        return v.add_(total.view(batch, height, width, channels).permute(0, 3, 1, 2))
+        return total.view(batch, height, width, channels).permute(0, 3, 1, 2).to(self.dtype)
 
-    def _onednn(self, v: Tensor, x: Tensor, zero: int) -> Tensor:
+    def _onednn(self, x: Tensor, zero: int) -> Tensor:
         if zero not in self.packed:
             self.packed[zero] = torch.ops.onednn.qconv_prepack(
                 self.weight_int8, self.ones, 1.0, zero, *self._geometry, 1, list(x.shape)
             )
-        return torch.ops.onednn.qconv2d_pointwise.binary(
-            x,
-            1.0,
-            zero,
-            self.packed[zero],
-            self.ones,
-            self.zeros,
-            v,
-            None,
-            *self._geometry,
-            1,
-            1.0,
-            0,
-            torch.float32,
-            1.0,
-            0,
-            "sum",
-            1.0,
-            "none",
-            [],
-            "",
+        weight = self.packed[zero]
+        scale, zeros = self.ones, self.zeros
+        output = (1.0, 0, torch.float32)  # scale, zero point, dtype
+        return torch.ops.onednn.qconv2d_pointwise(
+            x, 1.0, zero, weight, scale, zeros, None, *self._geometry, 1, *output, "none", [], ""
         )
 
     @property
@@ -195,9 +180,8 @@ def _onednn_is_exact() -> bool:
         for zero in (0, 1):
             x = torch.full((1, 16, 5, 5), 255 if zero == 0 else 2, dtype=torch.uint8)
             x[..., ::2] = 0
-            v = torch.full((1, 16, 5, 5), 3.0).contiguous(memory_format=torch.channels_last)
-            expected = v.double() + F.conv2d(x.double() - zero, weight.double(), padding=1)
-            out = probe._onednn(v, x.contiguous(memory_format=torch.channels_last), zero)
+            expected = F.conv2d(x.double() - zero, weight.double(), padding=1)
+            out = probe._onednn(x.contiguous(memory_format=torch.channels_last), zero)
             if not torch.equal(out.double(), expected):
                 return False
     except (AttributeError, RuntimeError):

@@ -1,4 +1,4 @@
-"""The torch backend: the reference layers, on any device."""
+"""The torch backend: the reference layers, on any device; on a CPU with compiled neurons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Callable, Hashable, Mapping
 import torch
 from torch import Tensor
 
+from zoo.files import cache_folder
 from zoo.kernels.spiking_conv import Membrane, SpikingConv
+from zoo.kernels.spiking_conv.compiled import LIBRARY
+from zoo.kernels.spiking_conv.window import can_run, count, run
 from zoo.networks.topology import Topology
 
 # Measured on two Zen 5 cores, ResNet-20, T = 32 (benchmarks/results/cpu.json): smaller chunks pay
@@ -74,14 +77,23 @@ class ReferenceLayers:
         counter: Tensor | None,
     ) -> Tensor:
         layer = self.layers[name]
-        spikes = layer.run(x, shortcut, membrane, window=steps)
+        neuron = LIBRARY.ready(cache_folder()) if can_run(layer, membrane.v.dtype) else None
+        if neuron is not None:
+            spikes = run(layer, neuron, x, shortcut, membrane, steps)
+        else:
+            spikes = layer.run(x, shortcut, membrane, steps)
         if counter is not None:
             counter.add_(count_over_time_and_batch(spikes, layer.bits))
         # Without a -1 among them oneDNN takes spikes as they are.
         return spikes if layer.neuron == "signed" else spikes.view(torch.uint8)
 
     def counts(self, name: str, x: Tensor, shortcut: Tensor | None, timesteps: int) -> Tensor:
-        return self.layers[name].count(x, shortcut, timesteps)
+        layer = self.layers[name]
+        if timesteps <= 255 and can_run(layer, layer.dtype(timesteps)):
+            neuron = LIBRARY.ready(cache_folder())
+            if neuron is not None:
+                return count(layer, neuron, x, shortcut, timesteps)
+        return layer.count(x, shortcut, timesteps)
 
     def dense(self, spikes: Tensor) -> Tensor:
         return spikes.view(torch.int8).clone()
