@@ -12,7 +12,7 @@ HUB_CLIENTS := 1.33.0 2.4.0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test lint wheel smoke cards hub-clients check clean
+.PHONY: help run test emulate lint wheel smoke cards hub-clients check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ run: $(VENV)/.run  ## install into .venv and measure the shipped model: accuracy
 
 test: $(VENV)/.dev  ## every test; in two processes; PYTEST_ARGS="-k layout" for some of them
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+emulate: $(VENV)/.dev  ## every test of kernels on PTX emulated for sm_80 and sm_90, with three models of copies
+	for copies in poisoned late early; do \
+		SPIKING_ZOO_COPIES=$$copies $(BIN)/python -m pytest $(PYTEST_ARGS) -m emulate tests/kernels || exit 1; \
+	done
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check

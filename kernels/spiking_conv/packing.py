@@ -53,6 +53,8 @@ def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
         planes[0, t // each] |= rows[t].clamp(min=0).to(torch.uint8) << (t % each * bits)
         if signed:
             planes[1, t // each] |= (rows[t] < 0).to(torch.uint8) << (t % each)
+    # Of both at once the compiled kernels' assembly would make -1, the interpreted code 0.
+    assert not signed or not (planes[0] & planes[1]).any(), "a neuron spikes +1 and -1 at once"
     return PackedSpikes(planes, timesteps, bits)
 
 

@@ -238,6 +238,12 @@ def test_other_architectures_are_refused():
         Emulator("sm_100")
 
 
+@pytest.mark.skipif(bool(launch.why_not()), reason=launch.why_not() or "runs")
+def test_other_models_of_copies_are_refused():
+    with pytest.raises(EmulationError, match="not 'never'"):
+        Emulator("sm_80", copies="never")
+
+
 def test_a_kernel_without_a_fixed_number_of_threads_is_refused():
     with pytest.raises(EmulationError, match="reqntid"):
         parse(".visible .entry k()\n{\nret;\n}")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import numpy as np
@@ -53,7 +53,7 @@ class Emulator:
         tally: launches and compiled kernels.
 
     Raises:
-        EmulationError: another Triton is installed, or the architecture is not known.
+        EmulationError: another Triton is installed, or an argument is not known.
     """
 
     def __init__(self, architecture: str, copies: Copies = "poisoned", checks: bool = True) -> None:
@@ -61,6 +61,8 @@ class Emulator:
             raise EmulationError(why_not())
         if architecture not in ARCHITECTURES:
             raise EmulationError(f"{architecture} is not emulated: only {ARCHITECTURES} are")
+        if copies not in get_args(Copies):
+            raise EmulationError(f"copies arrive {get_args(Copies)}, not {copies!r}")
         self.architecture, self.copies, self.checks = architecture, copies, checks
         self.programs: dict[Any, Program] = {}
         self.tally: Counter[str] = Counter()
