@@ -1,6 +1,6 @@
 """Whatever is done to an artifact, it is refused in one line or it runs: no other exception, no crash, bounded time and memory.
 
-    ZOO_MUTATIONS=10000 ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/test_mutated_artifacts.py
+    ZOO_MUTATIONS=10000 ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/artifact/test_mutated.py
 
 is the long run; benchmarks/results/mutated-artifacts.json is what it wrote.
 """
@@ -24,9 +24,9 @@ from safetensors.torch import load_file, save
 
 import zoo
 from tests.zoo.artifact import mutations
-from tests.zoo.artifact.mutations import CONFIG, WEIGHTS, Files, mutate
+from tests.zoo.artifact.damage import CONFIG, WEIGHTS, Files
+from tests.zoo.artifact.mutations import mutate
 from tests.zoo.spiking_fixtures import refuses
-from zoo.artifact.config import ChecksumConfig, Config
 from zoo.artifact.folder import (
     parse_config,
     read_artifact,
@@ -143,16 +143,8 @@ def test_a_large_input_gets_a_smaller_checksum(bases: list[Files], tmp_path: Pat
     """What convert writes stays within the bound, and is verified."""
     config, tensors = read_artifact(write(tmp_path / "net", bases[0]))
     preprocess = config.preprocess.model_copy(update={"input_size": (1, 260, 260)})
-
-    def describe(sha256: str, checksum: ChecksumConfig) -> Config:
-        facts = config.model_dump() | {
-            "weights_sha256": sha256,
-            "checksum": checksum,
-            "preprocess": preprocess,
-        }
-        return Config(**facts)
-
-    made = write_artifact(tmp_path / "large", tensors, describe)
+    config = config.model_copy(update={"preprocess": preprocess})
+    made = write_artifact(tmp_path / "large", tensors, config)
     assert (made.checksum.images, made.checksum.timesteps) == (1, 8)
     assert all(check.ok for check in verify_artifact(tmp_path / "large", deep=True))
 
@@ -209,7 +201,7 @@ def test_mutated_artifacts(bases: list[Files], tmp_path: Path) -> None:
     assert outcomes["runs, spikes differ from the checksum"] and outcomes["refused: IntegrityError"]
     if OUT:
         facts = {
-            "command": f"ZOO_MUTATIONS={COUNT} ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/test_mutated_artifacts.py",
+            "command": f"ZOO_MUTATIONS={COUNT} ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/artifact/test_mutated.py",
             "artifacts": COUNT,
             "with_the_sha256_made_to_agree": mended_count,
             "outcomes": dict(outcomes.most_common()),
