@@ -13,10 +13,11 @@ Every layer, neuron and timestep, and every logit.
 
 The reference is the torch backend on the CPU; the kernels run on the GPU, with `--backend
 interpret` in Triton's interpreter, or with `--backend emulated` as the PTX that Triton compiles
-them to for an architecture, in the emulator of tests/kernels/emulator. ARTIFACT is a folder or a name of the zoo, DATA what `zoo eval
---data` takes. Spikes are compared packed, chunk by chunk. On a GPU the logits of a run without an
-observer, which is a CUDA graph, are compared as well. Results go into FILE under a name for each
-run; runs that it has already and that are not made again stay. Exit code 7 when anything differs.
+them to for an architecture, in the emulator of tests/kernels/emulator. ARTIFACT is a folder or a
+name of the zoo, DATA what `zoo eval --data` takes. Spikes are compared packed, chunk by chunk. On a
+GPU the logits of a run without an observer, which is a CUDA graph, are compared as well. Results go
+into FILE under a name for each run; runs that it has already and that are not made again stay. Exit
+code 7 when anything differs.
 """
 
 from __future__ import annotations
