@@ -1,10 +1,12 @@
-"""Peak memory of `zoo eval` at 224 x 224, everything included: ResNet-50 and ResNet-152 with random weights, T = 32.
+"""Measure the peak memory of `zoo eval` at 224 x 224, everything included.
 
-    python -m benchmarks.memory [--arch resnet50 resnet152] [--images 4 16] [--threads 2] [--out FILE.json]
+    python -m benchmarks.memory [--arch resnet50 resnet152] [--images 4 16] [--threads 2]
+        [--out FILE.json]
 
-Weights and pixels are random, which changes nothing: dense convolutions take what they take. Each measurement is `zoo eval` in a
-process of its own on images in class folders, with its ANN beside it; the figure is that process's peak resident memory. The
-bound is 4 GB for any number of images.
+The networks are ResNet-50 and ResNet-152 at T = 32. Weights and pixels are random, which changes
+nothing: dense convolutions take what they take. Each measurement is `zoo eval` in a process of its
+own on images in class folders, with its ANN beside it; the figure is that process's peak resident
+memory. The bound is 4 GB for any number of images.
 """
 
 from __future__ import annotations
@@ -23,20 +25,19 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def prepare(folder: Path, arch: str, images: int) -> None:
-    """Random images, a random checkpoint, and a random network that says it was converted from it."""
-    import hashlib
-
+    """Write random images, a random checkpoint, and a random network with it as its source."""
     import numpy as np
     import torch
     from PIL import Image
     from safetensors.torch import save_file
 
-    from zoo.artifact.config import ChecksumConfig, Config
+    from zoo.artifact.config import unsealed
     from zoo.artifact.folder import write_artifact
     from zoo.artifact.tensors import expected_tensors
     from zoo.imagenet import imagenet_classes
     from zoo.networks.resnet import ResNet
     from zoo.networks.topology import topology
+    from zoo.pretrained.checkpoint import sha256_of
 
     random = np.random.default_rng(0)
     for wnid, index in zip(imagenet_classes(), range(images), strict=False):
@@ -50,33 +51,25 @@ def prepare(folder: Path, arch: str, images: int) -> None:
     source = folder / f"{arch}.safetensors"
     save_file(ResNet(net).state_dict(), source)
 
-    def describe(sha256: str, checksum: ChecksumConfig) -> Config:
-        facts = {
-            "format": "spiking-zoo",
-            "format_version": 1,
-            "arch": arch,
-            "shortcut": net.shortcut,
-            "num_classes": CLASSES,
-            "preprocess": {"input_size": (3, SIDE, SIDE), "mean": [0.5] * 3, "std": [0.25] * 3},
-            "numerics": "int8",
-            "neuron": "if",
-            "schedule": "causal",
-            "timesteps": STEPS,
-            "readout_delay": {},
-            "bias_rows": 1,
-            "method": {"name": "hu2018", "parameters": {}},
-            "source": {"name": "random", "sha256": hashlib.sha256(source.read_bytes()).hexdigest()},
-            "calibration": {"description": "none", "sha256": "0" * 64, "images": 1, "seed": 0},
-            "weights_sha256": sha256,
-            "checksum": checksum,
-        }
-        return Config.model_validate(facts)
-
-    blank = describe(
-        "0" * 64, ChecksumConfig(input="shake256-noise", images=1, timesteps=1, sha256="0" * 64)
+    config = unsealed(
+        format="spiking-zoo",
+        format_version=1,
+        arch=arch,
+        shortcut=net.shortcut,
+        num_classes=CLASSES,
+        preprocess={"input_size": (3, SIDE, SIDE), "mean": [0.5] * 3, "std": [0.25] * 3},
+        numerics="int8",
+        neuron="if",
+        schedule="causal",
+        timesteps=STEPS,
+        readout_delay={},
+        bias_rows=1,
+        method={"name": "hu2018", "parameters": {}},
+        source={"name": "random", "sha256": sha256_of(source)},
+        calibration={"description": "none", "sha256": "0" * 64, "images": 1, "seed": 0},
     )
     tensors = {}
-    for name, (dtype, shape) in expected_tensors(blank, net).items():
+    for name, (dtype, shape) in expected_tensors(config, net).items():
         tensors[name] = (
             torch.randint(-127, 128, shape, dtype=dtype)
             if not dtype.is_floating_point
@@ -84,11 +77,11 @@ def prepare(folder: Path, arch: str, images: int) -> None:
         )
         if name.endswith(".threshold"):
             tensors[name] = torch.full(shape, 2000, dtype=dtype)
-    write_artifact(folder / "network", tensors, describe)
+    write_artifact(folder / "network", tensors, config)
 
 
 def measure(folder: Path, arch: str, threads: int) -> dict[str, object]:
-    """What one `zoo eval` says of itself."""
+    """Return the figures that one `zoo eval` reports of itself."""
     words = [
         "eval",
         folder / "network",
@@ -106,12 +99,12 @@ def measure(folder: Path, arch: str, threads: int) -> dict[str, object]:
         check=True,
         text=True,
     )
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     return {
         "arch": arch,
-        "images": found["data"]["images"],
-        "peak_memory_bytes": found["peak_memory_bytes"],
-        "versions": found["versions"],
+        "images": result["data"]["images"],
+        "peak_memory_bytes": result["peak_memory_bytes"],
+        "versions": result["versions"],
     }
 
 

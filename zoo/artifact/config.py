@@ -19,6 +19,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 
 
+Numerics = Literal["int8", "float32"]
+
+
+# The methods of `zoo.conversion.registry`.
+MethodName = Literal["hu2018", "calibrated", "data-free"]
+
+
 Channels = Annotated[int, Field(ge=1, le=16)]
 
 
@@ -98,7 +105,7 @@ class CalibrationConfig(_Strict):
 class MethodConfig(_Strict):
     """A conversion method and every parameter it ran with."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,49}$")]
+    name: MethodName
     parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
 
 
@@ -127,7 +134,7 @@ class Config(_Strict):
     num_classes: Annotated[int, Field(ge=1, le=100_000)]
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig
-    numerics: Literal["int8", "float32"]
+    numerics: Numerics
     neuron: Neuron
     spike_bits: Literal[1, 2, 4] = 1
     schedule: Literal["causal", "layerwise"]

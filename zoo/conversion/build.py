@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from zoo.artifact.config import Numerics
 from zoo.conversion import calibrate
 from zoo.conversion.rounding import patches, round_to_int8
+from zoo.kernels.neuron import Neuron
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.pixels import IMAGE_SCALE, image_table, look_up
 from zoo.networks.resnet import activate, preactivation
@@ -42,9 +43,9 @@ class BuildSpec:
 
     checkpoint: Checkpoint
     theta: Mapping[str, Tensor]
-    neuron: Literal["if", "signed", "multi-level"]
+    neuron: Neuron
     schedule: Schedule
-    numerics: Literal["int8", "float32"]
+    numerics: Numerics
     mean: Sequence[float]
     std: Sequence[float]
     calibration: calibrate.Settings | None

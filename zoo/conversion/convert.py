@@ -19,6 +19,7 @@ from zoo.artifact.config import (
     CalibrationConfig,
     Config,
     MethodConfig,
+    Numerics,
     PreprocessConfig,
     SourceConfig,
     unsealed,
@@ -39,10 +40,12 @@ from zoo.conversion.settings import Request, Value
 from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
 from zoo.errors import UsageError
+from zoo.kernels.neuron import Neuron
 from zoo.networks.preprocess import Preprocess
+from zoo.networks.run import Schedule
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import with_stem
-from zoo.pretrained.checkpoint import Checkpoint
+from zoo.pretrained.checkpoint import Checkpoint, remember_source
 from zoo.progress import Progress
 
 _BATCH = 64
@@ -59,6 +62,7 @@ class Conversion:
         agreement: share of the calibration images on which it predicts what the ANN predicts, after
             `config.timesteps`.
         config: of the artifact, but for the checksums that saving adds.
+        source: the checkpoint's file; None where it was not read from one.
     """
 
     network: SpikingResNet
@@ -66,16 +70,21 @@ class Conversion:
     layers: list[LayerReport]
     agreement: float
     config: Config
+    source: Path | None = None
 
     def save(self, folder: str | Path, force: bool = False) -> Config:
         """Write the artifact atomically and return its config.
 
+        Where the checkpoint lies is noted, so that evaluating the artifact measures the ANN too.
+
         Raises:
             UsageError, ZooError: as `zoo.artifact.folder.write_artifact`.
         """
-        return write_artifact(
-            folder, tensors_of(self.network, self.scales), self.config, force=force
-        )
+        tensors = tensors_of(self.network, self.scales)
+        config = write_artifact(folder, tensors, self.config, force=force)
+        if self.source is not None:
+            remember_source(config.source.sha256, self.source)
+        return config
 
     def summary(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""
@@ -93,9 +102,9 @@ def convert(
     images: ImageSet | None,
     *,
     method: str = "calibrated",
-    neuron: Literal["if", "signed", "multi-level"] = "if",
-    schedule: Literal["causal", "layerwise"] = "causal",
-    numerics: Literal["int8", "float32"] = "int8",
+    neuron: Neuron = "if",
+    schedule: Schedule = "causal",
+    numerics: Numerics = "int8",
     timesteps: int = 32,
     samples: int | None = None,
     seed: int = 0,
@@ -160,7 +169,8 @@ def convert(
         fit = Preprocess(prep.input_size)
     settings = settings.model_copy(update={"images": min(count, len(images))})
     drawn = images.take(count, seed)
-    labelled = with_network_labels(checkpoint, drawn)
+    # Of all images, since a few may not show which classes they are of.
+    labelled = with_network_labels(checkpoint, images).take(count, seed)
     job = Job(
         checkpoint=checkpoint,
         request=request,
@@ -177,7 +187,7 @@ def convert(
     config = _describe(
         job,
         built,
-        method=MethodConfig(name=method, parameters=settings.parameters() | searched),
+        method=MethodConfig(name=how.name, parameters=settings.parameters() | searched),
         source=source,
         calibration=CalibrationConfig(
             description=images.description,
@@ -188,8 +198,14 @@ def convert(
         ),
         names=class_names(checkpoint, labelled),
     )
-    agreed = agreement(built, timesteps)
-    return Conversion(built.network, built.scales, built.reports, agreed, config)
+    return Conversion(
+        network=built.network,
+        scales=built.scales,
+        layers=built.reports,
+        agreement=agreement(built, timesteps),
+        config=config,
+        source=checkpoint.path,
+    )
 
 
 def _source(checkpoint: Checkpoint, license: str | None, url: str | None) -> SourceConfig:

@@ -1,8 +1,12 @@
-"""The conversion methods by name."""
+"""The conversion methods by name.
+
+A new one is a file in `zoo.conversion.methods`, its class in `METHODS` and its name in
+`zoo.artifact.config.MethodName`, by which readers of an artifact know it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from zoo.conversion.methods.base import Method
 from zoo.conversion.methods.calibrated import Calibrated
@@ -17,29 +21,30 @@ METHODS: dict[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    """Return a method; raise UsageError if there is none of that name."""
+    """Return a method.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
     if name not in METHODS:
         raise UsageError(f"`method={name}` is unknown: use {' or '.join(METHODS)}")
     return METHODS[name]
 
 
 def default_parameters(method: str) -> dict[str, Value]:
-    """Return a method's parameters with their defaults, of binary causal networks."""
+    """Return a method's parameters with their defaults for binary causal networks."""
     return METHODS[method].Settings.resolve(method, Request(), {}).parameters()
 
 
-def changed_parameters(method: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def changed_parameters(method: str, parameters: Mapping[str, Value]) -> dict[str, Value]:
     """Return the parameters of an artifact that differ from the method's defaults.
 
-    What an artifact of before a parameter's introduction was made with counts as given. Leaves out
-    the number of images, and what a search found.
+    A parameter that is younger than the artifact has the value that the method had without it. The
+    number of images, and what a search found, are left out.
     """
-    if method not in METHODS:  # of a newer zoo, or somebody's own
-        return {name: value for name, value in parameters.items() if name != "images"}
     defaults = default_parameters(method)
-    made_with = EARLIER | parameters
     return {
         name: value
-        for name, value in made_with.items()
+        for name, value in (EARLIER | dict(parameters)).items()
         if name in defaults and defaults[name] != value and name != "images"
     }

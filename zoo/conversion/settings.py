@@ -1,20 +1,25 @@
-"""What a conversion is asked for: the kind of network, and the settings of a method with their bounds."""
+"""What a conversion is asked for: the kind of network, and a method's settings with bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import annotated_types
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.artifact.config import MAX_TIMESTEPS
+from zoo.artifact.config import MAX_TIMESTEPS, Config
 from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from zoo.artifact.config import Numerics
+    from zoo.kernels.neuron import Neuron
+    from zoo.networks.run import Schedule
 
 Value = float | int | str | bool
 
-# Parameters that artifacts of before their introduction lack, with what these were made with.
+# Parameters that older artifacts lack, with the values that these were made with.
 EARLIER: dict[str, Value] = {"tail": "mean"}
 
 GRADED_STEPS = 4  # timesteps that the thresholds of graded spikes are chosen for
@@ -28,20 +33,14 @@ class Request:
         UsageError: an unknown value, or a combination that does not exist.
     """
 
-    neuron: Literal["if", "signed", "multi-level"] = "if"
-    schedule: Literal["causal", "layerwise"] = "causal"
-    numerics: Literal["int8", "float32"] = "int8"
+    neuron: Neuron = "if"
+    schedule: Schedule = "causal"
+    numerics: Numerics = "int8"
     timesteps: int = 32
 
-    CHOICES: ClassVar[dict[str, tuple[str, ...]]] = {
-        "neuron": ("if", "signed", "multi-level"),
-        "schedule": ("causal", "layerwise"),
-        "numerics": ("int8", "float32"),
-    }
-
     def __post_init__(self) -> None:
-        for name, known in self.CHOICES.items():
-            value = getattr(self, name)
+        for name in ("neuron", "schedule", "numerics"):
+            known, value = get_args(Config.model_fields[name].annotation), getattr(self, name)
             if value not in known:
                 raise UsageError(f"{name} {value!r} is unknown: use {' or '.join(known)}")
         if not 1 <= self.timesteps <= MAX_TIMESTEPS:
@@ -59,7 +58,7 @@ class Request:
 class MethodSettings(BaseModel):
     """Settings of a conversion method; its fields have the defaults and the bounds."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     if TYPE_CHECKING:  # every method has it, at the place in config.json where it belongs
         images: int
@@ -74,7 +73,7 @@ class MethodSettings(BaseModel):
         """Return the settings: the defaults with what is given in their place.
 
         Raises:
-            UsageError: a setting that the method has not, or a value out of its bounds; the
+            UsageError: a setting that the method does not have, or a value out of its bounds; the
                 message names the bounds and the default.
         """
         defaults = cls.model_validate(cls.defaults(request, given)).parameters()
@@ -95,8 +94,9 @@ class MethodSettings(BaseModel):
         field, default = cls.model_fields[name], defaults[name]
         if first["type"] == "literal_error":
             known = [choice for part in _parts(field.annotation) for choice in get_args(part)]
-            return f"{name} {value!r} is unknown: use {' or '.join(map(str, known))}"
-        if first["type"] in ("greater_than_equal", "less_than_equal"):
+            *others, last = map(str, known)
+            return f"{name} {value!r} is unknown: use {', '.join(others)} or {last}"
+        if first["type"] in ("greater_than_equal", "less_than_equal", "finite_number"):
             lowest = next(m.ge for m in field.metadata if isinstance(m, annotated_types.Ge))
             highest = next(m.le for m in field.metadata if isinstance(m, annotated_types.Le))
             return (
@@ -133,7 +133,7 @@ class CalibratedSettings(MethodSettings):
         delay: search the timesteps that the read-out skips, or none.
     """
 
-    thresholds: str = "mmse"
+    thresholds: Literal["mmse", "percentile", "ltb", "mmse-ltb", "moments", "learnt"] = "mmse"
     levels: int = Field(16, ge=1, le=2**31)
     percentile: float = Field(0.999, ge=1e-6, le=1.0)
     iterations: int = Field(1000, ge=1, le=2**31)

@@ -199,7 +199,7 @@ class Activations:
         """Return the thresholds of the rule that the settings name.
 
         Raises:
-            UsageError: an unknown rule, or one that the checkpoint has nothing for.
+            UsageError: a rule that the checkpoint has nothing for.
         """
         ann, rule = self.job.checkpoint, settings.thresholds
         if rule == "moments":
@@ -220,15 +220,10 @@ class Activations:
             return self.mmse(settings.levels)
         if rule == "ltb":
             return self.balanced(settings.iterations)
-        if rule == "mmse-ltb":
-            least, balanced = self.mmse(settings.levels), self.balanced(settings.iterations)
-            return {name: torch.minimum(theta, balanced[name]) for name, theta in least.items()}
-        if rule in ("percentile", "layer-percentile"):
-            return self.percentile(settings.percentile, per_channel=rule == "percentile")
-        raise UsageError(
-            f"thresholds {rule!r} are unknown: use mmse, percentile, ltb, mmse-ltb (the smaller), "
-            "moments or learnt"
-        )
+        if rule == "percentile":
+            return self.percentile(settings.percentile, per_channel=True)
+        least, balanced = self.mmse(settings.levels), self.balanced(settings.iterations)
+        return {name: torch.minimum(theta, balanced[name]) for name, theta in least.items()}
 
     def mmse(self, levels: int) -> dict[str, Tensor]:
         """Return the thresholds of least squared error at this many levels."""

@@ -348,11 +348,15 @@ def _class_rows(
 
 
 def _ann_checkpoint(config: Config, ann: str | Path | None) -> Checkpoint | None:
-    path = find_checkpoint(ann).path if ann is not None else find_source(config.source.sha256)
-    if path is None:
+    if ann is not None:
+        source = find_checkpoint(ann)
+        path, sha256 = source.path, source.sha256
+    elif (noted := find_source(config.source.sha256)) is not None:
+        path, sha256 = noted, config.source.sha256
+    else:
         return None
     checkpoint = read_checkpoint(
-        path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in
+        path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in, sha256=sha256
     )
     if checkpoint.sha256 != config.source.sha256:
         raise UsageError(

@@ -1,6 +1,7 @@
-"""Reading a pretrained ANN: a checkpoint file becomes the folded parameters of one topology, or one clear error.
+"""Read a pretrained ANN: the folded parameters of one topology, or one clear error.
 
-A `.pth`, `.pt` or `.th` file is read with `weights_only=True`: no code in it is ever executed. `.safetensors` is read as it is.
+A `.pth`, `.pt` or `.th` file is read with `weights_only=True`: no code in it is ever executed.
+`.safetensors` is read as it is.
 """
 
 from __future__ import annotations
@@ -53,10 +54,14 @@ _STRANGERS = (
 
 @dataclass(frozen=True)
 class Origin:
-    """What the place that a checkpoint comes from says of it; None where it does not say.
+    """What the origin of a checkpoint states about it; None where it states nothing.
 
-    input_size: height and width of the input; crop: its share of the shorter side that images are resized to.
-    mean, std: per channel, for pixels in 0 to 1. class_names: in label order. revision: the commit on a hub.
+    Attributes:
+        revision: commit on a hub.
+        mean, std: per channel, for pixels in 0 to 1.
+        input_size: height and width of the input.
+        crop: its share of the shorter side that images are resized to.
+        class_names: in label order.
     """
 
     license: str | None = None
@@ -72,10 +77,17 @@ class Origin:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A pretrained ANN, BatchNorm folded: `params` as `zoo.networks.resnet.ann_forward` takes them.
+    """A pretrained ANN with its BatchNorm folded.
 
-    training: what the log.json beside the file says of it, where `zoo train` wrote both. moments: what its BatchNorm recorded of
-    each convolution (`zoo.networks.batchnorm.recorded_moments`); None where it recorded nothing. origin: see `zoo.pretrained.sources`.
+    Attributes:
+        params: float32, as `zoo.networks.resnet.ann_forward` takes them.
+        name: what it is recorded under.
+        sha256: of the file.
+        training: from the log.json beside the file, where `zoo train` wrote both.
+        moments: what its BatchNorm recorded of each convolution
+            (`zoo.networks.batchnorm.recorded_moments`); None where it recorded nothing.
+        origin: see `zoo.pretrained.sources`.
+        path: the file that it was read from; None where there is none.
     """
 
     net: Topology
@@ -85,6 +97,7 @@ class Checkpoint:
     training: TrainingConfig | None = None
     moments: dict[str, Moments] | None = None
     origin: Origin = Origin()
+    path: Path | None = None
 
 
 def read_checkpoint(
@@ -93,15 +106,23 @@ def read_checkpoint(
     *,
     shortcut: Literal["A", "B"] | None = None,
     stride_in: StrideIn = "3x3",
+    sha256: str | None = None,
 ) -> Checkpoint:
-    """Reads `path` as an `arch` network; the number of classes and input channels, and the shortcut, follow from the file.
+    """Return the network in a checkpoint file.
 
-    Where a bottleneck has its stride does not: `stride_in` says it.
+    The number of classes and of input channels, and the shortcut, follow from the file.
+
+    Args:
+        arch: architecture that the file must fit.
+        stride_in: convolution of a bottleneck that has its stride, which no file says.
+        sha256: of the file, from a caller that has just hashed it; default: it is hashed.
 
     Raises:
         NotFoundError: there is no such file.
-        IntegrityError: the file is no checkpoint, is cut, would execute code, or holds NaN or infinite weights.
-        UsageError: it does not fit `arch` (the message lists missing and unexpected keys, or the first wrong shape).
+        IntegrityError: the file is no checkpoint, is cut, would execute code, or holds NaN or
+            infinite weights.
+        UsageError: it does not fit `arch` (the message lists missing and unexpected keys, or the
+            first wrong shape).
     """
     path = Path(path)
     if not path.is_file():
@@ -122,16 +143,34 @@ def read_checkpoint(
     for name, values in params.items():
         if not torch.isfinite(values).all():
             raise IntegrityError(
-                f"{path}: {name} overflows float32 with its BatchNorm folded: use a checkpoint that is sound"
+                f"{path}: {name} overflows float32 with its BatchNorm folded: use a checkpoint "
+                "that is sound"
             )
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    _remember_source(sha256, path)
-    moments = recorded_moments(net, state, params)
-    return Checkpoint(net, params, path.name, sha256, training_of(path, sha256), moments)
+    sha256 = sha256 or sha256_of(path)
+    return Checkpoint(
+        net=net,
+        params=params,
+        name=path.name,
+        sha256=sha256,
+        training=training_of(path, sha256),
+        moments=recorded_moments(net, state, params),
+        # Not resolved: the file may be a link of the hub client's cache, to a name without the
+        # suffix.
+        path=path.absolute(),
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def training_of(path: Path, sha256: str) -> TrainingConfig | None:
-    """What the log.json beside a checkpoint says of its training; None without one that belongs to this very file."""
+    """Return what the log.json beside a checkpoint says of its training.
+
+    None if there is no log.json, or one that does not belong to a file with this hash.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         log = json.loads(path.with_name("log.json").read_bytes())
         if log["sha256"] == sha256:
@@ -152,20 +191,22 @@ def training_of(path: Path, sha256: str) -> TrainingConfig | None:
     return None
 
 
-def _remember_source(sha256: str, path: Path) -> None:
-    """Notes where a checkpoint was read, so that `zoo eval` can measure the ANN beside its conversion; a hint, never needed."""
+def remember_source(sha256: str, path: Path) -> None:
+    """Note where a checkpoint lies, for `find_source`; a hint, so a cache that is read-only is fine.
+
+    With it, evaluating a conversion measures the ANN too.
+    """
     with contextlib.suppress(OSError):
         folder = cache_folder() / "sources"
         folder.mkdir(parents=True, exist_ok=True)
-        # Not resolved: the file may be a link of the hub client's cache, to a name without the suffix.
-        (folder / sha256).write_text(str(path.absolute()))
+        (folder / sha256).write_text(str(path))
 
 
 def find_source(sha256: str) -> Path | None:
-    """The checkpoint with this sha256, if it was read before and is still unchanged in its place."""
+    """Return the checkpoint with this hash if `remember_source` noted it and it is unchanged."""
     with contextlib.suppress(OSError):
         path = Path((cache_folder() / "sources" / sha256).read_text())
-        if hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+        if sha256_of(path) == sha256:
             return path
     return None
 
@@ -185,12 +226,11 @@ def _tensors(path: Path) -> Mapping[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise IntegrityError(
-            f"{path} holds more than tensors, or is no checkpoint ({_line(error)}): nothing was executed; "
-            "save its state_dict alone, or as .safetensors"
+            f"{path} holds more than tensors, or is no checkpoint ({_line(error)}): nothing was "
+            "executed; save its state_dict alone, or as .safetensors"
         ) from error
-    except (
-        Exception
-    ) as error:  # a damaged file can raise anything: KeyError, OverflowError, AssertionError, ...
+    except Exception as error:
+        # A damaged file can raise anything: KeyError, OverflowError, AssertionError, ...
         raise IntegrityError(
             f"{path} is not a whole PyTorch checkpoint ({_line(error)}): fetch it again"
         ) from error
@@ -239,7 +279,8 @@ def _expected(net: Topology, state: Mapping[str, Tensor]) -> dict[str, tuple[int
         shapes[f"{name}.weight"] = shape
         if f"{name}.bias" in state:
             shapes[f"{name}.bias"] = shape[:1]
-        # A file without any statistics of this BatchNorm but with a convolution bias was folded by its authors.
+        # A file without any statistics of this BatchNorm but with a convolution bias was folded by
+        # its authors.
         if f"{bn}.running_mean" in state or f"{name}.bias" not in state:
             shapes.update(
                 {
@@ -285,12 +326,14 @@ def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
             if keys
         ]
         raise UsageError(
-            f"{path} does not fit `arch={net.arch}`: {'; '.join(parts)}: choose the file's own architecture"
+            f"{path} does not fit `arch={net.arch}`: {'; '.join(parts)}: choose the file's own "
+            "architecture"
         )
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
             raise UsageError(
-                f"{path} does not fit `arch={net.arch}`: {key} is {list(state[key].shape)}, expected {list(shape)}"
+                f"{path} does not fit `arch={net.arch}`: {key} is {list(state[key].shape)}, "
+                f"expected {list(shape)}"
             )
         plain = state[key].layout == torch.strided and state[key].device.type == "cpu"
         plain = plain and (
@@ -298,7 +341,8 @@ def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
         )
         if not plain or not torch.isfinite(state[key]).all():
             raise IntegrityError(
-                f"{path}: {key} has NaN, infinite or other than float values: use a sound checkpoint"
+                f"{path}: {key} has NaN, infinite or other than float values: use a sound "
+                "checkpoint"
             )
     for key in expected:
         if (key == "levels" and not 1 <= state[key].item() <= 255) or (

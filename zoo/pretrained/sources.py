@@ -1,12 +1,14 @@
-"""Pretrained ANNs by name: a text on the command line becomes a checkpoint file and what its origin says of it.
+"""Find pretrained ANNs by name: the checkpoint file, and what its origin states about it.
 
     resnet50.pth                       a file: .pth, .pt, .th or .safetensors
-    timm/resnet50.tv_in1k[@revision]   a repository of a hub in timm's layout: config.json and model.safetensors
+    timm/resnet50.tv_in1k[@revision]   a repository of a hub in timm's layout: config.json and
+                                       model.safetensors
     ./resnet50.tv_in1k                 a folder in that layout
-    torchvision:resnet50[.v2]          torchvision's own weights, from torch.hub's cache or pytorch.org
+    torchvision:resnet50[.v2]          torchvision's weights, from torch.hub's cache or pytorch.org
 
-Both libraries put the stride of a bottleneck in its 3x3 convolution. Nothing is executed, and everything is checked before it is
-used: files of a hub against the hash it stores them under, torchvision's against the hash in their names.
+Both libraries put the stride of a bottleneck in its 3x3 convolution. Nothing is executed, and
+everything is checked before it is used: files of a hub against the hash it stores them under,
+torchvision's against the hash in their names.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from zoo.hub import client as hub
 from zoo.hub import download
 from zoo.imagenet import imagenet_classes
 from zoo.networks.topology import ARCHITECTURES, StrideIn
-from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint
+from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint, sha256_of
 from zoo.progress import Progress
 
-FORMS = "a .pth, .pt, .th or .safetensors file, a folder or hub repository in timm's layout, or torchvision:resnet50"
+FORMS = (
+    "a .pth, .pt, .th or .safetensors file, a folder or hub repository in timm's layout, or "
+    "torchvision:resnet50"
+)
 
 
 TORCHVISION_URL = "https://download.pytorch.org/models/"
@@ -70,13 +75,20 @@ _IMAGENET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint file, the name it is recorded under, and what its origin says; None where it does not say."""
+    """A checkpoint file that was found.
+
+    Attributes:
+        name: what it is recorded under.
+        arch, num_classes: None where the origin does not state them.
+        sha256: of the file, where finding it computed it.
+    """
 
     path: Path
     name: str
     arch: str | None = None
     num_classes: int | None = None
     origin: Origin = field(default_factory=Origin)
+    sha256: str | None = None
 
 
 class _Pretrained(BaseModel):
@@ -116,13 +128,14 @@ def read_source(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Checkpoint:
-    """Reads the pretrained ANN that `text` names, in any of the forms above.
+    """Return the pretrained ANN that `text` names, in any of the forms above.
 
     Args:
-        arch: needed for a file alone; the other forms say it.
-        sha256: what the weights of a hub must have, beside the hash the hub stores them under.
-        endpoint: another hub than HF_ENDPOINT, of `org/name` alone.
-        offline: what is in a cache alone.
+        arch: architecture; needed for a plain file alone, the other forms state it.
+        shortcut, stride_in: as in `zoo.pretrained.checkpoint.read_checkpoint`.
+        sha256: expected hash of a hub's weights, beside the one that the hub stores them under.
+        endpoint: another hub than HF_ENDPOINT, for `org/name` alone.
+        offline: use what is in a cache alone.
         progress: called with a file's name, bytes done and bytes in all.
 
     Raises:
@@ -135,21 +148,27 @@ def read_source(
     )
     if source.arch is None and arch is None:
         raise UsageError(
-            f"{source.name} does not say its architecture: pass `arch`, one of {', '.join(ARCHITECTURES)}"
+            f"{source.name} does not say its architecture: pass `arch`, one of "
+            f"{', '.join(ARCHITECTURES)}"
         )
     if None not in (source.arch, arch) and source.arch != arch:
         raise UsageError(f"{source.name} is a {source.arch}, not a {arch}: leave `arch` out")
-    found = read_checkpoint(
-        source.path, source.arch or arch or "", shortcut=shortcut, stride_in=stride_in
+    checkpoint = read_checkpoint(
+        source.path,
+        source.arch or arch or "",
+        shortcut=shortcut,
+        stride_in=stride_in,
+        sha256=source.sha256,
     )
-    classes, origin = found.net.num_classes, source.origin
+    classes, origin = checkpoint.net.num_classes, source.origin
     if source.num_classes not in (None, classes):
         raise IntegrityError(
-            f"{source.name} has {classes} classes, its {_CONFIG} says {source.num_classes}: do not use it"
+            f"{source.name} has {classes} classes, its {_CONFIG} says {source.num_classes}: do not "
+            "use it"
         )
     if origin.class_names is not None and len(origin.class_names) != classes:
         origin = replace(origin, class_names=None)
-    return replace(found, name=source.name, origin=origin)
+    return replace(checkpoint, name=source.name, origin=origin)
 
 
 def find_checkpoint(
@@ -160,13 +179,12 @@ def find_checkpoint(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Source:
-    """The file of a source, fetched if need be, and what its origin says; errors as of `read_source`."""
+    """Return the file of a source, fetched if need be; arguments and errors as of `read_source`."""
     text, path = str(text), Path(text)
     if text.startswith("torchvision:"):
         return _torchvision(text, offline, progress)
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # a name too long for a file, or with a null byte in it
+    # A name may be too long for a file, or have a null byte in it.
+    with contextlib.suppress(OSError, ValueError):
         if path.is_file():
             return Source(path, path.name)
         if path.is_dir():
@@ -222,7 +240,7 @@ def _file_of(repo: str, file: str, **how: Any) -> Path:
 
 
 def _timm(data: bytes, where: str) -> tuple[str, int | None, Origin]:
-    """Architecture, number of classes and origin from a config.json of timm."""
+    """Return the architecture, the number of classes and the origin in a config.json of timm."""
     try:
         config = _Timm.model_validate_json(data)
     except ValidationError as error:
@@ -235,53 +253,55 @@ def _timm(data: bytes, where: str) -> tuple[str, int | None, Origin]:
         raise IntegrityError(
             f"{where}/{_CONFIG} is not timm's: {place}: {first['msg'][:160]}: give {FORMS}"
         ) from error
-    arch, made = config.architecture, config.pretrained_cfg
+    arch, pretrained = config.architecture, config.pretrained_cfg
     if arch not in ARCHITECTURES:
         plain = ", ".join(name for name in ARCHITECTURES if name in TORCHVISION)
         raise UsageError(
             f"{where} is a {arch}, which the zoo cannot convert: choose a plain {plain}"
         )
-    odd = _odd(config)
-    if odd:
+    unsupported = _unsupported(config)
+    if unsupported:
         raise UsageError(
-            f"{where} is a {arch} with {odd}, which the zoo cannot convert: choose another checkpoint"
+            f"{where} is a {arch} with {unsupported}, which the zoo cannot convert: choose another "
+            "checkpoint"
         )
-    if not len(made.mean) == len(made.std) == made.input_size[0]:
+    if not len(pretrained.mean) == len(pretrained.std) == pretrained.input_size[0]:
         raise IntegrityError(
             f"{where}/{_CONFIG} has not one mean and std for each channel: do not use it"
         )
-    names = made.label_names or config.label_names
-    if names is None and config.num_classes == 1000 and (made.tag or "").endswith("in1k"):
+    names = pretrained.label_names or config.label_names
+    if names is None and config.num_classes == 1000 and (pretrained.tag or "").endswith("in1k"):
         names = list(imagenet_classes())
     return (
         arch,
         config.num_classes,
         Origin(
-            license=made.license,
-            url=made.origin_url or None,
-            mean=made.mean,
-            std=made.std,
-            input_size=made.input_size[1],
-            crop=made.crop_pct or 0.875,
-            interpolation="bicubic" if made.interpolation == "bicubic" else "bilinear",
+            license=pretrained.license,
+            url=pretrained.origin_url or None,
+            mean=pretrained.mean,
+            std=pretrained.std,
+            input_size=pretrained.input_size[1],
+            crop=pretrained.crop_pct or 0.875,
+            interpolation="bicubic" if pretrained.interpolation == "bicubic" else "bilinear",
             class_names=None if names is None else tuple(names),
         ),
     )
 
 
-def _odd(config: _Timm) -> str | None:
-    """What about a network of a known architecture the zoo has not."""
-    made = config.pretrained_cfg
+def _unsupported(config: _Timm) -> str | None:
+    """Return the first option of timm's config that the zoo does not support, or None."""
+    pretrained = config.pretrained_cfg
+    height, width = pretrained.input_size[1:]
     if config.model_args:
         return f"model_args {', '.join(sorted(config.model_args))}"[:160]
-    if made.first_conv not in (None, "conv1"):
-        return f"first_conv {made.first_conv}"[:160]
-    if made.input_size[1] != made.input_size[2]:
-        return f"an input of {made.input_size[1]}x{made.input_size[2]}"
-    if made.crop_mode not in (None, "center"):
-        return f"crop_mode {made.crop_mode}"[:160]
-    if made.interpolation not in ("bilinear", "bicubic"):
-        return f"interpolation {made.interpolation}"[:160]
+    if pretrained.first_conv not in (None, "conv1"):
+        return f"first_conv {pretrained.first_conv}"[:160]
+    if height != width:
+        return f"an input of {height}x{width}"
+    if pretrained.crop_mode not in (None, "center"):
+        return f"crop_mode {pretrained.crop_mode}"[:160]
+    if pretrained.interpolation not in ("bilinear", "bicubic"):
+        return f"interpolation {pretrained.interpolation}"[:160]
     return None
 
 
@@ -290,7 +310,8 @@ def _torchvision(text: str, offline: bool, progress: Progress | None) -> Source:
     file = TORCHVISION.get(name)
     if file is None:
         raise NotFoundError(
-            f"{text} is not known: use one of {', '.join(f'torchvision:{known}' for known in TORCHVISION)}"
+            f"{text} is not known: use one of "
+            f"{', '.join(f'torchvision:{known}' for known in TORCHVISION)}"
         )
     origin = Origin(
         license="BSD-3-Clause",
@@ -301,22 +322,33 @@ def _torchvision(text: str, offline: bool, progress: Progress | None) -> Source:
         crop=0.965 if name.endswith(".v2") else 0.875,
         **_IMAGENET,
     )
-    path = _download(TORCHVISION_URL, file, offline, progress)
-    return Source(path, f"torchvision:{name}", name.removesuffix(".v2"), 1000, origin)
+    path, sha256 = _download(TORCHVISION_URL, file, offline, progress)
+    return Source(
+        path,
+        f"torchvision:{name}",
+        arch=name.removesuffix(".v2"),
+        num_classes=1000,
+        origin=origin,
+        sha256=sha256,
+    )
 
 
-def _download(base: str, name: str, offline: bool, progress: Progress | None) -> Path:
-    """A file of pytorch.org whose name holds the beginning of its sha256: from torch.hub's cache, else fetched into it."""
+def _download(base: str, name: str, offline: bool, progress: Progress | None) -> tuple[Path, str]:
+    """Return a file of pytorch.org and its sha256, which its name begins.
+
+    It is taken from torch.hub's cache, else fetched into it.
+    """
     import torch
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     match = re.search(r"-([0-9a-f]{8})\.", name)
     assert match is not None
-    if path.is_file() and _sha256(path).startswith(match[1]):
-        return path
+    if path.is_file() and (sha256 := sha256_of(path)).startswith(match[1]):
+        return path, sha256
     if hub.is_offline(offline):
         raise NetworkError(
-            f"{path} is not there or damaged, and the zoo is offline: fetch it once with a connection"
+            f"{path} is not there or damaged, and the zoo is offline: fetch it once with a "
+            "connection"
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -326,16 +358,23 @@ def _download(base: str, name: str, offline: bool, progress: Progress | None) ->
         ) from error
     with replaced_file(path, advice="free some space or set TORCH_HOME") as partial:
         with open(partial, "wb") as file:
-            found = _receive(base + name, file, progress)
-        if not found.startswith(match[1]):
+            sha256 = _receive(base + name, file, progress)
+        if not sha256.startswith(match[1]):
             raise IntegrityError(
-                f"{base}{name} has sha256 {found[:8]}..., not {match[1]}...: nothing was kept; try again"
+                f"{base}{name} has sha256 {sha256[:8]}..., not {match[1]}...: nothing was kept; "
+                "try again"
             )
-    return path
+    return path, sha256
 
 
 def _receive(url: str, file: Any, progress: Progress | None) -> str:
-    """Writes what is at `url` to `file`; its sha256."""
+    """Write what is at `url` to `file`; return its sha256.
+
+    Raises:
+        NetworkError: it cannot be reached, or ends early.
+        IntegrityError: it has more bytes than any checkpoint.
+        ZooError: the file cannot be written.
+    """
     import http.client
     import urllib.error
     import urllib.request
@@ -349,14 +388,16 @@ def _receive(url: str, file: Any, progress: Progress | None) -> str:
                 done += len(part)
                 if done > _MAX_WEIGHTS:
                     raise IntegrityError(
-                        f"{url} has more than {_MAX_WEIGHTS} bytes: nothing was kept; check the address"
+                        f"{url} has more than {_MAX_WEIGHTS} bytes: nothing was kept; check the "
+                        "address"
                     )
                 digest.update(part)
                 try:
                     file.write(part)
                 except OSError as error:
                     raise ZooError(
-                        f"{name} could not be stored ({error.strerror}): free some space or set TORCH_HOME"
+                        f"{name} could not be stored ({error.strerror}): free some space or set "
+                        "TORCH_HOME"
                     ) from error
                 if progress is not None:
                     progress(name, done, max(total, done))
@@ -367,7 +408,8 @@ def _receive(url: str, file: Any, progress: Progress | None) -> str:
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = getattr(error, "reason", None) or error
         raise NetworkError(
-            f"{url} could not be reached ({str(why)[:120]}): check the connection, or give the file itself"
+            f"{url} could not be reached ({str(why)[:120]}): check the connection, or give the "
+            "file itself"
         ) from error
     if done < total:
         raise NetworkError(
@@ -379,8 +421,3 @@ def _receive(url: str, file: Any, progress: Progress | None) -> str:
 def _length(headers: Mapping[str, str]) -> int:
     text = headers.get("Content-Length") or ""
     return int(text) if text.isdecimal() else 0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -196,7 +196,7 @@ def test_labels_do_not_matter(digits_ann, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"method": "magic"}, "method 'magic'"),
+        ({"method": "magic"}, "`method=magic`"),
         ({"neuron": "lif"}, "neuron 'lif'"),
         ({"schedule": "random"}, "schedule 'random'"),
         ({"neuron": "signed", "schedule": "layerwise"}, "`neuron=if`"),
@@ -206,7 +206,10 @@ def test_labels_do_not_matter(digits_ann, tmp_path):
         ({"std": (0.0,)}, "`std` must be positive"),
         ({"input_size": 16}, "8x8x1"),
         ({"parameters": {"colour": 1}}, "no parameter 'colour'"),
-        ({"parameters": {"thresholds": "magic"}}, "thresholds 'magic'"),
+        (
+            {"parameters": {"thresholds": "magic"}},
+            "thresholds 'magic' is unknown: use mmse, percent",
+        ),
         ({"parameters": {"bias": "magic"}}, "bias 'magic'"),
         ({"neuron": "multi-level", "parameters": {"bits": 3}}, "bits 3 is unknown: use 2 or 4"),
         ({"parameters": {"levels": 0}}, "not 0: it is 16 by default"),
@@ -442,7 +445,7 @@ def test_hu2018_searches_with_the_anns_predictions_where_labels_are_missing(
         "accuracy",
         lambda built, t, truth: truths.append(truth) or accuracy(built, t, truth),
     )
-    wrong = (predicted.numpy() + 5) % 10
+    wrong = (predicted.numpy() + 3) % 10
     for labels, wanted in ((np.full(24, -1), predicted), (wrong, torch.from_numpy(wrong))):
         truths.clear()
         convert(digits_ann, replace(images, labels=labels), **options)

@@ -50,12 +50,10 @@ def test_accuracy_is_that_of_a_direct_computation(saved, digits_file, digits_tes
     assert result.data.images == 100 and result.layers[0].neurons == 16 * 64
 
 
-def test_the_ann_is_found_where_it_was_read(saved, digits_file, digits_test, tmp_path):
+def test_the_ann_is_found_where_it_was_converted_from(saved, converted, digits_test, tmp_path):
     some = digits_test.take(10, 0)
     assert evaluate(saved, some, [1]).ann is None
-    from zoo.pretrained.checkpoint import read_checkpoint
-
-    read_checkpoint(digits_file, "resnet20")
+    converted(parameters={"rows": 2}, timesteps=2).save(tmp_path / "another")
     assert evaluate(saved, some, [1]).ann is not None
     other = tmp_path / "other.safetensors"
     from zoo.networks.resnet import ResNet

@@ -15,7 +15,7 @@ from tests.zoo.spiking_fixtures import random_model, refuses
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.networks.resnet import ann_forward
 from zoo.networks.topology import topology
-from zoo.pretrained.checkpoint import find_source, read_checkpoint
+from zoo.pretrained.checkpoint import find_source, read_checkpoint, remember_source
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,9 @@ def test_batchnorm_folded_by_its_authors(tmp_path, model, state):
 
 def test_wrong_architecture_names_what_is_missing_and_unexpected(tmp_path, state):
     path = saved(tmp_path, state)
-    with refuses(UsageError, r"--arch resnet32: \d+ missing \(.*layer1\.3"):
+    with refuses(UsageError, r"`arch=resnet32`: \d+ missing \(.*layer1\.3"):
         read_checkpoint(path, "resnet32")
-    with refuses(UsageError, "does not fit --arch resnet18.*unexpected"):
+    with refuses(UsageError, "does not fit `arch=resnet18`.*unexpected"):
         read_checkpoint(path, "resnet18")
     with refuses(UsageError, "unknown"):
         read_checkpoint(path, "resnet21")
@@ -170,10 +170,14 @@ def test_no_file_and_no_state(tmp_path):
         read_checkpoint(saved(tmp_path, [1, 2]), "resnet20")
 
 
-def test_a_source_is_found_again_until_it_changes(tmp_path, state):
+def test_a_source_is_found_again_until_it_changes(tmp_path, zoo_home, state):
     path = saved(tmp_path, state)
-    sha256 = read_checkpoint(path, "resnet20").sha256
-    assert find_source(sha256) == path.resolve()
+    read = read_checkpoint(path, "resnet20")
+    sha256 = read.sha256
+    assert read.path == path.absolute() and list(zoo_home.iterdir()) == []
+    assert find_source(sha256) is None
+    remember_source(sha256, path.absolute())
+    assert find_source(sha256) == path.absolute()
     path.write_bytes(path.read_bytes() + b"x")
     assert find_source(sha256) is None and find_source("0" * 64) is None
 

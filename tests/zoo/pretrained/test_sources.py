@@ -99,7 +99,7 @@ def test_a_file_says_nothing_of_itself(tmp_path: Path, model: Any) -> None:
     torch.save(model.state_dict(), path)
     found = read_source(path, "resnet20")
     assert (found.name, found.origin) == ("net.pth", sources.Origin())
-    with refuses(UsageError, "pass --arch"):
+    with refuses(UsageError, "pass `arch`"):
         read_source(path)
 
 
@@ -135,9 +135,12 @@ def test_a_repository_in_timms_layout(
         newest.crop == 0.5
         and newest.revision == hub.repos["model", "timm/small.a1_in1k"].head != first
     )
-    # `zoo eval` finds the ANN again in the client's cache, where files lie under names without a suffix.
-    from zoo.pretrained.checkpoint import find_source, read_checkpoint
+    # `zoo eval` finds the ANN again in the client's cache, where files lie under names without a
+    # suffix.
+    from zoo.pretrained.checkpoint import find_source, read_checkpoint, remember_source
 
+    assert found.path is not None
+    remember_source(found.sha256, found.path)
     again = find_source(found.sha256)
     assert again is not None and read_checkpoint(again, "resnet20").sha256 == found.sha256
 
@@ -188,13 +191,14 @@ def test_preprocessing_goes_into_the_artifact(tmp_path: Path, weights: bytes) ->
         interpolation="bilinear",
         license="mine",
         **quick,
-    ).facts
-    assert (own["preprocess"].resize, own["preprocess"].interpolation, own["preprocess"].mean) == (
+    ).config
+    changed_to = own.preprocess
+    assert (changed_to.resize, changed_to.interpolation, changed_to.mean) == (
         16,
         "bilinear",
         [0.1] * 3,
     )
-    assert own["source"].license == "mine"
+    assert own.source.license == "mine"
 
 
 @pytest.mark.parametrize(
@@ -361,7 +365,9 @@ def test_both_generations_of_torchvisions_preprocessing(
 ) -> None:
     import math
 
-    monkeypatch.setattr("zoo.pretrained.sources._download", lambda base, name, *_: Path(name))
+    monkeypatch.setattr(
+        "zoo.pretrained.sources._download", lambda base, name, *_: (Path(name), "0" * 64)
+    )
     resizes = {}
     for name in TORCHVISION:
         found = find_checkpoint(f"torchvision:{name}")
@@ -407,7 +413,7 @@ def test_the_command_line_needs_no_architecture(
         main(["convert", str(path), "--calib", images, "--out", str(tmp_path / "net"), *quick]) == 0
     )
     out, err = capsys.readouterr()
-    assert json.loads(out)["config"]["arch"] == "resnet20" and "small: licence apache-2.0" in err
+    assert json.loads(out)["config"]["arch"] == "resnet20" and "small: license apache-2.0" in err
     save_file(dict(random_model(topology("resnet20")).state_dict()), tmp_path / "file.safetensors")
     assert (
         main(

@@ -1,4 +1,4 @@
-"""What a conversion method is."""
+"""The interface of a conversion method."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from zoo.progress import Progress
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from zoo.artifact.config import MethodName
     from zoo.conversion.build import Built
     from zoo.data.images import ImageSet
     from zoo.pretrained.checkpoint import Checkpoint
@@ -51,15 +52,15 @@ class Job:
 
 
 class Method(ABC):
-    """A conversion method; adding one is adding a file here and its line in the registry.
+    """A conversion method: a file here, and its line in `zoo.conversion.registry`.
 
     Attributes:
-        name: in `zoo convert --method` and in config.json.
+        name: in config.json, and the `method` of a conversion.
         Settings: its settings with defaults and bounds.
         makes_images: whether it makes its own calibration images.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[MethodName]
     Settings: ClassVar[type[MethodSettings]]
     makes_images: ClassVar[bool] = False
 

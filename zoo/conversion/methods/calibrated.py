@@ -22,6 +22,7 @@ from zoo.conversion.methods.base import Job, Method
 from zoo.conversion.settings import CalibratedSettings, MethodSettings, Request, Value
 
 if TYPE_CHECKING:
+    from zoo.artifact.config import MethodName
     from zoo.conversion.build import BuildSpec, Built
     from zoo.networks.topology import Topology
 
@@ -43,7 +44,7 @@ class TunedSettings(CalibratedSettings):
 class Calibrated(Method):
     """Thresholds per channel and a bias for each timestep, on training images."""
 
-    name = "calibrated"
+    name: ClassVar[MethodName] = "calibrated"
     Settings: ClassVar[type[CalibratedSettings]] = TunedSettings
 
     def settings(
