@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from zoo.artifact.config import CONFIG, EVALUATION, Config
 from zoo.artifact.results import Evaluation
 
@@ -16,7 +18,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 def schemas() -> dict[str, str]:
     """Return the text of each schema by the name of its file."""
-    models = {CONFIG: Config, EVALUATION: Evaluation}
+    models: dict[str, type[BaseModel]] = {CONFIG: Config, EVALUATION: Evaluation}
     return {
         name.replace(".json", ".schema.json"): json.dumps(
             {"$schema": _DRAFT} | model.model_json_schema() | {"title": name}, indent=2

@@ -22,23 +22,12 @@ MAX_NEURONS = 2**26
 
 
 def tensors_of(network: SpikingResNet, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The artifact's tensors of a network; `scales` gives each layer's scale [C]."""
-    tensors = {"image.table": network.image_table}
-    for spec in network.topology.layers:
-        layer, name = network.layers[spec.name], spec.name
-        tensors |= {
-            f"{name}.weight": layer.weight,
-            f"{name}.bias": layer.bias,
-            f"{name}.threshold": layer.threshold,
-            f"{name}.v_init": layer.v_init,
-            f"{name}.scale": scales[name],
-        }
-        if layer.gain is not None:
-            tensors[f"{name}.shortcut.gain"] = layer.gain
-        if layer.projection is not None:
-            tensors[f"{name}.shortcut.weight"] = layer.projection
-    head = network.head
-    tensors |= {"fc.weight": head.weight, "fc.scale": head.scale, "fc.bias": head.bias}
+    """Return the tensors that the artifact of a network holds, by name.
+
+    Args:
+        scales: one integer unit of each layer in ANN units, float32 `[C]` by layer.
+    """
+    tensors = network.state_dict() | {f"{name}.scale": scale for name, scale in scales.items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
@@ -75,31 +64,27 @@ def expected_tensors(
 def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
     """Builds the network from validated tensors."""
     net = topology_of(config)
+    image_bound = int(tensors["image.table"].double().abs().max())
     layers = {}
     for spec in net.layers:
-        get = {
-            part: tensors.get(f"{spec.name}.{part}")
-            for part in ("shortcut.gain", "shortcut.weight")
-        }
+        shortcut = spec.shortcut
         layers[spec.name] = SpikingConv(
-            tensors[f"{spec.name}.weight"],
-            tensors[f"{spec.name}.bias"],
-            tensors[f"{spec.name}.threshold"],
-            tensors[f"{spec.name}.v_init"],
-            spec.stride,
-            spec.padding,
-            config.neuron,
-            get["shortcut.gain"],
-            get["shortcut.weight"],
-            spec.shortcut.stride if spec.shortcut else 1,
-            spec.shortcut.pad if spec.shortcut else 0,
-            spec.max_pool,
-            input_bound=int(tensors["image.table"].double().abs().max())
-            if spec.source == IMAGE
-            else 2**config.spike_bits - 1,
+            weight=tensors[f"{spec.name}.weight"],
+            bias=tensors[f"{spec.name}.bias"],
+            threshold=tensors[f"{spec.name}.threshold"],
+            v_init=tensors[f"{spec.name}.v_init"],
+            stride=spec.stride,
+            padding=spec.padding,
+            neuron=config.neuron,
+            gain=tensors.get(f"{spec.name}.shortcut.gain"),
+            projection=tensors.get(f"{spec.name}.shortcut.weight"),
+            shortcut_stride=shortcut.stride if shortcut else 1,
+            shortcut_pad=shortcut.pad if shortcut else 0,
+            max_pool=spec.max_pool,
+            input_bound=image_bound if spec.source == IMAGE else 2**config.spike_bits - 1,
             bits=config.spike_bits,
         )
-    head = Head(tensors["fc.weight"], tensors["fc.scale"], tensors["fc.bias"])
+    head = Head(weight=tensors["fc.weight"], scale=tensors["fc.scale"], bias=tensors["fc.bias"])
     return SpikingResNet(
         net,
         layers,
