@@ -98,8 +98,11 @@ def zoo_run(artifact_folder: Path, statistics: bool, layerwise: bool) -> Callabl
 
     from zoo.artifact.folder import read_artifact
     from zoo.artifact.tensors import network_of
+    from zoo.files import cache_folder
+    from zoo.kernels.spiking_conv.compiled import LIBRARY
 
     config, tensors = read_artifact(artifact_folder)
+    LIBRARY.build(cache_folder())
     network = network_of(config, tensors)
     network.schedule = "layerwise" if layerwise else "causal"
     images = torch.randint(0, 256, (BATCH, *config.preprocess.input_size), dtype=torch.uint8)

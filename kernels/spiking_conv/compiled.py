@@ -60,9 +60,11 @@ class CompiledNeuron:
 
     def __init__(self, path: Path, form: str | None = None) -> None:
         library = ctypes.CDLL(str(path))
-        self._run, self._openmp = library.run_window, bool(library.has_openmp())
-        self._run.argtypes = [ctypes.POINTER(_Window), ctypes.c_int, ctypes.c_int]
-        self._run.restype = None
+        self._openmp = bool(library.has_openmp())
+        self._run = {torch.float32: library.run_float32, torch.float64: library.run_float64}
+        for function in self._run.values():
+            function.argtypes = [ctypes.POINTER(_Window), ctypes.c_int, ctypes.c_int]
+            function.restype = None
         self.form = form or ("avx512" if library.has_avx512() else "portable")
 
     def __repr__(self) -> str:
@@ -83,7 +85,8 @@ class CompiledNeuron:
     ) -> None:
         """Fire the neurons of a window into `spikes`; `v` and `emitted` are updated in place.
 
-        All tensors are contiguous, channels last in memory; values are integers.
+        All tensors are contiguous, channels last in memory; values are integers. float32 may be
+        float64 throughout, where no shortcut is given.
 
         Args:
             v: float32 `[B, H, W, C]`, or None: starts at 0 and is not kept.
@@ -111,7 +114,7 @@ class CompiledNeuron:
             max_level,
             source is not None and source.dtype == torch.int8,
         )
-        self._run(window, self.form == "avx512", torch.get_num_threads())
+        self._run[current.dtype](window, self.form == "avx512", torch.get_num_threads())
 
 
 def _pointer(tensor: Tensor | None) -> int | None:
@@ -167,8 +170,11 @@ def check(neuron: CompiledNeuron) -> bool:
         ("if", "signed", "graded", "counts"),
         ("none", "projected", "uint8", "int8"),
         ((3, 19), (70, 64)),
+        (torch.float32, torch.float64),
     )
-    for kind, shortcut, (pixels, channels) in cases:
+    for kind, shortcut, (pixels, channels), real in cases:
+        if real == torch.float64 and shortcut != "none":
+            continue
         limit = next(limits)
         steps = 1 if kind == "counts" else 3
         shape = (steps, 1, 1, pixels, channels)
@@ -185,6 +191,8 @@ def check(neuron: CompiledNeuron) -> bool:
             gain = integers(-limit // 16, limit // 16 + 1, channels)
         bias, threshold = integers(-3, 4, steps, channels), integers(1, 9, channels)
         results = []
+        v, emitted, current = (None if t is None else t.to(real) for t in (v, emitted, current))
+        bias, threshold = bias.to(real), threshold.to(real)
         for run in (neuron, torch_neuron):
             state = [None if t is None else t.clone() for t in (v, emitted)]
             spikes = torch.full(shape, 77, dtype=torch.uint8)
@@ -273,12 +281,12 @@ class Library:
 
     def _build(self) -> None:
         assert self._folder is not None
-        try:
-            for openmp in (True, False):
+        for openmp in (True, False):  # Apple's compiler knows no -fopenmp
+            try:
                 if self._accept(build(self._folder, openmp)):
                     return
-        except (OSError, Timeout, subprocess.SubprocessError) as error:
-            self.reason = str(error).partition("\n")[0]
+            except (OSError, Timeout, subprocess.SubprocessError) as error:
+                self.reason = str(error).partition("\n")[0]
 
 
 LIBRARY = Library()
@@ -320,7 +328,8 @@ def build(folder: Path, openmp: bool) -> Path:
                     [*_nice(), *command], capture_output=True, text=True, timeout=LIMIT
                 )
                 if done.returncode:
-                    raise OSError(f"{compiler} fails: {done.stderr.strip().partition(chr(10))[0]}")
+                    lines = [line for line in done.stderr.splitlines() if "error" in line]
+                    raise OSError(f"{compiler} fails: {next(iter(lines), done.returncode)}")
             made[1].replace(path)
     return path
 

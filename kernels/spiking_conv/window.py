@@ -17,9 +17,11 @@ from .reference import Membrane, SpikingConv, convolve
 def can_run(layer: SpikingConv, dtype: torch.dtype) -> bool:
     """Return whether compiled neurons run a layer with potentials of `dtype`.
 
-    They hold them in float32, on a CPU. A float layer keeps the order in which torch rounds.
+    On a CPU; in float64 without a shortcut, as a stem has. A float layer keeps the order in which
+    torch rounds.
     """
-    return layer.integer and layer.weight.device.type == "cpu" and dtype == torch.float32
+    narrow = dtype == torch.float32 or (layer.gain is None and layer.projection is None)
+    return layer.integer and layer.weight.device.type == "cpu" and narrow
 
 
 def run(
@@ -35,15 +37,15 @@ def run(
     emitted = None if membrane.emitted is None else membrane.emitted.permute(0, 2, 3, 1)
     steps = len(x) if window is None else window
     main, projection = layer.convolutions(rows.dtype, layer.max_level)
-    threshold = layer.threshold.float()
+    threshold = layer.threshold.to(rows.dtype)
     index = torch.arange(membrane.t, membrane.t + steps).clamp_(max=len(layer.bias) - 1)
-    bias = layer.bias[index].float()
+    bias = layer.bias[index].to(rows.dtype)
     gain = None if layer.gain is None or shortcut is None else layer.gain.float()
     spikes = torch.empty((steps, *rows.shape), dtype=torch.uint8)
     group = layer.steps_at_once(membrane.v)
     for begin in range(0, steps, group):
         part = slice(begin, begin + group)
-        currents = (x if window is not None else convolve(main, x[part])).float()
+        currents = x if window is not None else convolve(main, x[part])
         projected = source = None
         if shortcut is not None and projection is not None:
             projected = _rows(convolve(projection, shortcut[part]))
@@ -69,7 +71,8 @@ def count(
     layer: SpikingConv, neuron: CompiledNeuron, x: Tensor, shortcut: Tensor | None, timesteps: int
 ) -> Tensor:
     """Return what `layer.count(x, shortcut, timesteps)` does, for up to 255 timesteps."""
-    main, projection = layer.convolutions(torch.float32, timesteps)
+    dtype = layer.dtype(timesteps)
+    main, projection = layer.convolutions(dtype, timesteps)
     currents = _rows(main(x))
     projected = source = None
     if shortcut is not None and projection is not None:
@@ -84,8 +87,8 @@ def count(
         projected,
         source,
         None if source is None or layer.gain is None else layer.gain.float(),
-        layer.offset(timesteps).float()[None],
-        layer.threshold.float(),
+        layer.offset(timesteps).to(dtype)[None],
+        layer.threshold.to(dtype),
         counts,
         timesteps,
     )

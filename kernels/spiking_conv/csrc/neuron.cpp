@@ -1,6 +1,6 @@
 // A window of timesteps of integrate-and-fire neurons, channels last: each potential is read and
-// written once a window and stays in a register between. All values are integers that float32 holds,
-// so the result is exact in any order of additions. `compiled.py` builds, checks and calls this.
+// written once a window and stays in a register between. All values are integers that their
+// type holds, so the result is exact in any order of additions. `compiled.py` builds, checks and calls this.
 
 #include <cstdint>
 
@@ -14,15 +14,15 @@ namespace {
 
 constexpr long WIDTH = 16;
 
-struct Window {
-  float* v;               // [pixels, channels], or null: starts at 0 and is not kept
-  float* emitted;         // [pixels, channels], net spikes so far of `signed`, or null
-  const float* current;   // [steps, pixels, channels], `current_step` floats from step to step
-  const float* projected; // [steps, pixels, channels], or null
+template <typename Real> struct Window {
+  Real* v;                // [pixels, channels], or null: starts at 0 and is not kept
+  Real* emitted;          // [pixels, channels], net spikes so far of `signed`, or null
+  const Real* current;    // [steps, pixels, channels], `current_step` values from step to step
+  const Real* projected;  // [steps, pixels, channels], or null
   const uint8_t* source;  // [steps, pixels, channels], spikes of an identity shortcut, or null
-  const float* gain;      // [channels], of `source`
-  const float* bias;      // [steps, channels]
-  const float* threshold; // [channels]
+  const Real* gain;       // [channels], of `source`
+  const Real* bias;       // [steps, channels]
+  const Real* threshold;  // [channels]
   uint8_t* spikes;        // [steps, pixels, channels]
   int64_t current_step, pixels, channels, steps, max_level, source_is_signed;
 };
@@ -30,23 +30,24 @@ struct Window {
 enum Source { NONE, UNSIGNED, SIGNED };
 
 // `n` <= WIDTH channels of one pixel, in plain loops of the same length that a compiler vectorizes.
-template <Source source, bool projected, bool is_signed, bool graded> struct Portable {
-  static INLINE void run(const Window& w, long pixel, long channel, long n) {
+template <typename Real, Source source, bool projected, bool is_signed, bool graded>
+struct Portable {
+  static INLINE void run(const Window<Real>& w, long pixel, long channel, long n) {
     if (n == WIDTH) loops(w, pixel, channel, WIDTH);
     else loops(w, pixel, channel, n);
   }
 
-  static INLINE void loops(const Window& w, long pixel, long channel, long n) {
+  static INLINE void loops(const Window<Real>& w, long pixel, long channel, long n) {
     const long plane = w.pixels * w.channels, at = pixel * w.channels + channel;
-    const float top = static_cast<float>(w.max_level);
-    float v[WIDTH], emitted[WIDTH];
-    for (long i = 0; i < n; ++i) v[i] = w.v ? w.v[at + i] : 0.0f;
+    const Real top = static_cast<Real>(w.max_level);
+    Real v[WIDTH], emitted[WIDTH];
+    for (long i = 0; i < n; ++i) v[i] = w.v ? w.v[at + i] : Real(0);
     if (is_signed)
       for (long i = 0; i < n; ++i) emitted[i] = w.emitted[at + i];
     for (long t = 0; t < w.steps; ++t) {
-      const float* current = w.current + t * w.current_step + at;
-      const float* bias = w.bias + t * w.channels + channel;
-      const float* threshold = w.threshold + channel;
+      const Real* current = w.current + t * w.current_step + at;
+      const Real* bias = w.bias + t * w.channels + channel;
+      const Real* threshold = w.threshold + channel;
       for (long i = 0; i < n; ++i) v[i] += current[i] + bias[i];
       if (projected)
         for (long i = 0; i < n; ++i) v[i] += w.projected[t * plane + at + i];
@@ -57,18 +58,18 @@ template <Source source, bool projected, bool is_signed, bool graded> struct Por
           v[i] += w.gain[channel + i] * static_cast<int8_t>(w.source[t * plane + at + i]);
       uint8_t* spikes = w.spikes + t * plane + at;
       for (long i = 0; i < n; ++i) {
-        float level;
+        Real level;
         if (graded) {
           level = v[i] / threshold[i];
-          level = level > 0.0f ? level : 0.0f;
+          level = level > 0 ? level : Real(0);
           level = level < top ? level : top;
-          level = static_cast<float>(static_cast<int32_t>(level));  // the floor: it is >= 0
+          level = static_cast<Real>(static_cast<int32_t>(level));  // the floor: it is >= 0
         } else {
-          level = v[i] >= threshold[i] ? 1.0f : 0.0f;
+          level = v[i] >= threshold[i] ? Real(1) : Real(0);
         }
         if (is_signed) {
-          const float owed = emitted[i] > 0.0f ? 1.0f : 0.0f;
-          level -= v[i] < 0.0f ? owed : 0.0f;
+          const Real owed = emitted[i] > 0 ? Real(1) : Real(0);
+          level -= v[i] < 0 ? owed : Real(0);
           emitted[i] += level;
         }
         v[i] -= threshold[i] * level;
@@ -85,7 +86,7 @@ template <Source source, bool projected, bool is_signed, bool graded> struct Por
 #ifdef AVX512
 // The same with each channel's potential in a register.
 template <Source source, bool projected, bool is_signed, bool graded> struct Avx512 {
-  AVX512 static INLINE void run(const Window& w, long pixel, long channel, long n) {
+  AVX512 static INLINE void run(const Window<float>& w, long pixel, long channel, long n) {
     const long plane = w.pixels * w.channels;
     long at = pixel * w.channels + channel;
     const __mmask16 lanes = static_cast<__mmask16>((1u << n) - 1);
@@ -138,48 +139,69 @@ template <Source source, bool projected, bool is_signed, bool graded> struct Avx
 };
 #endif
 
-template <Source source, bool projected, bool is_signed, bool graded>
-void portable(const Window& w, long begin, long end) {
+template <typename Real, Source source, bool projected, bool is_signed, bool graded>
+void portable(const Window<Real>& w, long begin, long end) {
+  using Vector = Portable<Real, source, projected, is_signed, graded>;
   for (long pixel = begin; pixel < end; ++pixel)
     for (long channel = 0; channel < w.channels; channel += WIDTH) {
       const long left = w.channels - channel;
-      Portable<source, projected, is_signed, graded>::run(w, pixel, channel,
-                                                          left < WIDTH ? left : WIDTH);
+      Vector::run(w, pixel, channel, left < WIDTH ? left : WIDTH);
     }
 }
 
 #ifdef AVX512
+// The same loop again: a function for AVX-512 is inlined into no other.
 template <Source source, bool projected, bool is_signed, bool graded>
-AVX512 void avx512(const Window& w, long begin, long end) {
+AVX512 void avx512(const Window<float>& w, long begin, long end) {
+  using Vector = Avx512<source, projected, is_signed, graded>;
   for (long pixel = begin; pixel < end; ++pixel)
     for (long channel = 0; channel < w.channels; channel += WIDTH) {
       const long left = w.channels - channel;
-      Avx512<source, projected, is_signed, graded>::run(w, pixel, channel,
-                                                        left < WIDTH ? left : WIDTH);
+      Vector::run(w, pixel, channel, left < WIDTH ? left : WIDTH);
     }
 }
 #endif
 
-using Form = void (*)(const Window&, long, long);
+template <typename Real> using Form = void (*)(const Window<Real>&, long, long);
 
-template <Source source, bool projected, bool is_signed, bool graded> Form form(bool use_avx512) {
+template <typename Real, Source source, bool projected, bool is_signed, bool graded>
+Form<Real> form(bool use_avx512) {
 #ifdef AVX512
-  if (use_avx512) return avx512<source, projected, is_signed, graded>;
+  if constexpr (sizeof(Real) == 4)
+    if (use_avx512) return avx512<source, projected, is_signed, graded>;
 #endif
-  return portable<source, projected, is_signed, graded>;
+  return portable<Real, source, projected, is_signed, graded>;
 }
 
-template <Source source, bool projected> Form kind(const Window& w, bool use_avx512) {
-  if (w.max_level > 1) return form<source, projected, false, true>(use_avx512);
-  if (w.emitted) return form<source, projected, true, false>(use_avx512);
-  return form<source, projected, false, false>(use_avx512);
+template <typename Real, Source source, bool projected>
+Form<Real> kind(const Window<Real>& w, bool use_avx512) {
+  if (w.max_level > 1) return form<Real, source, projected, false, true>(use_avx512);
+  if (w.emitted) return form<Real, source, projected, true, false>(use_avx512);
+  return form<Real, source, projected, false, false>(use_avx512);
 }
 
-Form choose(const Window& w, bool use_avx512) {
-  if (w.projected) return kind<NONE, true>(w, use_avx512);
-  if (!w.source) return kind<NONE, false>(w, use_avx512);
-  if (w.source_is_signed) return kind<SIGNED, false>(w, use_avx512);
-  return kind<UNSIGNED, false>(w, use_avx512);
+Form<float> choose(const Window<float>& w, bool use_avx512) {
+  if (w.projected) return kind<float, NONE, true>(w, use_avx512);
+  if (!w.source) return kind<float, NONE, false>(w, use_avx512);
+  if (w.source_is_signed) return kind<float, SIGNED, false>(w, use_avx512);
+  return kind<float, UNSIGNED, false>(w, use_avx512);
+}
+
+// Potentials past 2**24 are in practice the stem's alone, which has no shortcut.
+Form<double> choose(const Window<double>& w, bool use_avx512) {
+  return kind<double, NONE, false>(w, use_avx512);
+}
+
+template <typename Real> void run_parts(const Window<Real>& w, bool use_avx512, int threads) {
+  // Shares of at least 2**15 values: a smaller one costs less than a thread's start.
+  const long most = w.pixels * w.channels * w.steps >> 15;
+  const long parts = most < 1 ? 1 : most < threads ? most : threads;
+  const Form<Real> run = choose(w, use_avx512);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static, 1)
+#endif
+  for (long part = 0; part < parts; ++part)
+    run(w, w.pixels * part / parts, w.pixels * (part + 1) / parts);
 }
 
 }  // namespace
@@ -202,15 +224,10 @@ extern "C" int has_openmp() {
 #endif
 }
 
-extern "C" void run_window(const Window* window, int use_avx512, int threads) {
-  const Window w = *window;
-  // Shares of at least 2**15 values: a smaller one costs less than a thread's start.
-  const long most = w.pixels * w.channels * w.steps >> 15;
-  const long parts = most < 1 ? 1 : most < threads ? most : threads;
-  const Form run = choose(w, use_avx512);
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(static_cast<int>(parts)) schedule(static, 1)
-#endif
-  for (long part = 0; part < parts; ++part)
-    run(w, w.pixels * part / parts, w.pixels * (part + 1) / parts);
+extern "C" void run_float32(const Window<float>* window, int use_avx512, int threads) {
+  run_parts(*window, use_avx512, threads);
+}
+
+extern "C" void run_float64(const Window<double>* window, int use_avx512, int threads) {
+  run_parts(*window, use_avx512, threads);
 }
