@@ -159,8 +159,8 @@ def convert(
     count = samples if samples is not None else settings.images
     if count < 1 or (images is not None and len(images) == 0):
         raise UsageError(
-            "calibration needs at least one image: give training `images`, and `samples` of 1 or "
-            "more"
+            "calibration needs at least one image: give training images with `images`, "
+            "and `samples` of 1 or more"
         )
     prep = fit = preprocessing(checkpoint, input_size, resize, interpolation)
     report = progress or (lambda stage, done, total: None)

@@ -88,7 +88,7 @@ def distil(
                 f"{what} must be 1 or more, not {value}: leave tuning out, or give it some"
             )
     if len(pixels) == 0:
-        raise UsageError("tuning needs at least one image: give training `images`")
+        raise UsageError("tuning needs at least one image: give training images with `images`")
     net = checkpoint.net
     generator, table = torch.Generator().manual_seed(seed), image_table(mean, std, integer=False)
     tuned = {name: values.clone() for name, values in checkpoint.params.items()}

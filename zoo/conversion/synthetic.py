@@ -77,8 +77,7 @@ def make_images(
     if moments is None:
         raise UsageError(
             f"{checkpoint.name} has no BatchNorm statistics, which data-free conversion makes its "
-            "images from: "
-            "give training `images` and another `method`"
+            "images from: give training images with `images` and another `method`"
         )
     per_channel = (
         torch.tensor(mean).float().view(-1, 1, 1),

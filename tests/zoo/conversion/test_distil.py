@@ -143,7 +143,7 @@ def test_nothing_to_do_is_refused(what: str):
 
 def test_no_images_are_refused():
     source = ann("cifar")
-    with refuses(UsageError, "give training `images`"):
+    with refuses(UsageError, "give training images with `images`"):
         distil(
             source,
             {},

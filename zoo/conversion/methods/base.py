@@ -87,8 +87,8 @@ class Method(ABC):
             )
         if not self.makes_images and not given:
             raise UsageError(
-                f"`method={self.name}` calibrates on images: give training `images`, or use "
-                "`method=data-free`"
+                f"`method={self.name}` calibrates on images: give training images with "
+                "`images`, or use `method=data-free`"
             )
 
     def make_images(
