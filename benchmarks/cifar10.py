@@ -1,12 +1,16 @@
-"""Accuracy of the four public CIFAR-10 ResNets by method, neuron, schedule and timesteps.
+"""Measure the four public CIFAR-10 ResNets by method, neuron, schedule and timesteps.
 
-    python -m benchmarks.cifar10 CHECKPOINTS DATA WORK            # converts and measures what is missing; resumes
+    python -m benchmarks.cifar10 CHECKPOINTS DATA WORK
     python -m benchmarks.cifar10 CHECKPOINTS DATA WORK --only resnet20
-    python -m benchmarks.cifar10 --render                         # the tables, from the result files alone
+    python -m benchmarks.cifar10 --render
 
-CHECKPOINTS holds akamaster's resnet20-12fca82f.th, 32, 44 and 56, DATA is CIFAR-10 in any form that `zoo eval --data` takes,
-WORK receives the artifacts (they derive from the checkpoints and are not part of the project). Results: one JSON file a row,
-the dump of `zoo.artifact.results.Evaluation`, under benchmarks/results/cifar10.
+The first two convert and measure what is missing, and resume; the last prints the tables, from the
+result files alone.
+
+CHECKPOINTS holds akamaster's resnet20-12fca82f.th, 32, 44 and 56, DATA is CIFAR-10 in any form that
+`zoo eval --data` takes, WORK receives the artifacts (they derive from the checkpoints and are not
+part of the project). Results: one JSON file a row, the dump of `zoo.artifact.results.Evaluation`,
+under benchmarks/results/cifar10.
 """
 
 from __future__ import annotations
@@ -26,8 +30,8 @@ CHECKPOINTS = {
     "resnet44": "resnet44-014dd654.th",
 }
 STEPS = (4, 8, 16, 32, 64)
-# Steps and rate of `zoo.conversion.distil` at T = 8, on all training images; a quarter of the steps at T = 16, an eighth at T = 32. Deeper
-# networks want a lower rate.
+# Steps and rate of `zoo.conversion.distil` at T = 8, on all training images; a quarter of the steps
+# at T = 16, an eighth at T = 32. Deeper networks want a lower rate.
 TUNING = {
     "resnet20": (4000, 4e-4),
     "resnet32": (4000, 2e-4),
@@ -63,14 +67,15 @@ class Case:
 
     @property
     def name(self) -> str:
-        made = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
+        timesteps = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
         tuned = "-tuned" if self.tuned else ""
         seed = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.arch}-{self.method}{tuned}-{self.neuron}-{self.schedule}{made}-{self.numerics}{seed}"
+        method = f"{self.method}{tuned}-{self.neuron}-{self.schedule}{timesteps}"
+        return f"{self.arch}-{method}-{self.numerics}{seed}"
 
 
 def cases() -> list[Case]:
-    """The order in which they are worth having."""
+    """Return the cases in the order in which they are worth having."""
     part = ("resnet32", "resnet44")
     rows = [Case("resnet20", "calibrated", neuron) for neuron in ("if", "signed")]
     rows += [
@@ -113,7 +118,8 @@ def cases() -> list[Case]:
         Case(arch, "calibrated", numerics="float32", timesteps=STEPS[:4])
         for arch in ("resnet20", "resnet56")
     ]
-    # What int8 costs is of the size of what another draw of calibration images changes: more draws tell.
+    # What int8 costs is of the size of what another draw of calibration images changes: more draws
+    # tell.
     rows += [
         Case("resnet20", "calibrated", numerics=numerics, timesteps=STEPS[:4], seed=seed)
         for seed in (1, 2)
@@ -123,7 +129,7 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
-    """Converts the case if its artifact is not in `work`, measures it and writes its result file."""
+    """Convert the case if its artifact is not in `work`, measure it and write its result file."""
     from zoo.conversion.convert import convert
     from zoo.data.open import open_images
     from zoo.evaluation.evaluate import evaluate
@@ -134,7 +140,7 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
     checkpoint = read_checkpoint(source, case.arch)
     if not folder.exists():
         begun = time.perf_counter()
-        made = convert(
+        conversion = convert(
             checkpoint,
             open_images(data, "train"),
             method=case.method,
@@ -145,7 +151,7 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
             parameters=case.parameters,
             seed=case.seed,
         )  # type: ignore[arg-type]
-        made.save(folder)
+        conversion.save(folder)
         print(f"{case.name}: converted in {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     images = open_images(data, "test").take(case.images, None)
     result = evaluate(folder, images, case.timesteps, ann=source)
@@ -156,7 +162,7 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
 
 
 def render() -> str:
-    """The tables as Markdown, from the result files."""
+    """Return the tables as Markdown, from the result files."""
     lines = []
     columns = (1, 2, *STEPS, 128, 350)
     header = (
@@ -186,7 +192,10 @@ def render() -> str:
 
 
 def numerics() -> str:
-    """What int8 costs against float32, with the same images: `if` causal, mean over the draws of calibration images there are."""
+    """Return a table of the cost of int8 against float32, with the same images.
+
+    It is for causal `if` neurons, the mean over the draws of calibration images there are.
+    """
     steps = STEPS[:4]
     lines = [
         "| network | draws | weights | " + " | ".join(f"T={t}" for t in steps) + " |",
@@ -216,7 +225,7 @@ def numerics() -> str:
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,17 +1,19 @@
-"""What conversion without any image costs: data-free against calibrated, on the four public CIFAR-10 ResNets.
+"""Measure the cost of conversion without any image, on the four public CIFAR-10 ResNets.
 
-    python -m benchmarks.datafree CHECKPOINTS DATA WORK            # measures what is missing;
-    resumes python -m benchmarks.datafree CHECKPOINTS DATA WORK --only resnet20-data-free-if
-    --images 10000 python -m benchmarks.datafree --render                         # the table, from
-    the result file alone
+    python -m benchmarks.datafree CHECKPOINTS DATA WORK
+    python -m benchmarks.datafree CHECKPOINTS DATA WORK --only resnet20-data-free-if --images 10000
+    python -m benchmarks.datafree --render
+
+The first two measure what is missing, and resume; the last prints the table of data-free against
+calibrated, from the result file alone.
 
 Arguments as in benchmarks.cifar10, whose measurements of `calibrated` (256 training images) are
-used as they are. The images of a network are made once, as data-free conversion makes them, and
-kept in WORK: calibrating on them gives the same network. Methods: data-free; moments, its baseline:
-thresholds from BatchNorm's moments by a closed form, the ANN's own biases, a plain read-out, so
-that images decide nothing but how its weights are rounded. Test images: the first `--images` of
-them, by default as many as the calibrated network was measured on; a row says how many. Writes
-benchmarks/results/datafree.json.
+used as they are. The images of a network are created once, as data-free conversion creates them,
+and kept in WORK: calibrating on them gives the same network. Methods: data-free; moments, its
+baseline: thresholds from BatchNorm's moments by a closed form, the ANN's own biases, a plain
+read-out, so that images decide nothing but how its weights are rounded. Test images: the first
+`--images` of them, by default as many as the calibrated network was measured on; a row says how
+many. Writes benchmarks/results/datafree.json.
 """
 
 from __future__ import annotations
@@ -39,18 +41,20 @@ METHODS: dict[str, dict[str, str]] = {
 
 
 def calibrated(arch: str, neuron: str) -> dict[str, Any]:
-    """The row of the network that was calibrated on training images."""
+    """Return the row of the network that was calibrated on training images."""
     path = MEASURED / f"{arch}-calibrated-{neuron}-causal-int8.json"
-    found = json.loads(path.read_text())
+    result = json.loads(path.read_text())
     return {
         "name": f"{arch}-calibrated-{neuron}",
         "arch": arch,
         "method": "calibrated",
         "neuron": neuron,
-        "images": found["data"]["images"],
-        "ann": found["ann"]["top1"],
+        "images": result["data"]["images"],
+        "ann": result["ann"]["top1"],
         "top1": {
-            str(row["timesteps"]): row["top1"] for row in found["rows"] if row["timesteps"] in STEPS
+            str(row["timesteps"]): row["top1"]
+            for row in result["rows"]
+            if row["timesteps"] in STEPS
         },
         "from": f"results/cifar10/{path.name}",
     }
@@ -59,7 +63,7 @@ def calibrated(arch: str, neuron: str) -> dict[str, Any]:
 def measure(
     arch: str, method: str, neuron: str, images: int, checkpoints: Path, data: Path, work: Path
 ) -> dict[str, Any]:
-    """Converts and measures one network."""
+    """Convert and measure one network."""
     from zoo.conversion.convert import convert
     from zoo.data.open import open_images
     from zoo.evaluation.evaluate import evaluate
@@ -67,27 +71,30 @@ def measure(
 
     source, folder = checkpoints / CHECKPOINTS[arch], work / f"{arch}-{method}-{neuron}"
     checkpoint = read_checkpoint(source, arch)
-    used, facts = made(checkpoint, work / f"{arch}-made")
+    used, facts = synthetic_images(checkpoint, work / f"{arch}-made")
     convert(checkpoint, used, neuron=neuron, samples=len(used), parameters=METHODS[method]).save(
         folder, force=folder.exists()
     )  # type: ignore[arg-type]
-    found = evaluate(folder, open_images(data, "test").take(images, None), STEPS, ann=source)
-    assert found.ann is not None
+    result = evaluate(folder, open_images(data, "test").take(images, None), STEPS, ann=source)
+    assert result.ann is not None
     return {
         "name": folder.name,
         "arch": arch,
         "method": method,
         "neuron": neuron,
-        "images": found.data.images,
-        "ann": found.ann.top1,
-        "top1": {str(row.timesteps): row.top1 for row in found.rows},
+        "images": result.data.images,
+        "ann": result.ann.top1,
+        "top1": {str(row.timesteps): row.top1 for row in result.rows},
         **facts,
-        "weights_sha256": found.weights_sha256,
+        "weights_sha256": result.weights_sha256,
     }
 
 
-def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]]:
-    """The images that data-free conversion makes, from `folder` where they are there, and what there is to say of them."""
+def synthetic_images(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]]:
+    """Return the images that data-free conversion creates, and their facts.
+
+    They are read from `folder` where they are there.
+    """
     import numpy as np
 
     from zoo.conversion.registry import default_parameters
@@ -116,7 +123,7 @@ def made(checkpoint: Checkpoint, folder: Path) -> tuple[ImageSet, dict[str, Any]
 
 
 def render() -> str:
-    """The table as Markdown, from the result file."""
+    """Return the table as Markdown, from the result file."""
     report = json.loads(RESULTS.read_text())
     lines = [
         "| network | method | neuron | images | ANN | " + " | ".join(f"T={t}" for t in STEPS) + " |"
@@ -142,7 +149,7 @@ def render() -> str:
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     from zoo.environment import versions
     from zoo.files import write_synced
 

@@ -1,10 +1,12 @@
-"""Trains the zoo's own CIFAR-10 networks, several at a time, and goes on where it stopped.
+"""Train the zoo's own CIFAR-10 networks, several at a time, and resume where they stopped.
 
-    python -m benchmarks.family DATA RUNS [--only resnet20] [--jobs 4] [--budget 540] [--epochs 200] [--device auto]
+    python -m benchmarks.family DATA RUNS [--only resnet20] [--jobs 4] [--budget 540]
+        [--epochs 200] [--device auto]
 
-DATA is CIFAR-10 in any form that `zoo train --dataset` takes. Each network gets a folder under RUNS: its checkpoint, log.json and
-what a later call needs to resume. After `--budget` seconds every training is stopped as Ctrl-C would, and saved. A row a network
-is printed: done with its accuracy, or how far it is. Exit code 7 while any is not done.
+DATA is CIFAR-10 in any form that `zoo train --dataset` takes. Each network gets a folder under
+RUNS: its checkpoint, log.json and what a later call needs to resume. After `--budget` seconds every
+training is stopped as Ctrl-C would, and saved. A row a network is printed: done with its accuracy,
+or how far it is. Exit code 7 while any is not done.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Both flavours: ReLU, and eight levels with learnt thresholds. The order is that in which they are worth having.
+# Both flavours: ReLU, and eight levels with learnt thresholds. The order is that in which they are
+# worth having.
 FAMILY = (
     ("resnet20", 0),
     ("resnet20", 8),
@@ -77,7 +80,7 @@ class Job:
 
 
 def jobs(runs: Path, only: str) -> list[Job]:
-    """The family whose names begin with one of `only`."""
+    """Return the jobs of the family whose names begin with one of `only`."""
     every = [
         Job(arch, levels, runs / (f"{arch}-levels{levels}" if levels else arch))
         for arch, levels in FAMILY
@@ -86,12 +89,15 @@ def jobs(runs: Path, only: str) -> list[Job]:
 
 
 def _heed_interrupts() -> None:
-    """A shell starts background commands with SIGINT ignored, and their children inherit that."""
+    """Restore SIGINT.
+
+    A shell starts background commands with SIGINT ignored, and their children inherit that.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(todo: Sequence[Job], args: argparse.Namespace) -> None:
-    """Keeps `--jobs` trainings running until all are done or the budget is spent."""
+    """Keep `--jobs` trainings running until all are done or the budget is spent."""
     end, waiting = time.monotonic() + args.budget, [job for job in todo if not job.done()]
     running: dict[Job, subprocess.Popen[bytes]] = {}
     while (waiting or running) and time.monotonic() < end:
@@ -117,7 +123,7 @@ def run(todo: Sequence[Job], args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -142,16 +148,17 @@ def main() -> None:
     for job in todo:
         if job.done():
             print(
-                f"{job.name}: {json.loads((job.folder / 'log.json').read_text())['top1']:.2f} % after {args.epochs} epochs"
+                f"{job.name}: {json.loads((job.folder / 'log.json').read_text())['top1']:.2f} % "
+                f"after {args.epochs} epochs"
             )
             continue
         log = job.folder / "train.log"
-        said = (
+        lines = (
             [line for line in log.read_text(errors="replace").splitlines() if line != "interrupted"]
             if log.exists()
             else []
         )
-        print(f"{job.name}: not done; {said[-1] if said else 'not begun'}")
+        print(f"{job.name}: not done; {lines[-1] if lines else 'not begun'}")
     if not all(job.done() for job in todo):
         raise SystemExit(7)
 

@@ -1,15 +1,21 @@
-"""ImageNet ResNets on 1,000 validation images: the ANN, and what it becomes by neuron, schedule and timesteps.
+"""Measure ImageNet ResNets on 1,000 validation images: the ANN, and its spiking networks.
 
-    python -m benchmarks.imagenet CHECKPOINTS DATA WORK            # converts and measures what is missing; resumes
-    python -m benchmarks.imagenet CHECKPOINTS DATA WORK --only resnet50-if-causal --images 200 --timesteps 8,16,32,64
-    python -m benchmarks.imagenet --render                         # the table, from the result files alone
+    python -m benchmarks.imagenet CHECKPOINTS DATA WORK
+    python -m benchmarks.imagenet CHECKPOINTS DATA WORK --only resnet50-if-causal --images 200
+        --timesteps 8,16,32,64
+    python -m benchmarks.imagenet --render
 
-CHECKPOINTS holds resnet18.safetensors and resnet50.safetensors with torchvision's keys: the permuted and quantised ResNets of
-uber-research/permute-quantize-finetune, decoded (published: 66.74 and 72.18 % of all 50,000 validation images). Their licence is
-non-commercial: WORK receives the artifacts, which are no part of the project. DATA has `val` and `train`, each a folder of
-folders named by wnid; `--images` of val, drawn with seed 0, are measured, 128 of train (ResNet-50, causal and binary: 64)
-calibrate. Data-free they are images made from BatchNorm's statistics, as in the recipes of `zoo pull`; those of these
-checkpoints were folded away, so they are recorded anew on all images of train.
+The first two convert and measure what is missing, by neuron, schedule and timesteps, and resume;
+the last prints the table, from the result files alone.
+
+CHECKPOINTS holds resnet18.safetensors and resnet50.safetensors with torchvision's keys: the
+permuted and quantised ResNets of uber-research/permute-quantize-finetune, decoded (published: 66.74
+and 72.18 % of all 50,000 validation images). Their license is non-commercial: WORK receives the
+artifacts, which are no part of the project. DATA has `val` and `train`, each a folder of folders
+named by wnid; `--images` of val, drawn with seed 0, are measured, 128 of train (ResNet-50, causal
+and binary: 64) calibrate. Data-free they are images made from BatchNorm's statistics, as in the
+recipes of `zoo pull`; those of these checkpoints were folded away, so they are recorded anew on all
+images of train.
 """
 
 from __future__ import annotations
@@ -37,7 +43,11 @@ ARCHS = ("resnet18", "resnet50")
 
 @dataclass(frozen=True)
 class Case:
-    """One artifact and what is measured on it; `parameters` are the conversion's."""
+    """One artifact and what is measured on it.
+
+    Attributes:
+        parameters: those of the conversion.
+    """
 
     arch: str
     neuron: str = "if"
@@ -50,7 +60,10 @@ class Case:
 
     @property
     def samples(self) -> int:
-        """Images that calibrate it; spikes of 32 timesteps and more of more than 64 are too many of a causal ResNet-50."""
+        """Return the number of calibration images.
+
+        Spikes of 32 timesteps and more of more than 64 images are too many of a causal ResNet-50.
+        """
         if self.method == "data-free":
             return RECIPES[f"s-{self.arch}"].samples
         return (
@@ -63,32 +76,35 @@ class Case:
 
     @property
     def name(self) -> str:
-        made = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
+        timesteps = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
         stem = f"-stem{self.parameters['stem']}" if "stem" in self.parameters else ""
         method = f"-{self.method}" if self.method != "calibrated" else ""
-        return f"{self.arch}{method}-{self.neuron}-{self.schedule}{made}{stem}"
+        return f"{self.arch}{method}-{self.neuron}-{self.schedule}{timesteps}{stem}"
 
 
 def cases() -> list[Case]:
-    """Every one, the quick ones first."""
+    """Return every case, the quick ones first."""
     graded = Case(
         "resnet18", "multi-level", made_for=4, timesteps=(1, 2, 4, 8), parameters={"rows": 8}
     )
-    # 30 levels: chosen on 144 training images that calibrate nothing (at T = 4, by the cross-entropy of the ANN's classes).
-    found = [graded, replace(graded, arch="resnet50", parameters={"rows": 8, "levels": 30})]
-    found += [
+    # 30 levels: chosen on 144 training images that calibrate nothing (at T = 4, by the
+    # cross-entropy of the ANN's classes).
+    rows = [graded, replace(graded, arch="resnet50", parameters={"rows": 8, "levels": 30})]
+    rows += [
         Case(arch, schedule="layerwise", made_for=t, timesteps=(t,))
         for arch in ARCHS
         for t in (32, 16, 8)
     ]
-    found += [
+    rows += [
         Case("resnet50", schedule="layerwise", made_for=t, timesteps=(t,), parameters={"stem": 4})
         for t in (32, 16, 8)
     ]
-    found += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
-    # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than how soon neurons fire.
+    rows += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
+    # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than
+    # how soon neurons fire.
     deep = Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})
-    # As `zoo pull` converts: also ResNet-50's graded spikes have thresholds for the usual 60 levels, not for 30.
+    # As `zoo pull` converts: also ResNet-50's graded spikes have thresholds for the usual 60
+    # levels, not for 30.
     free = [
         Case(
             like.arch,
@@ -101,11 +117,11 @@ def cases() -> list[Case]:
         for kind, steps in (("", LONG[:4]), ("-multi-level", graded.timesteps))
         for like in (RECIPES[f"s-{arch}{kind}"] for arch in ARCHS)
     ]
-    return [*found, deep, *free]
+    return [*rows, deep, *free]
 
 
 def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
-    """Converts the case if its artifact is not in `work`, measures it and writes its result file.
+    """Convert the case if its artifact is not in `work`, measure it and write its result file.
 
     Under torchrun the artifact has to be there already, and the first process writes.
     """
@@ -155,8 +171,9 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
     )
     if not distributed.current_ranks().first:
         return
-    told = f"--only {case.name} --images {case.images} --timesteps {','.join(map(str, case.timesteps))}"
-    result.command = f"python -m benchmarks.imagenet CHECKPOINTS DATA WORK {told}"
+    timesteps = ",".join(map(str, case.timesteps))
+    options = f"--only {case.name} --images {case.images} --timesteps {timesteps}"
+    result.command = f"python -m benchmarks.imagenet CHECKPOINTS DATA WORK {options}"
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_synced(
         RESULTS / f"{case.name}.json", (_without_paths(result.model_dump(mode="json"))).encode()
@@ -165,7 +182,7 @@ def measure(case: Case, checkpoints: Path, data: Path, work: Path) -> None:
 
 
 def _moments(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Moments]:
-    """What a BatchNorm after each convolution would record of these images."""
+    """Return what a BatchNorm after each convolution would record of these images."""
     import torch
 
     from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
@@ -186,16 +203,16 @@ def _moments(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Moments]:
     with torch.inference_mode():
         for batch, _ in images.batches(Preprocess((3, 224, 224), 256), 10):
             ann_forward(checkpoint.net, checkpoint.params, look_up(table, batch), on_output=add)
-    found = {}
+    moments = {}
     for name, both in sums.items():
         mean, square = both / seen[name]
-        found[name] = Moments(mean.float(), (square - mean.square()).clamp(min=0).sqrt().float())
-    return found
+        moments[name] = Moments(mean.float(), (square - mean.square()).clamp(min=0).sqrt().float())
+    return moments
 
 
-def _without_paths(found: dict[str, Any]) -> str:
-    found.pop("classes", None)  # a row for each of 1,000 classes, with one or two images
-    return json.dumps(found, indent=1) + "\n"
+def _without_paths(result: dict[str, Any]) -> str:
+    result.pop("classes", None)  # a row for each of 1,000 classes, with one or two images
+    return json.dumps(result, indent=1) + "\n"
 
 
 def _say(stage: str, done: int, total: int) -> None:
@@ -204,20 +221,25 @@ def _say(stage: str, done: int, total: int) -> None:
 
 
 def render() -> str:
-    """The table as Markdown, from the result files."""
+    """Return the table as Markdown, from the result files."""
     steps = (1, 2, 4, *LONG)
     head = "| network | spikes | images | ANN | " + " | ".join(f"T={t}" for t in steps) + " |"
     lines = [head, "|" + "---|" * (head.count("|") - 1)]
     merged: dict[tuple[str, ...], dict[int, float]] = {}
     for path in sorted(RESULTS.glob("*.json")):
-        found = json.loads(path.read_text())
-        spikes = f"`{found['neuron']}` {found['schedule']}"
-        if (stem := found["config"].get("stem", 1)) > 1:
+        result = json.loads(path.read_text())
+        spikes = f"`{result['neuron']}` {result['schedule']}"
+        if (stem := result["config"].get("stem", 1)) > 1:
             spikes += f", {stem} neurons a stem channel"
-        if found["method"] == "data-free":
+        if result["method"] == "data-free":
             spikes += ", data-free"
-        key = (found["arch"], spikes, str(found["data"]["images"]), f"{found['ann']['top1']:.1f}")
-        merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in found["rows"]})
+        key = (
+            result["arch"],
+            spikes,
+            str(result["data"]["images"]),
+            f"{result['ann']['top1']:.1f}",
+        )
+        merged.setdefault(key, {}).update({row["timesteps"]: row["top1"] for row in result["rows"]})
     for key, row in sorted(merged.items()):
         lines.append(
             "| " + " | ".join([*key, *(f"{row[t]:.1f}" if t in row else "" for t in steps)]) + " |"

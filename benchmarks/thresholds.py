@@ -1,10 +1,11 @@
-"""Which thresholds serve a causal `if` network best, with and without the calibrated bias and the delayed read-out.
+"""Compare thresholds of a causal `if` network, on ResNet-20 and CIFAR-10.
 
     python -m benchmarks.thresholds CHECKPOINT DATA [--images 1000]
 
-ResNet-20 on CIFAR-10. Judged on training images that the calibration did not use, so that no choice is made on test images: the
-share that get the ANN's prediction, and the divergence of the class probabilities, KL(ANN || SNN), which still tells at high T.
-Writes benchmarks/results/thresholds.json and prints the table.
+Each is measured with and without the calibrated bias and the delayed read-out. Judged on training
+images that the calibration did not use, so that no choice is made on test images: the share that
+get the ANN's prediction, and the divergence of the class probabilities, KL(ANN || SNN), which still
+tells at high T. Writes benchmarks/results/thresholds.json and prints the table.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BIASES = {"thresholds alone": "ann", "calibrated bias": "matched"}
 
 
 def main() -> None:
-    """Command line; see the module's docstring."""
+    """Run the command line; see the module's docstring."""
     import torch
 
     from zoo.conversion.convert import convert
@@ -54,10 +55,10 @@ def main() -> None:
     held_out = train.batch(train_rows(len(train), args.images), prep)
     table = image_table(IMAGENET_MEAN, IMAGENET_STD, integer=False)
     with torch.inference_mode():
-        wanted = torch.cat(
+        target = torch.cat(
             [ann_forward(ann.net, ann.params, look_up(table, part)) for part in held_out.split(100)]
         )
-    share = wanted.double().softmax(1)
+    share = target.double().softmax(1)
     rows, last = [], ann.net.layers[-1].name
     for rule, thresholds in RULES.items():
         for extra, bias in BIASES.items():
@@ -82,12 +83,12 @@ def main() -> None:
                     "delayed_read_out": bool(delay),
                 }
                 for t in STEPS:
-                    found = logits[t - 1]
+                    output = logits[t - 1]
                     result[f"agreement@{t}"] = (
-                        100 * (found.argmax(1) == wanted.argmax(1)).float().mean().item()
+                        100 * (output.argmax(1) == target.argmax(1)).float().mean().item()
                     )
                     loss = (
-                        (share * (share.clamp_min(1e-12).log() - found.log_softmax(1)))
+                        (share * (share.clamp_min(1e-12).log() - output.log_softmax(1)))
                         .sum(1)
                         .mean()
                     )
@@ -105,11 +106,11 @@ def main() -> None:
     RESULTS.write_text(json.dumps({**facts, "checkpoint": ann.name, "rows": rows}, indent=1) + "\n")
 
 
-def train_rows(count: int, wanted: int) -> list[int]:
-    """The last `wanted` training images in the order in which `ImageSet.take` draws them with seed 0."""
+def train_rows(count: int, samples: int) -> list[int]:
+    """Return the last `samples` training images in the order of `ImageSet.take` with seed 0."""
     import numpy as np
 
-    return np.random.default_rng(0).permutation(count)[-wanted:].tolist()
+    return np.random.default_rng(0).permutation(count)[-samples:].tolist()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test may use: the shared material, and a count of the skips by reason."""
+"""Provide to every test the shared material, and count the skips by reason."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-# Read when torch starts, here and in every process a test starts. The tensors are tiny: with two threads on a busy machine the
-# threads wait for each other, and tests take up to 70 times as long. Tests about threads set their number themselves.
+# Read when torch starts, here and in every process a test starts. The tensors are tiny: with two
+# threads on a busy machine the threads wait for each other, and tests take up to 70 times as long.
+# Tests about threads set their number themselves.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell starts background commands with SIGINT ignored, and their children inherit that: tests of Ctrl-C would wait for nothing.
+# A shell starts background commands with SIGINT ignored, and their children inherit that: tests of
+# Ctrl-C would wait for nothing.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -23,14 +25,17 @@ NEEDS_GPU = "needs a CUDA GPU"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder ../shared beside the checkout; the test is skipped where it is absent."""
+    """Return the folder ../shared beside the checkout; the test is skipped where it is absent."""
     if not SHARED.is_dir():
         pytest.skip(NEEDS_SHARED)
     return SHARED
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot run here, and make the fixture `shared` mean the same as its marker, so that `-m "not shared"` works."""
+    """Skip what cannot run here.
+
+    Make the fixture `shared` mean the same as its marker, so that `-m "not shared"` works.
+    """
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if needs_gpu and not _has_gpu():
         for item in needs_gpu:

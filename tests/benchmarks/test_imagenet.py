@@ -1,4 +1,4 @@
-"""The ImageNet benchmark: result files are what their cases say, and statistics are recorded as BatchNorm would."""
+"""Check the ImageNet benchmark: result files match their cases, statistics are BatchNorm's."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_every_case_has_a_name_of_its_own() -> None:
     "path", sorted(imagenet.RESULTS.glob("*.json")), ids=lambda path: path.stem
 )
 def test_a_result_file_is_of_its_case(path: Path) -> None:
-    found = json.loads(path.read_text())
-    case, config = CASES[path.stem], found["config"]
-    assert (found["arch"], found["method"], found["neuron"], found["schedule"]) == (
+    result = json.loads(path.read_text())
+    case, config = CASES[path.stem], result["config"]
+    assert (result["arch"], result["method"], result["neuron"], result["schedule"]) == (
         case.arch,
         case.method,
         case.neuron,
@@ -40,8 +40,8 @@ def test_a_result_file_is_of_its_case(path: Path) -> None:
     assert {
         name: config["method"]["parameters"][name] for name in case.parameters
     } == case.parameters
-    assert found["data"]["images"] == case.images
-    assert {row["timesteps"] for row in found["rows"]} == set(case.timesteps)
+    assert result["data"]["images"] == case.images
+    assert {row["timesteps"] for row in result["rows"]} == set(case.timesteps)
 
 
 def test_recorded_moments_are_those_of_a_batchnorm() -> None:
@@ -49,8 +49,8 @@ def test_recorded_moments_are_those_of_a_batchnorm() -> None:
     params = fold_batchnorm(net, random_model(net).state_dict())
     pixels = random_pixels(11, 3, 256)
     images = unlabelled(pixels.permute(0, 2, 3, 1).contiguous().numpy(), "random", "random")
-    found = imagenet._moments(Checkpoint(net, params, "random", "0" * 64), images)
-    assert set(found) == {
+    moments = imagenet._moments(Checkpoint(net, params, "random", "0" * 64), images)
+    assert set(moments) == {
         name.removesuffix(".weight") for name in params if name.endswith(".weight")
     } - {"fc"}
     stem = net.layers[0]
@@ -67,5 +67,7 @@ def test_recorded_moments_are_those_of_a_batchnorm() -> None:
             stem.padding,
         )
     )
-    torch.testing.assert_close(found[stem.name].mean, norm.running_mean, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found[stem.name].std, norm.running_var.sqrt(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(moments[stem.name].mean, norm.running_mean, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        moments[stem.name].std, norm.running_var.sqrt(), rtol=1e-4, atol=1e-4
+    )

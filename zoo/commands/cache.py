@@ -86,8 +86,7 @@ def cache_rm(
         typer.Argument(
             metavar="MODEL...",
             help="Models to remove: org/name for all its revisions, org/name@revision for one, or "
-            "a "
-            "recipe's name.",
+            "a recipe's name.",
         ),
     ],
     json_output: Json = False,

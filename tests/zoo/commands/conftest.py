@@ -1,4 +1,4 @@
-"""A tiny trained network, images that fit it and an artifact made of both, and the command line run in this process."""
+"""Provide a tiny network, images, an artifact of both, and the command line in this process."""
 
 from __future__ import annotations
 
@@ -52,14 +52,17 @@ class Material:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended and what it wrote."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
     def failed(self, code: int) -> str:
-        """The one line on stderr, of a command that had to fail with `code` and print nothing."""
+        """Return the one line on stderr of a command.
+
+        It had to fail with `code` and print nothing on stdout.
+        """
         assert (self.code, self.out) == (code, ""), self
         assert self.err.count("\n") == 1 and self.err.endswith("\n"), self.err
         assert "Traceback" not in self.err
@@ -71,7 +74,10 @@ Zoo = Callable[..., Outcome]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from threads; beside other work two on two cores took 70 times longer."""
+    """Use one thread: networks this small gain nothing from more.
+
+    Beside other work two threads on two cores took 70 times longer.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -80,7 +86,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    """Made once: a randomly initialised grey ResNet-20, images of 8x8 and the artifact; no test may change them."""
+    """Create a randomly initialised grey ResNet-20, images of 8x8 and the artifact.
+
+    They are created once; no test may change them.
+    """
     folder = tmp_path_factory.mktemp("cli")
     os.environ["ZOO_HOME"] = str(tmp_path_factory.mktemp("home"))
     torch.set_num_threads(1)  # `one_thread` puts it back
@@ -115,13 +124,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 @pytest.fixture
 def artifact(made: Material, tmp_path: Path) -> Path:
-    """A copy of the artifact, for a test to change."""
+    """Return a copy of the artifact, for a test to change."""
     return Path(shutil.copytree(made.artifact, tmp_path / "net"))
 
 
 @pytest.fixture
 def zoo(capsys: pytest.CaptureFixture[str]) -> Zoo:
-    """Runs one command in this process."""
+    """Return a function that runs one command in this process."""
 
     def run(*words: str | Path) -> Outcome:
         capsys.readouterr()
@@ -132,7 +141,7 @@ def zoo(capsys: pytest.CaptureFixture[str]) -> Zoo:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """For a process of its own, which finds the zoo whether or not it is installed."""
+    """Return variables for another process, which finds the zoo whether or not it is installed."""
     path = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
     kept = {
         name: value
@@ -144,12 +153,12 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def command(*words: str | Path) -> Sequence[str]:
-    """The command line of a process of its own."""
+    """Return the command line of a process of its own."""
     return [sys.executable, "-m", "zoo", *map(str, words)]
 
 
 def spawn(*words: str | Path, **extra: str) -> Outcome:
-    """Runs one command in a process of its own."""
+    """Run one command in a process of its own."""
     done = subprocess.run(
         command(*words), env=environment(**extra), capture_output=True, text=True, timeout=120
     )

@@ -1,4 +1,4 @@
-"""What each command prints, where, and with which exit code."""
+"""Check the output of each command, its stream and its exit code."""
 
 from __future__ import annotations
 
@@ -202,7 +202,8 @@ def test_what_convert_writes_is_verified_and_measured(
 def test_convert_warns_of_a_bad_conversion(
     zoo: Zoo, made: Material, tmp_path: Path, percentile: float
 ) -> None:
-    # One timestep is far too coarse; half of all activations are 0, so the median makes thresholds of nothing.
+    # One timestep is far too coarse; half of all activations are 0, so the median makes thresholds
+    # of nothing.
     words = ("--timesteps", "1", "--parameter", f"percentile={percentile}", "-q")
     ended = zoo(
         "convert",

@@ -1,4 +1,4 @@
-"""`zoo convert` without images: what it says and writes, and what it refuses."""
+"""Check the output and the refusals of `zoo convert` without images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def seasoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose BatchNorm has seen images; that of `made` has not."""
+    """Return a checkpoint whose BatchNorm has seen images; that of `made` has not."""
     torch.manual_seed(0)
     model = ResNet(topology("resnet20", num_classes=10, in_channels=1)).train()
     with torch.no_grad():

@@ -1,4 +1,7 @@
-"""Wrong inputs and damaged artifacts: one line on stderr, the right exit code, nothing written."""
+"""Check wrong inputs and damaged artifacts.
+
+Each gives one line on stderr and the right exit code, and nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from .conftest import QUICK, Material, Zoo, spawn
 
 
 class Attack:
-    """What pickle would run while it loads: `touch pwned`."""
+    """An object that would run `touch pwned` when pickle loads it."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -42,7 +45,7 @@ def test_a_pickle_that_would_run_code_does_not(made: Material, tmp_path: Path, f
 
 @pytest.fixture(scope="session")
 def bad(made: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of inputs that no command takes."""
+    """Create a folder of inputs that no command takes."""
     folder = tmp_path_factory.mktemp("bad")
     (folder / "cut.pth").write_bytes(made.checkpoint.read_bytes()[:50_000])
     (folder / "text.pth").write_text("not a checkpoint")
@@ -53,7 +56,7 @@ def bad(made: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# What replaces or follows the words of a good command; its exit code; what it says.
+# Words that replace or follow those of a good command, exit code, part of the message.
 BAD_CONVERSIONS = [
     ("BAD/no.pth", 3, "no.pth does not exist"),
     ("BAD", 3, "has no config.json"),
@@ -149,9 +152,8 @@ def test_eval_refuses_a_gpu_that_is_not_there(zoo: Zoo, made: Material) -> None:
 def test_a_plot_without_matplotlib(
     zoo: Zoo, made: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(
-        sys.modules, "matplotlib", None
-    )  # what Python does for a module that is not installed
+    # As Python does for a module that is not installed.
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     ended = zoo("eval", made.artifact, "-q", "--data", made.images, "--plot", tmp_path / "plot.png")
     assert "pip install 'spiking-zoo[plots]'" in ended.failed(2)
     assert list(tmp_path.iterdir()) == []
@@ -174,7 +176,7 @@ def flip_a_bit(artifact: Path) -> None:
     (artifact / "model.safetensors").write_bytes(data)
 
 
-# How an artifact is damaged, and what is said about it.
+# Ways to damage an artifact, and a part of the message.
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut weights": (cut_weights, "sha256"),
     "flipped bit": (flip_a_bit, "sha256"),

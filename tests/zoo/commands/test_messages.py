@@ -1,4 +1,4 @@
-"""Messages of the library, in Python words, become what can be typed."""
+"""Check that parameters in messages of the library become what can be typed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What shows only in a process of its own: start-up, Ctrl-C, a full disk, a closed pipe, a terminal."""
+"""Check what needs a process: start-up, Ctrl-C, a full disk, a closed pipe, a terminal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ pytestmark = POSIX
 
 
 def imported_by(*words: str | Path) -> set[str]:
-    """The top-level modules in a process that ran one command."""
-    code = f"import sys; from zoo.cli import main; main({[*map(str, words)]}); print(*sys.modules, file=sys.stderr)"
+    """Return the top-level modules in a process that ran one command."""
+    code = (
+        f"import sys; from zoo.cli import main; main({[*map(str, words)]}); "
+        "print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
@@ -30,7 +33,7 @@ def imported_by(*words: str | Path) -> set[str]:
 
 
 def test_help_and_lists_import_nothing_heavy(made: Material) -> None:
-    # Of the hub's client its constants alone, in 9 ms: where its cache is.
+    # Only the constants of the hub's client are imported, in 9 ms: they say where its cache is.
     heavy = {
         "torch",
         "numpy",
@@ -64,7 +67,7 @@ def test_the_exit_code_reaches_the_shell(made: Material) -> None:
 
 
 def interrupted(words: list[str | Path], sign: str, wait: float) -> Outcome:
-    """Starts a command, waits for `sign` on its stderr and a little longer, sends what Ctrl-C sends."""
+    """Start a command, wait for `sign` on its stderr and a little longer, then send SIGINT."""
     process = subprocess.Popen(
         command(*words),
         env=environment(),
@@ -130,7 +133,7 @@ def test_ctrl_c_during_eval_leaves_the_old_file(made: Material, tmp_path: Path) 
 
 
 def with_small_disk(limit: int, *words: str | Path) -> Outcome:
-    """Runs a command that can write `limit` bytes to a file, no more."""
+    """Run a command that can write `limit` bytes to a file, no more."""
     done = subprocess.run(
         command(*words),
         env=environment(),
@@ -227,7 +230,7 @@ def test_a_reader_that_leaves_is_no_error_to_talk_about(made: Material, words: l
 
 
 def on_a_terminal(*words: str | Path, **extra: str) -> tuple[int, str, str]:
-    """Exit code, stdout (a pipe) and stderr (a terminal) of a command."""
+    """Return exit code, stdout (a pipe) and stderr (a terminal) of a command."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         command(*words), env=environment(**extra), stdout=subprocess.PIPE, stderr=follower

@@ -1,4 +1,4 @@
-"""`zoo train` from the command line, and `--backend`."""
+"""Check `zoo train` from the command line, and `--backend`."""
 
 from __future__ import annotations
 
