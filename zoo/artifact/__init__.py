@@ -1,6 +1,7 @@
-"""The artifact: config.json and model.safetensors, read strictly and written atomically; the schema of eval.json.
+"""The artifact: config.json and model.safetensors, read strictly, written atomically; and eval.json.
 
-`folder.read_artifact`, `folder.write_artifact`, `folder.verify_artifact`, `config.Config`, `results.Evaluation`.
+`folder.read_artifact`, `folder.write_artifact`, `folder.verify_artifact`, `config.Config`,
+`results.Evaluation`.
 
 Imports: networks.
 """

@@ -183,7 +183,12 @@ def unsealed(**fields: Any) -> Config:
 
 
 def parse_config(data: bytes, where: str) -> Config:
-    """Reads a config strictly. Raises IntegrityError naming the first field that is wrong, or a newer format version."""
+    """Read a config strictly.
+
+    Raises:
+        IntegrityError: it is not a config; the message names the first field that is wrong, or a
+            newer format version.
+    """
     import json
 
     try:

@@ -1,14 +1,21 @@
-"""The artifact: a folder with `config.json` and `model.safetensors`, the same on disk, in a cache and on a hub.
+"""The artifact: a folder with `config.json` and `model.safetensors`.
 
-Tensors follow the network's names. Per layer `L` with C output channels and P bias rows (int8 numerics; float32 throughout for
-`numerics = "float32"`):
+It is the same on disk, in a cache and on a hub.
 
-    L.weight int8 [C, Cin, k, k]      L.bias int16 or int32 [P, C]      L.threshold int32 [C]      L.v_init int32 [C]
-    L.scale float32 [C]  one integer unit in ANN units; a spike of channel c is worth threshold[c] * scale[c]
-    L.shortcut.gain int32 [C] (identity)  or  L.shortcut.weight int8 [C, Csrc, 1, 1] (projection)
+Tensors follow the network's names. Per layer `L` with C output channels and P bias rows (int8
+numerics; float32 throughout for `numerics = "float32"`):
 
-and `fc.weight` int8 [classes, C], `fc.scale`, `fc.bias` float32 [classes], `image.table` int16 [channels, 256]. The header holds
-`{"format": "pt"}` alone: safetensors writes further keys in an order that changes from process to process.
+    L.weight int8 [C, Cin, k, k]
+    L.bias int16 or int32 [P, C]
+    L.threshold int32 [C]
+    L.v_init int32 [C]
+    L.scale float32 [C]: one integer unit in ANN units; a spike of channel c is worth
+        threshold[c] * scale[c]
+    L.shortcut.gain int32 [C] (identity) or L.shortcut.weight int8 [C, Csrc, 1, 1] (projection)
+
+and `fc.weight` int8 [classes, C], `fc.scale`, `fc.bias` float32 [classes], `image.table` int16
+[channels, 256]. The header holds `{"format": "pt"}` alone: safetensors writes further keys in an
+order that changes from process to process.
 """
 
 from __future__ import annotations
@@ -46,7 +53,10 @@ _CHECKSUMS = (
 
 
 def checksum_images(config: Config) -> Tensor:
-    """The stated input of the spike checksum: bytes of SHAKE-256 over "spiking-zoo", as uint8 [images, C, H, W]."""
+    """Return the stated input of the spike checksum, uint8 `[images, C, H, W]`.
+
+    Its bytes are those of SHAKE-256 over "spiking-zoo".
+    """
     channels, height, width = config.preprocess.input_size
     images = config.checksum.images
     noise = bytearray(hashlib.shake_256(b"spiking-zoo").digest(images * channels * height * width))
@@ -54,7 +64,10 @@ def checksum_images(config: Config) -> Tensor:
 
 
 def spike_checksum(network: SpikingResNet, images: Tensor, timesteps: int) -> str:
-    """sha256 over every layer's spikes, in running order: int8 [T, B, H, W, C] each (layerwise: counts, uint8 [B, H, W, C])."""
+    """Return the sha256 over every layer's spikes, in running order.
+
+    Each layer's are int8 `[T, B, H, W, C]`; of a layerwise network counts, uint8 `[B, H, W, C]`.
+    """
     digest = hashlib.sha256()
 
     def add(name: str, spikes: Tensor) -> None:
@@ -73,7 +86,7 @@ def write_artifact(
     *,
     force: bool = False,
 ) -> Config:
-    """Writes an artifact atomically: the folder appears complete or not at all.
+    """Write an artifact atomically: the folder appears complete or not at all.
 
     Args:
         config: without its checksums (`zoo.artifact.config.unsealed`).
@@ -111,7 +124,10 @@ def write_artifact(
 
 
 def _narrow(name: str, tensor: Tensor) -> Tensor:
-    """A layer's bias as int16 where that holds it: 33 rows are a fifth of a ResNet-56 of CIFAR-10 as int32."""
+    """Return a layer's bias as int16 where that holds it, any other tensor as it is.
+
+    As int32, 33 rows are a fifth of a ResNet-56 of CIFAR-10.
+    """
     if not name.endswith(".bias") or tensor.dtype != torch.int32:
         return tensor
     low, high = tensor.aminmax()
@@ -119,16 +135,17 @@ def _narrow(name: str, tensor: Tensor) -> Tensor:
 
 
 def read_config(folder: str | Path) -> Config:
-    """The strictly validated config of an artifact folder."""
+    """Return the strictly validated config of an artifact folder."""
     return parse_config(_read(Path(folder) / CONFIG, _MAX_CONFIG_BYTES), f"{folder}/{CONFIG}")
 
 
 def read_artifact(folder: str | Path) -> tuple[Config, dict[str, Tensor]]:
-    """Config and tensors of an artifact, after every check that needs no run.
+    """Return config and tensors of an artifact, after every check that needs no run.
 
     Raises:
         NotFoundError: no such folder, or a file is missing.
-        IntegrityError: anything in it is not what the format says (hash, header, names, dtypes, shapes, values).
+        IntegrityError: anything in it is not what the format says (hash, header, names, dtypes,
+            shapes, values).
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -178,7 +195,8 @@ def _checked_tensors(
             tensors[name] = tensor = tensor.to(dtype)
         if tensor.dtype != dtype or tuple(tensor.shape) != shape:
             raise IntegrityError(
-                f"{where}: {name} is {tensor.dtype} {list(tensor.shape)}, expected {dtype} {list(shape)}: fetch it again"
+                f"{where}: {name} is {tensor.dtype} {list(tensor.shape)}, expected {dtype} "
+                f"{list(shape)}: fetch it again"
             )
         if dtype.is_floating_point and not torch.isfinite(tensor).all():
             raise IntegrityError(f"{where}: {name} has NaN or infinite values: fetch it again")
@@ -205,7 +223,9 @@ class Check:
 
 
 def verify_artifact(folder: str | Path, *, deep: bool = False) -> list[Check]:
-    """Checks an artifact; `deep` also runs it and compares the spike checksum. Never raises for a bad artifact.
+    """Check an artifact; `deep` also runs it and compares the spike checksum.
+
+    Never raises for a bad artifact.
 
     Raises NotFoundError when the folder itself does not exist.
     """

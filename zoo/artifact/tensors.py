@@ -17,7 +17,8 @@ from zoo.networks.topology import IMAGE, Topology, topology
 _MAX_HEADER_BYTES = 4_000_000
 
 
-# An ImageNet ResNet-152 at 384 x 384 has 60 million. A neuron takes up to 20 bytes: this bounds what a config can ask for.
+# An ImageNet ResNet-152 at 384 x 384 has 60 million. A neuron takes up to 20 bytes: this bounds
+# what a config can ask for.
 MAX_NEURONS = 2**26
 
 
@@ -34,7 +35,7 @@ def tensors_of(network: SpikingResNet, scales: Mapping[str, Tensor]) -> dict[str
 def expected_tensors(
     config: Config, net: Topology
 ) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Name -> (dtype, shape) of every tensor an artifact with this config holds."""
+    """Return dtype and shape of every tensor that an artifact with this config holds, by name."""
     integer = config.numerics == "int8"
     small, wide = (torch.int8, torch.int32) if integer else (torch.float32, torch.float32)
     table = torch.int16 if integer else torch.float32
@@ -62,7 +63,7 @@ def expected_tensors(
 
 
 def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
-    """Builds the network from validated tensors."""
+    """Build the network from validated tensors."""
     net = topology_of(config)
     image_bound = int(tensors["image.table"].double().abs().max())
     layers = {}
@@ -98,7 +99,10 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
 
 
 def topology_of(config: Config) -> Topology:
-    """The topology a config names. Raises IntegrityError when there is no such network, or it is too large to run."""
+    """Return the topology that a config names.
+
+    Raises IntegrityError when there is no such network, or it is too large to run.
+    """
     try:
         net = topology(
             config.arch,
@@ -117,14 +121,15 @@ def topology_of(config: Config) -> Topology:
     )
     if neurons > MAX_NEURONS:
         raise IntegrityError(
-            f"config.json: {config.arch} at {height} x {width} has {neurons} neurons, at most {MAX_NEURONS} are run: "
+            f"config.json: {config.arch} at {height} x {width} has {neurons} neurons, at most "
+            f"{MAX_NEURONS} are run: "
             "choose a smaller input size"
         )
     return net
 
 
 def weights_limit(config: Config) -> int:
-    """Most bytes that model.safetensors of such an artifact may have."""
+    """Return the most bytes that model.safetensors of such an artifact may have."""
     expected = expected_tensors(config, topology_of(config))
     return (
         sum(dtype.itemsize * _numel(shape) for dtype, shape in expected.values())

@@ -1,4 +1,4 @@
-"""What the commands print: the errors of a conversion, the tables of a measurement, the facts of an artifact."""
+"""Print the errors of a conversion, the tables of a measurement and the facts of an artifact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_RATES = 6
 
 
 def layer_errors(console: Console, layers: Sequence[LayerReport]) -> None:
-    """Each layer's firing rate and error; a full bar is an error of 1 or more."""
+    """Print each layer's firing rate and error; a full bar is an error of 1 or more."""
     table = new_table("layer", "firing rate", "error", "")
     table.columns[-1].justify = "left"
     for layer in layers:
@@ -36,7 +36,10 @@ def layer_errors(console: Console, layers: Sequence[LayerReport]) -> None:
 
 
 def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> None:
-    """Accuracy, operations and modelled energy by timesteps, as a table and a chart; then each layer's firing rates."""
+    """Print accuracy, operations and modelled energy by timesteps, as a table and a chart.
+
+    Then follow each layer's firing rates, `with_layers`.
+    """
     ann = None if found.ann is None else found.ann.top1
     network = (
         f"{found.arch}, {found.method}, {found.neuron} neurons, {found.schedule}, {found.numerics}"
@@ -66,13 +69,17 @@ def evaluation(console: Console, found: Evaluation, *, with_layers: bool) -> Non
         _firing_rates(console, found)
     lines = [
         f"{facts.speed(found)}; peak memory {human_bytes(found.peak_memory_bytes)}; "
-        f"weights {human_bytes(found.footprint_bytes)}; activation sparsity {found.activation_sparsity:.4f}",
+        f"weights {human_bytes(found.footprint_bytes)}; activation sparsity "
+        f"{found.activation_sparsity:.4f}",
     ]
     print_lines(console, lines)
 
 
 def _energy(console: Console, found: Evaluation) -> None:
-    """Operations and modelled energy of one image, beside the ANN's and that of an ANN as precise as T timesteps."""
+    """Print operations and modelled energy of one image.
+
+    Beside them stand those of the ANN and of an ANN as precise as T timesteps.
+    """
     table = new_table(
         "T", "ACs", "MACs", "nJ int8", "quantised ANN", "nJ float", "float ANN", left=0
     )
@@ -96,7 +103,8 @@ def _energy(console: Console, found: Evaluation) -> None:
     print_lines(
         console,
         [
-            f"quantised ANN: int8 weights, activations of log2({levels} + 1) bits; moving data is not counted",
+            f"quantised ANN: int8 weights, activations of log2({levels} + 1) bits; moving data is "
+            "not counted",
             "",
         ],
     )
@@ -115,7 +123,7 @@ def _firing_rates(console: Console, found: Evaluation) -> None:
 
 
 def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe] = ()) -> None:
-    """One line for each artifact, and one for each recipe that was not followed yet."""
+    """Print one line for each artifact, and one for each recipe that was not followed yet."""
     table = new_table(
         "NAME",
         "ARCH",
@@ -164,7 +172,8 @@ def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe]
             console,
             [
                 "",
-                f"recipe: zoo pull {recipes[0].name} fetches a public ANN and converts it here, in minutes",
+                f"recipe: zoo pull {recipes[0].name} fetches a public ANN and converts it here, in "
+                "minutes",
             ],
         )
 

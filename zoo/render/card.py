@@ -1,4 +1,6 @@
-"""The model card: a README.md with the hub's metadata, rendered from what `zoo eval` measured and from nothing else.
+"""The model card: a README.md with the hub's metadata.
+
+It is rendered from what `zoo eval` measured and from nothing else.
 
 A figure that is missing is an error; there are no placeholders.
 """
@@ -46,7 +48,7 @@ def for_folder(folder: Path) -> str:
 
 
 def render_card(found: Evaluation) -> str:
-    """The card of one evaluation. Raises GateError for whatever is missing."""
+    """Return the card of one evaluation. Raises GateError for whatever is missing."""
     import jinja2
 
     from zoo.data.datasets import KNOWN
@@ -108,7 +110,10 @@ def _table(found: Evaluation) -> dict[str, str]:
 
 
 def metadata(found: Evaluation) -> str:
-    """The hub's metadata as YAML: licence, library, data set, and every accuracy as a model-index."""
+    """Return the hub's metadata as YAML.
+
+    It has the license, the library, the data set, and every accuracy as a model-index.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     from zoo.data.datasets import KNOWN
@@ -154,7 +159,7 @@ def metadata(found: Evaluation) -> str:
 
 
 def commands(found: Evaluation) -> list[str]:
-    """The commands that make the artifact again, from the ANN's training on."""
+    """Return the commands that make the artifact again, from the ANN's training on."""
     config = found.config
     lines, training = train_commands(config), config.source.training
     revision, made = config.source.revision, config.preprocess
@@ -207,9 +212,12 @@ def commands(found: Evaluation) -> list[str]:
 
 
 def train_commands(config: Config) -> list[str]:
-    """The commands of the ANN's trainings, from the last one on that began from another network of the zoo, or from none.
+    """Return the commands of the ANN's trainings.
 
-    One that went on from an earlier version of the same network is shown whole: the name means the new version now.
+    They start with the last training that began from another network of the zoo, or from none.
+
+    One that went on from an earlier version of the same network is shown whole: the name means the
+    new version now.
     """
 
     def arch(stage: TrainingConfig | None) -> str:
@@ -231,7 +239,7 @@ def train_commands(config: Config) -> list[str]:
 
 
 def trainings(last: TrainingConfig | None) -> list[TrainingConfig]:
-    """A training and those it began from, the first one first."""
+    """Return a training and those it began from, the first one first."""
     found = []
     while last is not None:
         found.append(last)
@@ -264,7 +272,7 @@ def _train_command(config: Config, training: TrainingConfig, begins: str | None,
 
 
 def _own_parameters(config: Config) -> dict[str, Any]:
-    """The method's parameters that differ from the defaults and were not found by a search."""
+    """Return the parameters that differ from the defaults and were not found by a search."""
     from zoo.conversion.registry import changed_parameters
 
     differing = changed_parameters(config.method.name, config.method.parameters)
@@ -281,7 +289,10 @@ def _energy_note(found: Evaluation) -> str:
         if row.energy_nj["snn_int8"] > row.energy_nj["ann_quantised"]
     ]
     if not dear:
-        return "At every T measured its modelled energy is below that of an ANN quantised alike; moving data is not counted."
+        return (
+            "At every T measured its modelled energy is below that of an ANN quantised alike; "
+            "moving data is not counted."
+        )
     return f"From T = {dear[0]} on its modelled energy is above that of an ANN quantised alike."
 
 
@@ -292,7 +303,7 @@ def _title(dataset: str) -> str:
 
 
 def _check(found: Evaluation) -> None:
-    """Says the first thing that a card needs and this evaluation does not have."""
+    """Raise GateError for the first thing that a card needs and this evaluation does not have."""
     from zoo.data.datasets import KNOWN
 
     config, have = found.config, {row.timesteps for row in found.rows}
@@ -323,5 +334,6 @@ def _check(found: Evaluation) -> None:
     whole = KNOWN[str(found.data.dataset)].splits["test"].images
     if found.data.images != whole:
         raise GateError(
-            f"the card of {found.name} would be of {found.data.images} images, not all {whole}: leave --limit out"
+            f"the card of {found.name} would be of {found.data.images} images, not all {whole}: "
+            "leave --limit out"
         )

@@ -28,7 +28,7 @@ class Curve:
 
 
 def bar(share: float, width: int, *, ascii_only: bool = False) -> str:
-    """A horizontal bar `width` characters long for a share of 1; anything above fills it."""
+    """Return a horizontal bar `width` characters long for a share of 1; anything above fills it."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     if ascii_only:
         return "#" * round(eighths / 8)
@@ -43,7 +43,9 @@ def columns(
     height: int = 8,
     ascii_only: bool = False,
 ) -> list[str]:
-    """Lines of a column chart from 0 to 100 percent: a column for each number of timesteps, a dashed line for the ANN.
+    """Return the lines of a column chart from 0 to 100 percent.
+
+    A column stands for each number of timesteps, a dashed line for the ANN.
 
     Where there are more numbers than room, evenly spaced ones are drawn, the last always.
     """
@@ -74,7 +76,7 @@ def columns(
 
 
 def _labels(steps: Sequence[int], pitch: int, thick: int) -> str:
-    """Each number under its column, the last always and the others where there is room."""
+    """Return each number under its column, the last always and the others where there is room."""
     placed: list[tuple[int, str]] = []
     for index, step in reversed(list(enumerate(steps))):
         start = _AXIS + index * pitch + max(thick - len(str(step)), 0) // 2
@@ -87,7 +89,10 @@ def _labels(steps: Sequence[int], pitch: int, thick: int) -> str:
 
 
 def require_matplotlib() -> None:
-    """Raises UsageError when there is no matplotlib, so that a command can say so before it works for minutes."""
+    """Raise UsageError when there is no matplotlib.
+
+    A command can thus say so before it works for minutes.
+    """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -99,7 +104,7 @@ def require_matplotlib() -> None:
 def plot_png(
     path: str | Path, curves: Sequence[Curve], *, ann: float | None = None, title: str = ""
 ) -> None:
-    """Draws the curves over a logarithmic axis of timesteps, and the ANN's accuracy as a dashed line.
+    """Draw the curves over a logarithmic axis of timesteps, the ANN's accuracy as a dashed line.
 
     The same values give the same bytes. Raises UsageError without matplotlib (extra `plots`).
     """
@@ -135,7 +140,9 @@ def plot_png(
 def training_png(
     path: str | Path, log: Sequence[Mapping[str, float]], *, top1: float, title: str = ""
 ) -> None:
-    """Draws loss and training accuracy over the epochs of a log, and the final test accuracy as a dashed line.
+    """Draw loss and training accuracy over the epochs of a log.
+
+    The final test accuracy is a dashed line.
 
     The same values give the same bytes. Raises UsageError without matplotlib (extra `plots`).
     """

@@ -1,4 +1,7 @@
-"""The charts of the gallery: accuracy by timesteps, accuracy by energy, energy by timesteps, firing rate by layer."""
+"""The charts of the gallery.
+
+Accuracy by timesteps, accuracy by energy, energy by timesteps, firing rate by layer.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ COLOURS = 8  # the style sheet has as many
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn of one model: networks made from the same ANN share a colour and differ in the shape of their marks."""
+    """What is drawn of one model.
+
+    Networks made from the same ANN share a colour and differ in the shape of their marks.
+    """
 
     name: str
     colour: int
@@ -26,7 +32,10 @@ class Series:
 
 
 def assign(sources: Sequence[str]) -> list[tuple[int, int]]:
-    """Colour and shape of each model by the ANN it was made from; where colours run out, the least used serves again."""
+    """Return colour and shape of each model by the ANN it was made from.
+
+    Where colours run out, the least used serves again.
+    """
     chosen: dict[str, int] = {}
     used = [0] * COLOURS
     for source in dict.fromkeys(sources):
@@ -37,25 +46,25 @@ def assign(sources: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def swatch(series: Series) -> Markup:
-    """The line and mark of a model, for a legend."""
+    """Draw the line and mark of a model, for a legend."""
     line = element("line", x1=0, y1=6, x2=26, y2=6, class_="line")
     inside = _group(series, line, mark(13.0, 6.0, series.shape))
     return element("svg", inside, class_="swatch", viewBox="0 0 26 12", aria_hidden="true")
 
 
 def nanojoule(value: float) -> str:
-    """12.3 nJ, 1,234 nJ."""
+    """Return an energy as 12.3 nJ or 1,234 nJ."""
     return f"{value:,.0f} nJ" if value >= 1000 else f"{value:.1f} nJ"
 
 
 def ann_interval(measured: Evaluation, ann: AnnFacts) -> tuple[float, float]:
-    """The ANN's 95 % interval, as that of the spiking network."""
+    """Return the ANN's 95 % interval, as that of the spiking network."""
     count = measured.data.images
     return wilson(round(ann.top1 * count / 100), count)
 
 
 def spiking_is_cheaper(row: Row) -> bool:
-    """Whether the network's modelled energy is below that of an ANN as precise as its timesteps."""
+    """Return whether the modelled energy is below that of an ANN as precise as the timesteps."""
     return row.energy_nj["snn_int8"] < row.energy_nj["ann_quantised"]
 
 
@@ -69,7 +78,10 @@ def _accuracy_axis(values: Iterable[float]) -> Axis:
 
 
 def _stretched_axis(values: Iterable[float]) -> Axis:
-    """From the lowest value to 100 %, with more room for the upper end, where the models meet."""
+    """Return an axis from the lowest value to 100 %.
+
+    It has more room for the upper end, where the models meet.
+    """
     low = min(90.0, math.floor(min(values) / 10) * 10.0)
     ticks = [tick for tick in (0, 20, 40, 60, 80, 90, 95, 100) if tick >= low]
     return Axis(
@@ -103,7 +115,10 @@ def _marks(
 
 
 def accuracy_of_all(models: Sequence[Series]) -> Markup:
-    """A line for each model over its timesteps; at the right, joined by a dashed line, the ANN it was made from."""
+    """Draw a line for each model over its timesteps.
+
+    The ANN it was made from stands at the right, joined by a dashed line.
+    """
     steps = [row.timesteps for series in models for row in series.measured.rows]
     values = [row.top1 for series in models for row in series.measured.rows] + [
         series.ann.top1 for series in models
@@ -127,15 +142,20 @@ def accuracy_of_all(models: Sequence[Series]) -> Markup:
         )
         plot.add(_group(series, dashed, bar, plot.path(points), *marks, data_series=index))
     best = "; ".join(
-        f"{series.name} {series.measured.rows[0].top1:.2f} % at T = {series.measured.rows[0].timesteps} to "
-        f"{series.measured.rows[-1].top1:.2f} % at T = {series.measured.rows[-1].timesteps}, ANN {series.ann.top1:.2f} %"
+        f"{series.name} {series.measured.rows[0].top1:.2f} % at T = "
+        f"{series.measured.rows[0].timesteps} to "
+        f"{series.measured.rows[-1].top1:.2f} % at T = {series.measured.rows[-1].timesteps}, ANN "
+        f"{series.ann.top1:.2f} %"
         for series in models
     )
     return plot.svg("accuracy", "Accuracy by timesteps", f"{best}. The table has every number.")
 
 
 def energy_of_all(models: Sequence[Series]) -> Markup:
-    """Accuracy by modelled energy: a mark is hollow where the quantised ANN, drawn dashed, is cheaper at the same precision."""
+    """Draw accuracy by modelled energy.
+
+    A mark is hollow where the quantised ANN, drawn dashed, is cheaper at the same precision.
+    """
     rows = [row for series in models for row in series.measured.rows]
     energies = [row.energy_nj[which] for row in rows for which in ("snn_int8", "ann_quantised")]
     values = [row.top1 for row in rows] + [series.ann.top1 for series in models]
@@ -175,7 +195,7 @@ def energy_of_all(models: Sequence[Series]) -> Markup:
 
 
 def accuracy_of(series: Series) -> Markup:
-    """One model: its accuracy with 95 % intervals, the ANN's as a dashed line in a band."""
+    """Draw one model's accuracy with 95 % intervals, the ANN's as a dashed line in a band."""
     measured, ann = series.measured, series.ann
     rows = measured.rows
     low, high = ann_interval(measured, ann)
@@ -218,7 +238,7 @@ def accuracy_of(series: Series) -> Markup:
 
 
 def energy_of(series: Series) -> Markup:
-    """One model: modelled energy by timesteps beside that of the quantised ANN."""
+    """Draw one model's modelled energy by timesteps beside that of the quantised ANN."""
     rows = series.measured.rows
     spans = {
         which: [row.energy_nj[which] for row in rows] for which in ("snn_int8", "ann_quantised")
@@ -246,7 +266,7 @@ def energy_of(series: Series) -> Markup:
 
 
 def rates_of(series: Series, timesteps: int) -> Markup:
-    """One model: each layer's firing rate after `timesteps`, in running order."""
+    """Draw each layer's firing rate after `timesteps`, in running order."""
     layers = series.measured.layers
     rates = [layer.firing_rate[timesteps] for layer in layers]
     high = max(max(rates) * 1.05, 1e-6)
@@ -285,7 +305,7 @@ def rates_of(series: Series, timesteps: int) -> Markup:
 
 
 def cheaper_steps(rows: Sequence[Row]) -> str:
-    """At which of the measured timesteps the spiking network is cheaper, in a few characters."""
+    """Return in a few characters at which measured timesteps the spiking network is cheaper."""
     won, lost, parted = _won(rows)
     if not (won and lost):
         return "every T" if won else "no T"
@@ -293,7 +313,7 @@ def cheaper_steps(rows: Sequence[Row]) -> str:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """Which of the two is cheaper, and where, in words."""
+    """Return in words which of the two is cheaper, and where."""
     won, lost, parted = _won(rows)
     if not won:
         return "the quantised ANN is cheaper at every T measured"
@@ -306,7 +326,10 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def _won(rows: Sequence[Row]) -> tuple[list[int], list[int], bool]:
-    """Timesteps at which the spiking network is cheaper, those at which it is not, and whether all of these come after."""
+    """Return the timesteps at which the spiking network is cheaper, and those at which it is not.
+
+    The third value is whether all of the latter come after the former.
+    """
     won = [row.timesteps for row in rows if spiking_is_cheaper(row)]
     lost = [row.timesteps for row in rows if not spiking_is_cheaper(row)]
     return won, lost, max(won, default=0) < min(lost, default=math.inf)

@@ -1,4 +1,4 @@
-"""Which neurons fired when: a network of digits is run on images of scikit-learn, and its spikes are drawn, a dot each.
+"""Rasters of spikes: a network of digits is run on images, and each of its spikes drawn as a dot.
 
 Only digits are ever shown: they come with scikit-learn, under its licence.
 """
@@ -20,7 +20,8 @@ from zoo.models.registry import default_data
 from zoo.networks.preprocess import Preprocess
 from zoo.render.svg import Scale, drawing, element, number
 
-# Of the test split, chosen by hand: the first is decided at once, over the other three the network changes its mind.
+# Of the test split, chosen by hand: the first is decided at once, over the other three the network
+# changes its mind.
 IMAGES = (0, 4, 7, 9)
 
 
@@ -54,18 +55,21 @@ class Raster:
 
     @property
     def settled(self) -> int:
-        """The timestep from which on the prediction stays what it is at the end."""
+        """Return the timestep from which on the prediction stays what it is at the end."""
         last = self.predicted[-1]
         return max((t for t, found in enumerate(self.predicted, 1) if found != last), default=0) + 1
 
 
 def can_show(config: Config) -> bool:
-    """Whether the network takes digits and has timesteps: a layerwise one only counts its spikes."""
+    """Return whether the network takes digits and has timesteps.
+
+    A layerwise one only counts its spikes.
+    """
     return default_data(config) == "digits" and config.schedule == "causal"
 
 
 def watch(folder: Path, indices: Sequence[int] = IMAGES) -> list[Raster]:
-    """Runs the artifact on images of the test split for the timesteps it is meant for.
+    """Run the artifact on images of the test split for the timesteps it is meant for.
 
     The rows are the neurons of the last layer in the upper left corner, one of each channel.
     """
@@ -106,7 +110,7 @@ def watch(folder: Path, indices: Sequence[int] = IMAGES) -> list[Raster]:
 
 
 def draw_image(raster: Raster, key: str) -> Markup:
-    """The image itself, a square a pixel."""
+    """Draw the image itself, a square a pixel."""
     squares = [
         element("rect", x=x, y=y, width=1, height=1, fill_opacity=value / 255)
         for y, row in enumerate(raster.pixels)
@@ -127,7 +131,10 @@ def draw_image(raster: Raster, key: str) -> Markup:
 
 
 def draw_raster(raster: Raster, key: str) -> Markup:
-    """Neurons by timesteps, a dot a spike; under it the predicted class and the logits after each timestep."""
+    """Draw neurons by timesteps, a dot a spike.
+
+    Under it stand the predicted class and the logits after each timestep.
+    """
     steps = len(raster.predicted)
     bottom = 8 + raster.neurons * _ROW
     width, height = _LEFT + steps * _COLUMN + _RIGHT, bottom + _PREDICTED + 10 + _LOGITS + 34
@@ -201,7 +208,8 @@ def draw_raster(raster: Raster, key: str) -> Markup:
     name = raster.class_names[raster.label]
     description = (
         f"{len(raster.spikes)} spikes of {raster.neurons} neurons in {steps} timesteps. "
-        f"Predicted after each: {' '.join(raster.class_names[found] for found in raster.predicted)}."
+        "Predicted after each: "
+        f"{' '.join(raster.class_names[found] for found in raster.predicted)}."
     )
     return drawing(
         key,
@@ -215,7 +223,7 @@ def draw_raster(raster: Raster, key: str) -> Markup:
 
 
 def _logits(raster: Raster, across: Callable[[float], float], top: float) -> list[Markup]:
-    """A line for each class; those that are ever predicted, and the right one, have their name."""
+    """Draw a line for each class; those that are ever predicted, and the right one, have their name."""
     values = [value for row in raster.logits for value in row]
     scale = Scale(min(values), max(values), top + _LOGITS, top)
     named = {raster.label, *raster.predicted}

@@ -1,7 +1,8 @@
 """The gallery: a folder of static pages about models of the zoo, which asks nothing of any network.
 
-Every figure comes from an artifact's eval.json and config.json, or from running a digits network (`zoo.render.raster`); one that is
-missing is an error. The same artifacts give the same bytes. A page carries its own style and script, and allows no others.
+Every figure comes from an artifact's eval.json and config.json, or from running a digits network
+(`zoo.render.raster`); one that is missing is an error. The same artifacts give the same bytes. A
+page carries its own style and script, and allows no others.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ _TEMPLATES = Path(__file__).parent / "templates" / "site"
 class Model:
     """One model of the gallery, all of whose figures are there.
 
-    `page` is its file under models/, `given` what a command line calls it, `data` what `zoo eval` has to be given.
+    `page` is its file under models/, `given` what a command line calls it, `data` what `zoo eval`
+    has to be given.
     """
 
     entry: Entry
@@ -67,7 +69,7 @@ class Model:
 
     @property
     def by_timesteps(self) -> dict[int, Row]:
-        """What was measured at each number of timesteps."""
+        """The row of each number of timesteps."""
         return {row.timesteps: row for row in self.measured.rows}
 
     @property
@@ -90,13 +92,14 @@ class Model:
 def build_site(
     out: Path, names: Sequence[str] = (), *, force: bool = False, progress: Progress | None = None
 ) -> list[str]:
-    """Writes the gallery of the models named (names of the zoo or artifact folders; all that ship by default) to `out`.
+    """Write the gallery of some models to `out` and return its files, relative to `out`.
 
-    Returns the files in it, relative to `out`.
+    Args:
+        names: names of the zoo or artifact folders; all that ship by default.
 
     Raises:
-        UsageError: `out` exists and `force` is not set, or it is not such a gallery; two models share a name; there is none; or
-            a figure is missing, which is named.
+        UsageError: `out` exists and `force` is not set, or it is not such a gallery; two models
+            share a name; there is none; or a figure is missing, which is named.
         NotFoundError, IntegrityError: a model does not exist, or is not what its config says.
         ZooError: `out` cannot be written; what was there stays.
     """
@@ -111,7 +114,10 @@ def build_site(
 
 
 def check_site_folder(out: Path, force: bool) -> None:
-    """Says before the work that `out` is taken; `force` replaces a gallery, never anything else, nor what was put beside it."""
+    """Raise UsageError, before the work, if `out` is taken.
+
+    `force` replaces a gallery, never anything else, nor what was put beside it.
+    """
     if not out.exists() and not out.is_symlink():
         return
     if not force:
@@ -135,12 +141,14 @@ def check_site_folder(out: Path, force: bool) -> None:
         ours, listed = False, set()
     if not ours:
         raise UsageError(
-            f"{out} was not made by zoo site, --force would delete what is in it: choose another --out"
+            f"{out} was not made by zoo site, --force would delete what is in it: choose another "
+            "--out"
         )
     if foreign := sorted(present - listed):
         stranger = f"{out}/{foreign[0]}"
         raise UsageError(
-            f"--force would delete {stranger}, which zoo site did not make: move it, or choose another --out"
+            f"--force would delete {stranger}, which zoo site did not make: move it, or choose "
+            "another --out"
         )
 
 
@@ -153,7 +161,7 @@ def _manifest(files: dict[str, bytes]) -> bytes:
 
 
 def load_pages(names: Sequence[str] = (), progress: Progress | None = None) -> list[Model]:
-    """Reads and checks the models, and runs those of digits."""
+    """Read and check the models, and run those of digits."""
     if names:
         folders = [registry.resolve(name) for name in names]
         entries = [registry.entry(folder) for folder in folders]
@@ -230,7 +238,10 @@ def measured_of(entry: Entry) -> tuple[Evaluation, AnnFacts]:
 
 
 def _pages(names: Sequence[str]) -> list[str]:
-    """A file for each model, from its name where that is safe in a link and on every disk; no two differ by case alone."""
+    """Return a file name for each model.
+
+    It is the model's where that is safe in a link and on every disk; no two differ by case alone.
+    """
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
@@ -243,7 +254,7 @@ def _pages(names: Sequence[str]) -> list[str]:
 
 
 def render_pages(models: Sequence[Model]) -> dict[str, str]:
-    """Every page by its path in the folder."""
+    """Render every page; return them by their path in the folder."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -264,7 +275,8 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
     }
     style, script = ((_TEMPLATES / name).read_text() for name in ("style.css", "script.js"))
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
+        f"'{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     common = {
@@ -300,23 +312,26 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
 
 
 def _hash(text: str) -> str:
-    """What a content security policy calls an inline style or script."""
+    """Return what a content security policy calls an inline style or script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _shown(value: object) -> Markup:
-    """What a template prints. None would be a missing figure."""
+    """Return what a template prints; raise ValueError for None, which is a missing figure."""
     if value is None:
         raise ValueError("a template prints None")
     return text_of(value)
 
 
 def snippets(model: Model) -> list[tuple[str, str]]:
-    """What to type, each with what it is for."""
+    """Return what to type, each with what it is for."""
     config, steps = model.entry.config, ",".join(str(row.timesteps) for row in model.measured.rows)
     shape = ", ".join(map(str, config.preprocess.input_size))
     measure = shlex.join(["zoo", "eval", model.given, "--timesteps", steps, *model.data])
-    python = f"import zoo\n\nmodel = zoo.load({model.given!r})\nlogits = model(images, timesteps={config.timesteps})"
+    python = (
+        f"import zoo\n\nmodel = zoo.load({model.given!r})\n"
+        f"logits = model(images, timesteps={config.timesteps})"
+    )
     verify = shlex.join(["zoo", "verify", model.given, "--deep"])
     fetch = (
         []
@@ -347,7 +362,7 @@ def _origin(model: Model) -> dict[str, dict[str, object]]:
 
 
 def _link(url: str) -> object:
-    """A link, if it leads to the web; as text otherwise."""
+    """Return a link, if it leads to the web, and the text otherwise."""
     if not re.match(r"https?://", url):
         return url
     return Markup('<a href="{0}" rel="noopener noreferrer">{0}</a>').format(text_of(url))

@@ -1,6 +1,9 @@
-"""SVG as text: elements whose text is escaped, scales, and the frame of a chart. The same values give the same bytes.
+"""SVG as text: elements whose text is escaped, scales, and the frame of a chart.
 
-Nothing here has a colour or a size of type: a style sheet gives them by class, so that one drawing serves light, dark and print.
+The same values give the same bytes.
+
+Nothing here has a colour or a size of type: a style sheet gives them by class, so that one drawing
+serves light, dark and print.
 """
 
 from __future__ import annotations
@@ -18,19 +21,25 @@ _SHAPES = ("circle", "diamond", "square", "triangle")
 
 
 def text_of(value: object) -> Markup:
-    """A value as the text of a page: what is Markup stays, everything else is escaped, without control characters."""
+    """Return a value as the text of a page.
+
+    What is Markup stays; everything else is escaped, without control characters.
+    """
     return value if isinstance(value, Markup) else escape(printable(str(value)))
 
 
 def number(value: float) -> str:
-    """A coordinate, to a hundredth of a unit. Raises ValueError for what is no number."""
+    """Return a coordinate, to a hundredth of a unit. Raises ValueError for what is no number."""
     if not math.isfinite(value):
         raise ValueError(f"{value} cannot be drawn")
     return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")  # + 0.0: no minus before a zero
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:
-    """One element. Attributes of value None are left out; `class_` is class and `stroke_width` stroke-width."""
+    """Return one element.
+
+    Attributes of value None are left out; `class_` is class and `stroke_width` stroke-width.
+    """
     parts = [tag]
     for name, value in attributes.items():
         if value is None:
@@ -44,7 +53,10 @@ def element(tag: str, *children: object, **attributes: object) -> Markup:
 def drawing(
     key: str, width: int, height: int, title: str, description: str, *children: Markup, class_: str
 ) -> Markup:
-    """A whole SVG with a name and a description for those who do not see it; `key` makes their ids unique in a page."""
+    """Return a whole SVG with a name and a description for those who do not see it.
+
+    `key` makes their ids unique in a page.
+    """
     return element(
         "svg",
         element("title", title, id=f"{key}-title"),
@@ -65,8 +77,8 @@ Kind = Literal["linear", "log", "percent"]
 class Scale:
     """Maps low..high to start..end in the drawing's units.
 
-    `log` over the logarithm, for values above 0; `percent` over that of what is left to 102 %, so that 90 to 100 has as much room
-    as 20 to 90.
+    `log` over the logarithm, for values above 0; `percent` over that of what is left to 102 %, so
+    that 90 to 100 has as much room as 20 to 90.
     """
 
     low: float
@@ -88,7 +100,10 @@ class Scale:
 
 
 def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round values within low..high at one distance of 1, 2 or 5 times a power of ten; at most `most` where there is a choice."""
+    """Return round values within low..high at one distance of 1, 2 or 5 times a power of ten.
+
+    They are at most `most` where there is a choice.
+    """
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10((high - low) / most))
@@ -104,7 +119,10 @@ def linear_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Values of 1, 2 and 5 times powers of ten within low..high; powers alone where those would be more than eight."""
+    """Return 1, 2 and 5 times powers of ten within low..high.
+
+    Powers alone where those would be more than eight.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for multiples in ((1, 2, 5), (1, 3), (1,)):
         ticks = [
@@ -130,7 +148,7 @@ class Axis:
 
 
 def timesteps_axis(steps: Sequence[int], name: str = "timesteps T") -> Axis:
-    """A log2 axis over numbers of timesteps: a tick for each power of two in their range."""
+    """Return a log2 axis over numbers of timesteps: a tick for each power of two in their range."""
     low, high = min(steps), max(steps)
     powers = [2**power for power in range(13) if low <= 2**power <= high] or [low]
     return Axis(
@@ -192,16 +210,16 @@ class Plot:
         ]
 
     def add(self, part: Markup) -> None:
-        """Anything made elsewhere, in the drawing's units."""
+        """Add anything made elsewhere, in the drawing's units."""
         self.parts.append(part)
 
     def path(self, points: Sequence[tuple[float, float]], class_: str = "line") -> Markup:
-        """Straight lines through points, to put into a group or to add."""
+        """Return straight lines through points, to put into a group or to add."""
         places = " ".join(f"{number(self.x(x))},{number(self.y(y))}" for x, y in points)
         return element("polyline", points=places, class_=class_)
 
     def svg(self, key: str, title: str, description: str) -> Markup:
-        """The whole drawing."""
+        """Return the whole drawing."""
         return drawing(key, self.width, self.height, title, description, *self.parts, class_="plot")
 
 
@@ -214,7 +232,7 @@ def mark(
     class_: str = "mark",
     size: float = 3.8,
 ) -> Markup:
-    """A marker by number: circle, diamond, square, triangle and again."""
+    """Return a marker by number: circle, diamond, square, triangle and again."""
     said = () if title is None else (element("title", title),)
     kind = _SHAPES[shape % len(_SHAPES)]
     if kind == "circle":

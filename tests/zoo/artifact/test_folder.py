@@ -314,7 +314,8 @@ convert(read_checkpoint(file, "resnet20"), images, **QUICK, parameters={"rows": 
 def test_two_processes_write_the_same_bytes(digits_file, tmp_path):
     found = []
     for name, seed in (("a", "1"), ("b", "2")):
-        # One name for the images, so that descriptions agree; hashing differs from process to process.
+        # One name for the images, so that descriptions agree; hashing differs from process to
+        # process.
         folder = tmp_path / name / "out"
         folder.parent.mkdir()
         environment = os.environ | {

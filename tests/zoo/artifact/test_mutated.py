@@ -1,6 +1,7 @@
 """Whatever is done to an artifact, it is refused in one line or it runs: no other exception, no crash, bounded time and memory.
 
-    ZOO_MUTATIONS=10000 ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/artifact/test_mutated.py
+    export ZOO_MUTATIONS=10000 ZOO_MUTATIONS_OUT=FILE.json
+    python -m pytest tests/zoo/artifact/test_mutated.py
 
 is the long run; benchmarks/results/mutated-artifacts.json is what it wrote.
 """
@@ -41,8 +42,8 @@ from zoo.models import registry
 
 COUNT = int(os.environ.get("ZOO_MUTATIONS", "300"))
 OUT = os.environ.get("ZOO_MUTATIONS_OUT")
-# What a refusal may take, and what one may that runs: a config can ask for up to artifact.MAX_NEURONS. Seconds are of the
-# processor: others may be busy too.
+# What a refusal may take, and what one may that runs: a config can ask for up to
+# artifact.MAX_NEURONS. Seconds are of the processor: others may be busy too.
 SECONDS, SECONDS_TO_RUN = 2.0, 60.0
 MEGABYTES, MEGABYTES_TO_RUN = 500, 1500
 HANG = 120
@@ -201,7 +202,8 @@ def test_mutated_artifacts(bases: list[Files], tmp_path: Path) -> None:
     assert outcomes["runs, spikes differ from the checksum"] and outcomes["refused: IntegrityError"]
     if OUT:
         facts = {
-            "command": f"ZOO_MUTATIONS={COUNT} ZOO_MUTATIONS_OUT=FILE.json python -m pytest tests/zoo/artifact/test_mutated.py",
+            "command": f"ZOO_MUTATIONS={COUNT} ZOO_MUTATIONS_OUT=FILE.json python -m pytest "
+            "tests/zoo/artifact/test_mutated.py",
             "artifacts": COUNT,
             "with_the_sha256_made_to_agree": mended_count,
             "outcomes": dict(outcomes.most_common()),

@@ -21,7 +21,10 @@ Change = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 class Page(HTMLParser):
-    """What a page holds: its elements with their attributes and text. Fails where a tag is not closed, or closed twice."""
+    """What a page holds: its elements with their attributes and text.
+
+    Fails where a tag is not closed, or closed twice.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -63,7 +63,8 @@ def numbers(text: str) -> list[str]:
     return re.findall(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w)", text)
 
 
-# Of the energy model and the intervals, as zoo.evaluation.energy has them; the version of the zoo in the footer.
+# Of the energy model and the intervals, as zoo.evaluation.energy has them; the version of the zoo
+# in the footer.
 CONSTANTS = {"45", "0.2", "0.1", "95", *numbers(zoo.__version__)}
 
 

@@ -55,7 +55,8 @@ def test_element_escapes_text_and_attributes() -> None:
         title=None,
     )
     assert made == (
-        '<text class="&#34;&gt;&lt;script&gt;" stroke-width="1.5">&lt;b a=&#34;1&#34;&gt;&amp;?<tspan>3</tspan></text>'
+        '<text class="&#34;&gt;&lt;script&gt;" stroke-width="1.5">&lt;b '
+        "a=&#34;1&#34;&gt;&amp;?<tspan>3</tspan></text>"
     )
     assert element("line", x1=1) == '<line x1="1"/>'
     assert text_of(Markup("<b>")) == "<b>"
