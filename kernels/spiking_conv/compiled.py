@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,6 +38,7 @@ SWITCH = "ZOO_NEURON"
 # compete with a compiler.
 PATIENCE = 5.0
 LIMIT = 60.0
+Neurons = Callable[..., None]
 _FLAGS = ["-O3", "-std=c++17", "-fPIC", "-ffp-contract=off", "-w"]
 
 
@@ -154,7 +156,7 @@ def torch_neuron(
         v.copy_(total)
 
 
-def check(neuron: CompiledNeuron) -> bool:
+def reproduces_torch(neuron: Neurons) -> bool:
     """Return whether a library reproduces `torch_neuron` on random and extreme inputs.
 
     Every kind of neuron and shortcut, whole and partial vectors, potentials up to 2**24 and values
@@ -191,12 +193,13 @@ def check(neuron: CompiledNeuron) -> bool:
             gain = integers(-limit // 16, limit // 16 + 1, channels)
         bias, threshold = integers(-3, 4, steps, channels), integers(1, 9, channels)
         results = []
-        v, emitted, current = (None if t is None else t.to(real) for t in (v, emitted, current))
-        bias, threshold = bias.to(real), threshold.to(real)
-        for run in (neuron, torch_neuron):
-            state = [None if t is None else t.clone() for t in (v, emitted)]
+        current, bias, threshold = current.to(real), bias.to(real), threshold.to(real)
+        forms: tuple[Neurons, Neurons] = (neuron, torch_neuron)
+        for run in forms:
+            state = [None if t is None else t.to(real, copy=True) for t in (v, emitted)]
             spikes = torch.full(shape, 77, dtype=torch.uint8)
-            run(*state, current, projected, source, gain, bias, threshold, spikes, top)
+            fixed = (current, projected, source, gain, bias, threshold)
+            run(state[0], state[1], *fixed, spikes, top)
             results.append([spikes, *(t for t in state if t is not None)])
         if not all(map(torch.equal, *results)):
             return False
@@ -273,7 +276,7 @@ class Library:
         except (OSError, AttributeError) as error:
             self.reason = f"the library does not load: {error}"
             return False
-        if not check(neuron):
+        if not reproduces_torch(neuron):
             self.reason = "the library fails its check against torch"
             return False
         self.neuron = neuron
@@ -283,7 +286,7 @@ class Library:
         assert self._folder is not None
         for openmp in (True, False):  # Apple's compiler knows no -fopenmp
             try:
-                if self._accept(build(self._folder, openmp)):
+                if self._accept(build_library(self._folder, openmp)):
                     return
             except (OSError, Timeout, subprocess.SubprocessError) as error:
                 self.reason = str(error).partition("\n")[0]
@@ -299,7 +302,7 @@ def library_path(folder: Path, openmp: bool) -> Path:
     return folder / "neuron" / f"neuron-{sys.platform}-{digest}.so"
 
 
-def build(folder: Path, openmp: bool) -> Path:
+def build_library(folder: Path, openmp: bool) -> Path:
     """Compile the library into `folder`, whole or not at all, and return its path.
 
     Raises:

@@ -24,7 +24,7 @@ def can_run(layer: SpikingConv, dtype: torch.dtype) -> bool:
     return layer.integer and layer.weight.device.type == "cpu" and narrow
 
 
-def run(
+def run_window(
     layer: SpikingConv,
     neuron: CompiledNeuron,
     x: Tensor,
@@ -50,7 +50,7 @@ def run(
         if shortcut is not None and projection is not None:
             projected = _rows(convolve(projection, shortcut[part]))
         elif shortcut is not None:
-            source = identity(layer, shortcut[part])
+            source = identity_source(layer, shortcut[part])
         neuron(
             rows,
             emitted,
@@ -67,7 +67,7 @@ def run(
     return spikes.movedim(-1, 2).view(torch.int8)
 
 
-def count(
+def count_spikes(
     layer: SpikingConv, neuron: CompiledNeuron, x: Tensor, shortcut: Tensor | None, timesteps: int
 ) -> Tensor:
     """Return what `layer.count(x, shortcut, timesteps)` does, for up to 255 timesteps."""
@@ -78,7 +78,7 @@ def count(
     if shortcut is not None and projection is not None:
         projected = _rows(projection(shortcut))[None]
     elif shortcut is not None:
-        source = identity(layer, shortcut[None])
+        source = identity_source(layer, shortcut[None])
     counts = torch.empty((1, *currents.shape), dtype=torch.uint8)
     neuron(
         None,
@@ -95,7 +95,7 @@ def count(
     return counts[0].movedim(-1, 1)
 
 
-def identity(layer: SpikingConv, source: Tensor) -> Tensor:
+def identity_source(layer: SpikingConv, source: Tensor) -> Tensor:
     """Return the spikes that an identity shortcut adds, `[T, B, H, W, Cout]`, zeros in its pad."""
     stride, pad = layer.shortcut_stride, layer.shortcut_pad
     rows = source.movedim(2, -1)[:, :, ::stride, ::stride]

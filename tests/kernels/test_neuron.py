@@ -17,7 +17,12 @@ from torch import Tensor
 from tests.zoo.spiking_fixtures import random_network, random_pixels, tiny_topology
 from zoo.kernels.spiking_conv import SpikingConv, compiled, window
 from zoo.kernels.spiking_conv import reference as reference_module
-from zoo.kernels.spiking_conv.compiled import CompiledNeuron, Library, check, torch_neuron
+from zoo.kernels.spiking_conv.compiled import (
+    CompiledNeuron,
+    Library,
+    reproduces_torch,
+    torch_neuron,
+)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +34,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def library(folder) -> Path:
-    return compiled.build(folder, openmp=True)
+    return compiled.build_library(folder, openmp=True)
 
 
 @pytest.fixture(scope="session", params=["avx512", "portable"])
@@ -107,7 +112,7 @@ def test_a_layer_equals_the_reference(
         for length in windows:
             part = slice(begin, begin + length)
             given_source = None if source is None else source[part]
-            actual.append(window.run(layer, neuron, x[part], given_source, other))
+            actual.append(window.run_window(layer, neuron, x[part], given_source, other))
             begin += length
     finally:
         torch.set_num_threads(before)
@@ -131,7 +136,7 @@ def test_layerwise_counts_equal_the_reference(neuron, shortcut, timesteps, cin, 
     x = draw(0, timesteps, batch, cin, 5, 4, gen=gen).to(torch.uint8)
     source = None if shortcut == "none" else x
     expected = layer.count(x, source, timesteps)
-    actual = window.count(layer, neuron, x, source, timesteps)
+    actual = window.count_spikes(layer, neuron, x, source, timesteps)
     assert torch.equal(actual, expected) and actual.dtype == expected.dtype
 
 
@@ -161,7 +166,7 @@ def test_a_stem_equals_the_reference(neuron, neuron_kind, big, channels, seed):
         layer, one.v.dtype
     )
     expected = layer.run(x, None, one, 9)
-    assert torch.equal(window.run(layer, neuron, x, None, other, 9), expected)
+    assert torch.equal(window.run_window(layer, neuron, x, None, other, 9), expected)
     assert torch.equal(one.v, other.v)
 
 
@@ -197,7 +202,7 @@ def test_float_layers_and_wide_potentials_stay_in_torch():
 
 
 def test_the_check_finds_wrong_libraries(neuron):
-    assert check(neuron)
+    assert reproduces_torch(neuron)
 
     def wrong(change):
         def run(*args):
@@ -213,8 +218,8 @@ def test_the_check_finds_wrong_libraries(neuron):
         if args[0] is not None:
             args[0].view(-1)[0] += 1
 
-    assert not check(wrong(spikes)) and not check(wrong(potential))
-    assert not check(lambda *args: torch_neuron(*args[:9], max_level=1))
+    assert not reproduces_torch(wrong(spikes)) and not reproduces_torch(wrong(potential))
+    assert not reproduces_torch(lambda *args: torch_neuron(*args[:9], max_level=1))
 
 
 def compiler(tmp_path: Path, body: str) -> str:
@@ -251,7 +256,7 @@ def test_without_a_compiler_or_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_library_of_wrong_results_is_not_used(folder, library, monkeypatch):
-    monkeypatch.setattr(compiled, "check", lambda _: False)
+    monkeypatch.setattr(compiled, "reproduces_torch", lambda _: False)
     wrong = Library()
     assert wrong.ready(folder) is None and "fails its check" in wrong.describe(folder)
 
@@ -284,7 +289,9 @@ def test_processes_that_build_at_once_leave_one_library(tmp_path):
         pytest.skip("no C++ compiler")
     paths: list[Path] = []
     builders = [
-        threading.Thread(target=lambda: paths.append(compiled.build(tmp_path, openmp=False)))
+        threading.Thread(
+            target=lambda: paths.append(compiled.build_library(tmp_path, openmp=False))
+        )
         for _ in range(3)
     ]
     for builder in builders:

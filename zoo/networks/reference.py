@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.files import cache_folder
 from zoo.kernels.spiking_conv import Membrane, SpikingConv
 from zoo.kernels.spiking_conv.compiled import LIBRARY
-from zoo.kernels.spiking_conv.window import can_run, count, run
+from zoo.kernels.spiking_conv.window import can_run, count_spikes, run_window
 from zoo.networks.topology import Topology
 
 # ResNet-20, T = 32, compiled neurons, images/s of one core (Xeon with AMX): 182 in chunks of 16, 201
@@ -81,7 +81,7 @@ class ReferenceLayers:
         layer = self.layers[name]
         neuron = LIBRARY.ready(cache_folder()) if can_run(layer, membrane.v.dtype) else None
         if neuron is not None:
-            spikes = run(layer, neuron, x, shortcut, membrane, steps)
+            spikes = run_window(layer, neuron, x, shortcut, membrane, steps)
         else:
             spikes = layer.run(x, shortcut, membrane, steps)
         if counter is not None:
@@ -94,7 +94,7 @@ class ReferenceLayers:
         if timesteps <= 255 and can_run(layer, layer.dtype(timesteps)):
             neuron = LIBRARY.ready(cache_folder())
             if neuron is not None:
-                return count(layer, neuron, x, shortcut, timesteps)
+                return count_spikes(layer, neuron, x, shortcut, timesteps)
         return layer.count(x, shortcut, timesteps)
 
     def dense(self, spikes: Tensor) -> Tensor:
