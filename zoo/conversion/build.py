@@ -1,4 +1,6 @@
-"""The spiking network of an ANN, built layer by layer: amplitudes folded in, weights rounded, then calibrated on real spikes.
+"""Build the spiking network of an ANN, layer by layer.
+
+Amplitudes are folded in, weights rounded, then biases calibrated on real spikes.
 
 A layer's neurons count in units of scale[c]: weight[c] * amplitude_in / scale[c] becomes int8,
 everything else int32. Its spikes carry the amplitude threshold * scale after rounding, so rounding
@@ -55,16 +57,19 @@ class BuildSpec:
 
     @property
     def params(self) -> Mapping[str, Tensor]:
-        """What weights and biases are built from."""
+        """Return the parameters that weights and biases are built from."""
         return self.checkpoint.params if self.tuned is None else self.tuned
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """How well one layer came through; a graded spike counts as as many as it has bits set.
+    """How close one layer is to the ANN's, on the calibration images.
 
-    error: |decoded output - ANN activation|^2 / |ANN activation|^2 on the calibration images; 0 is
-    perfect, 1 as bad as silence. firing_rate: spikes per neuron and timestep.
+    Attributes:
+        error: |decoded output - ANN activation|^2 / |ANN activation|^2; 0 is perfect, 1 as bad as
+            silence.
+        firing_rate: spikes per neuron and timestep; a graded spike counts as the number of its bits
+            that are set.
     """
 
     name: str
@@ -74,11 +79,15 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Built:
-    """A network, the scale [C] of each layer in ANN units, and what building it showed.
+    """A network that was built, with measurements on the calibration images.
 
-    ann_logits, counts: the ANN's logits [B, classes], and the last layer's spikes summed over its
-    area and all timesteps so far, int64 [T, B, C] (layerwise: one row), on the calibration images.
-    peak_rate: the highest firing rate of any neuron of that layer on any image.
+    Attributes:
+        scales: one integer unit of each layer in ANN units, float32 `[C]`.
+        reports: error and firing rate of each layer.
+        ann_logits: float32 `[B, classes]`.
+        counts: the last layer's spikes summed over its area and all timesteps so far, int64
+            `[T, B, C]` (layerwise: one row).
+        peak_rate: highest firing rate of any neuron of the last layer on any image.
     """
 
     network: SpikingResNet
@@ -91,8 +100,14 @@ class Built:
 
 @dataclass
 class _Live:
-    """What later layers still read: by layer, the ANN's activations, the spikes (layerwise: counts by T), and firing rates after
-    many timesteps."""
+    """Outputs of layers that later layers still read.
+
+    Attributes:
+        activations: of the ANN, float32 `[B, C, H, W]`.
+        spikes: causal: the spike train.
+        counts: layerwise: spike counts by number of timesteps.
+        limits: firing rates after many timesteps.
+    """
 
     activations: dict[str, Tensor] = field(default_factory=dict)
     spikes: dict[str, calibrate.SpikeTrain] = field(default_factory=dict)
@@ -100,6 +115,7 @@ class _Live:
     limits: dict[str, Tensor] = field(default_factory=dict)
 
     def forget(self, names: Iterable[str]) -> None:
+        """Release the outputs of these layers."""
         for name in names:
             for store in (self.activations, self.spikes, self.counts, self.limits):
                 store.pop(name, None)
@@ -107,60 +123,66 @@ class _Live:
 
 @torch.inference_mode()
 def build_network(
-    recipe: BuildSpec,
+    spec: BuildSpec,
     pixels: Tensor,
     timesteps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Built:
-    """Builds the network on calibration images, uint8 [B, C, H, W], and reports each layer's error after `timesteps`."""
-    net, params = recipe.checkpoint.net, recipe.checkpoint.params
+    """Return the network, built on calibration images.
+
+    Args:
+        pixels: calibration images, uint8 `[B, C, H, W]`.
+        timesteps: number after which each layer's error is reported.
+        progress: called with the layers built and the layers in all.
+    """
+    net, params = spec.checkpoint.net, spec.checkpoint.params
     images = (
-        image_table(recipe.mean, recipe.std, integer=False),
-        image_table(recipe.mean, recipe.std),
+        image_table(spec.mean, spec.std, integer=False),
+        image_table(spec.mean, spec.std),
     )
-    table = images[recipe.numerics == "int8"]
+    table = images[spec.numerics == "int8"]
     live, layers, scales, reports = _Live(), {}, {}, []
     amplitudes: dict[str, Tensor] = {}
     live.activations[IMAGE] = look_up(images[0], pixels)
-    for index, spec in enumerate(net.layers):
+    for index, node in enumerate(net.layers):
         z = preactivation(
-            spec,
+            node,
             params,
-            live.activations[spec.source],
-            live.activations[spec.shortcut.source] if spec.shortcut else None,
+            live.activations[node.source],
+            live.activations[node.shortcut.source] if node.shortcut else None,
         )
-        activation = activate(spec, params, z)
-        layer, scale = _layer(recipe, spec, amplitudes, table, live)
-        wanted = activation / scale.view(-1, 1, 1)
-        if recipe.schedule == "causal":
+        activation = activate(node, params, z)
+        layer, scale = _layer(spec, node, amplitudes, table, live)
+        target = activation / scale.view(-1, 1, 1)
+        if spec.schedule == "causal":
             layer = _sweep_causal(
-                recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps
+                spec, node, layer, target, live, look_up(table, pixels), timesteps
             )
-            train = live.spikes[spec.name]
+            train = live.spikes[node.name]
             decoded = train.total(timesteps).float()
             fired = train.fired(timesteps)
         else:
             layer = _sweep_layerwise(
-                recipe, spec, layer, wanted, live, look_up(table, pixels), timesteps
+                spec, node, layer, target, live, look_up(table, pixels), timesteps
             )
-            decoded = live.counts[spec.name][timesteps].float()
+            decoded = live.counts[node.name][timesteps].float()
             fired = int(decoded.sum().item())
-        layers[spec.name], scales[spec.name] = layer, scale
-        amplitudes[spec.name] = layer.threshold * scale
-        decoded *= amplitudes[spec.name].view(-1, 1, 1) / timesteps
+        layers[node.name], scales[node.name] = layer, scale
+        amplitudes[node.name] = layer.threshold * scale
+        decoded *= amplitudes[node.name].view(-1, 1, 1) / timesteps
         error = (decoded - activation).square_().sum() / activation.square().sum().clamp_min(1e-12)
-        reports.append(LayerReport(spec.name, error.item(), fired / (decoded.numel() * timesteps)))
-        live.activations[spec.name] = activation
+        reports.append(LayerReport(node.name, error.item(), fired / (decoded.numel() * timesteps)))
+        live.activations[node.name] = activation
         live.forget(net.released_after(index))
         if progress is not None:
             progress(index + 1, len(net.layers))
     final = net.layers[-1].name
-    head = _head(recipe, amplitudes[final], live.activations[final][0, 0].numel())
-    network = SpikingResNet(net, layers, head, table, schedule=recipe.schedule)
+    head = _head(spec, amplitudes[final], live.activations[final][0, 0].numel())
+    network = SpikingResNet(net, layers, head, table, schedule=spec.schedule)
     ann_logits = torch.nn.functional.linear(
         live.activations[final].mean((2, 3)), params["fc.weight"], params["fc.bias"]
     )
-    if recipe.schedule == "causal":
+    if spec.schedule == "causal":
         train = live.spikes[final]
         counts = torch.stack(
             [train[t].sum((2, 3), dtype=torch.int64) for t in range(len(train))]
@@ -173,26 +195,29 @@ def build_network(
 
 
 def _layer(
-    recipe: BuildSpec, spec: Layer, amplitudes: Mapping[str, Tensor], table: Tensor, live: _Live
+    spec: BuildSpec, node: Layer, amplitudes: Mapping[str, Tensor], table: Tensor, live: _Live
 ) -> tuple[SpikingConv, Tensor]:
-    """The layer with the ANN's bias, and its scale, which puts the largest weight of a channel at 127."""
-    params, integer = recipe.params, recipe.numerics == "int8"
-    most = 2**recipe.bits - 1
-    theta = recipe.theta[spec.name] / most
-    weight = params[f"{spec.name}.weight"] * recipe.compensation
-    if spec.source != IMAGE:
-        weight = weight * amplitudes[spec.source].view(1, -1, 1, 1)
+    """Return the layer with the ANN's bias, and its scale `[C]`.
+
+    The scale puts the largest weight of a channel at 127.
+    """
+    params, integer = spec.params, spec.numerics == "int8"
+    max_level = 2**spec.bits - 1
+    theta = spec.theta[node.name] / max_level
+    weight = params[f"{node.name}.weight"] * spec.compensation
+    if node.source != IMAGE:
+        weight = weight * amplitudes[node.source].view(1, -1, 1, 1)
     elif integer:
         weight = weight / IMAGE_SCALE
     gain = projection = None
-    if spec.shortcut is not None:
-        amplitude = amplitudes[spec.shortcut.source] * recipe.compensation
-        if spec.shortcut.kind == "projection":
-            projection = params[f"{spec.name}.shortcut.weight"] * amplitude.view(1, -1, 1, 1)
+    if node.shortcut is not None:
+        amplitude = amplitudes[node.shortcut.source] * spec.compensation
+        if node.shortcut.kind == "projection":
+            projection = params[f"{node.name}.shortcut.weight"] * amplitude.view(1, -1, 1, 1)
         else:
-            gain = torch.nn.functional.pad(amplitude, (spec.shortcut.pad, spec.shortcut.pad))
-    bias = params[f"{spec.name}.bias"][None]
-    scale = torch.ones(spec.out_channels)
+            gain = torch.nn.functional.pad(amplitude, (node.shortcut.pad, node.shortcut.pad))
+    bias = params[f"{node.name}.bias"][None]
+    scale = torch.ones(node.out_channels)
     if integer:
         scale = weight.abs().amax((1, 2, 3))
         if projection is not None:
@@ -201,7 +226,7 @@ def _layer(
         # (ResNet-20, hu2018: 7 times slower); no weight on spikes matters that is under 1/16384 of
         # the threshold. The stem's are on pixels of up to 680: at 1/16384 they would have few of
         # the 127 levels.
-        finest = 2**18 if spec.source == IMAGE else 2**14
+        finest = 2**18 if node.source == IMAGE else 2**14
         scale = torch.maximum(scale / 127, theta / finest).clamp_min(1e-12)
 
     def units(values: Tensor) -> Tensor:
@@ -211,42 +236,42 @@ def _layer(
 
     if integer:
         weight, projection, shift = _rounded(
-            recipe, spec, weight, projection, scale, amplitudes, live
+            spec, node, weight, projection, scale, amplitudes, live
         )
         bias = bias + shift * scale
     threshold = units(theta).clamp_min(1) if integer else theta
     layer = SpikingConv(
-        weight,
-        units(bias),
-        threshold,
-        units(theta / 2),
-        spec.stride,
-        spec.padding,
-        recipe.neuron,
-        None if gain is None else units(gain),
-        projection,
-        spec.shortcut.stride if spec.shortcut else 1,
-        spec.shortcut.pad if spec.shortcut else 0,
-        spec.max_pool,
-        input_bound=int(table.abs().max()) if spec.source == IMAGE else most,
-        bits=recipe.bits,
+        weight=weight,
+        bias=units(bias),
+        threshold=threshold,
+        v_init=units(theta / 2),
+        stride=node.stride,
+        padding=node.padding,
+        neuron=spec.neuron,
+        gain=None if gain is None else units(gain),
+        projection=projection,
+        shortcut_stride=node.shortcut.stride if node.shortcut else 1,
+        shortcut_pad=node.shortcut.pad if node.shortcut else 0,
+        max_pool=node.max_pool,
+        input_bound=int(table.abs().max()) if node.source == IMAGE else max_level,
+        bits=spec.bits,
     )
     return layer, scale
 
 
 def _rounded(
-    recipe: BuildSpec,
-    spec: Layer,
+    spec: BuildSpec,
+    node: Layer,
     weight: Tensor,
     projection: Tensor | None,
     scale: Tensor,
     amplitudes: Mapping[str, Tensor],
     live: _Live,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Weights and projection as int8, and what rounding wants added to the bias, in units of `scale`.
+    """Return weights and projection as int8, and the shift of the bias that keeps the mean output.
 
-    The inputs they are rounded on are the spikes a timestep that the ANN's activations ask for (the
-    stem's: the image).
+    The shift is in units of `scale`. The inputs that weights are rounded on are the spikes per
+    timestep that the ANN's activations ask for (the stem's: the image).
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -254,81 +279,85 @@ def _rounded(
         activation = live.activations[source]
         if source == IMAGE:
             return activation * IMAGE_SCALE
-        return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(2**recipe.bits - 1)
+        return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(2**spec.bits - 1)
 
     flat = weight.flatten(1)
-    inputs = patches(rates(spec.source), spec.kernel, spec.stride, spec.padding, generator)
-    if projection is not None and spec.shortcut is not None:
+    inputs = patches(rates(node.source), node.kernel, node.stride, node.padding, generator)
+    if projection is not None and node.shortcut is not None:
         flat = torch.cat([flat, projection.flatten(1)], 1)
         side = patches(
-            rates(spec.shortcut.source),
+            rates(node.shortcut.source),
             1,
-            spec.shortcut.stride,
+            node.shortcut.stride,
             0,
             torch.Generator().manual_seed(0),
         )
         inputs = torch.cat([inputs, side], 1)
     rounded, shift = round_to_int8(flat / scale[:, None], inputs)
     main, extra = rounded.split([weight[0].numel(), rounded.shape[1] - weight[0].numel()], 1)
-    side_weight = None if projection is None else extra.reshape(projection.shape).contiguous()
-    return main.reshape(weight.shape).contiguous(), side_weight, shift
+    rounded_projection = (
+        None if projection is None else extra.reshape(projection.shape).contiguous()
+    )
+    return main.reshape(weight.shape).contiguous(), rounded_projection, shift
 
 
 def _sweep_causal(
-    recipe: BuildSpec,
-    spec: Layer,
+    spec: BuildSpec,
+    node: Layer,
     layer: SpikingConv,
-    wanted: Tensor,
+    target: Tensor,
     live: _Live,
     image: Tensor,
     timesteps: int,
 ) -> SpikingConv:
-    rows = recipe.calibration.rows if recipe.calibration else 0
+    rows = spec.calibration.rows if spec.calibration else 0
     steps = max(rows, timesteps)
-    stem = spec.source == IMAGE
-    x = layer.current(image, steps) if stem else live.spikes[spec.source]
-    shortcut = live.spikes[spec.shortcut.source] if spec.shortcut else None
-    layer, live.spikes[spec.name] = calibrate.causal(
-        layer, x, shortcut, wanted, steps, recipe.calibration
+    stem = node.source == IMAGE
+    x = layer.current(image, steps) if stem else live.spikes[node.source]
+    shortcut = live.spikes[node.shortcut.source] if node.shortcut else None
+    layer, live.spikes[node.name] = calibrate.causal(
+        layer, x, shortcut, target, steps, spec.calibration
     )
-    if recipe.calibration is not None and recipe.calibration.limit:
-        rates = layer.current(image, 1) if stem else live.limits[spec.source]
-        side = live.limits[spec.shortcut.source] if spec.shortcut else None
-        layer, live.limits[spec.name] = calibrate.limit(
-            layer, rates, side, wanted, recipe.calibration, constant=stem
+    if spec.calibration is not None and spec.calibration.limit:
+        rates = layer.current(image, 1) if stem else live.limits[node.source]
+        side = live.limits[node.shortcut.source] if node.shortcut else None
+        layer, live.limits[node.name] = calibrate.limit(
+            layer, rates, side, target, spec.calibration, constant=stem
         )
     return layer
 
 
 def _sweep_layerwise(
-    recipe: BuildSpec,
-    spec: Layer,
+    spec: BuildSpec,
+    node: Layer,
     layer: SpikingConv,
-    wanted: Tensor,
+    target: Tensor,
     live: _Live,
     image: Tensor,
     timesteps: int,
 ) -> SpikingConv:
-    marks = sorted({*(recipe.calibration.marks if recipe.calibration else ()), timesteps})
-    constant = spec.source == IMAGE
+    snapshots = sorted({*(spec.calibration.snapshots if spec.calibration else ()), timesteps})
+    constant = node.source == IMAGE
 
-    def charge(layer: SpikingConv, mark: int) -> Tensor:
+    def accumulated(layer: SpikingConv, steps: int) -> Tensor:
         if constant:
-            return layer.accumulated_input(layer.current(image, mark), None, mark, constant=True)
-        shortcut = live.counts[spec.shortcut.source][mark] if spec.shortcut else None
-        return layer.accumulated_input(live.counts[spec.source][mark], shortcut, mark)
+            return layer.accumulated_input(layer.current(image, steps), None, steps, constant=True)
+        shortcut = live.counts[node.shortcut.source][steps] if node.shortcut else None
+        return layer.accumulated_input(live.counts[node.source][steps], shortcut, steps)
 
-    if recipe.calibration is not None:
-        charges = {mark: charge(layer, mark) for mark in marks}
-        layer = calibrate.layerwise(layer, charges, wanted, recipe.calibration)
-    live.counts[spec.name] = {mark: layer.fire(charge(layer, mark), mark) for mark in marks}
+    if spec.calibration is not None:
+        inputs = {steps: accumulated(layer, steps) for steps in snapshots}
+        layer = calibrate.layerwise(layer, inputs, target, spec.calibration)
+    live.counts[node.name] = {
+        steps: layer.fire(accumulated(layer, steps), steps) for steps in snapshots
+    }
     return layer
 
 
-def _head(recipe: BuildSpec, amplitude: Tensor, area: int) -> Head:
-    params = recipe.params
+def _head(spec: BuildSpec, amplitude: Tensor, area: int) -> Head:
+    params = spec.params
     weight = params["fc.weight"] * (amplitude / area)
-    if recipe.numerics == "float32":
+    if spec.numerics == "float32":
         return Head(weight, torch.ones(len(weight)), params["fc.bias"])
     scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
     return Head((weight / scale[:, None]).round().to(torch.int8), scale, params["fc.bias"])

@@ -1,11 +1,13 @@
-"""Calibrating a layer's bias on the spikes that really reach it, so that each channel fires as often as the ANN asks.
+"""Calibrate a layer's bias on the spikes that really reach it.
+
+Each channel then fires as often as the ANN asks.
 
 Causal: a bias for each of the first `rows` timesteps. At timestep t, before the neurons of a
 channel fire, their potentials are shifted together by the smallest d for which the mean of the
 spikes so far is right,
 
-    mean over images and positions of s[t]  =  (t + 1) E[min(a, theta)] / theta  -  spikes per
-    neuron before t,
+    mean over images and positions of s[t]
+        =  (t + 1) E[min(a, theta)] / theta  -  spikes per neuron before t,
 
 with a the ANN's activation. The shift is the bias of that timestep. Forward temporal bias
 correction (FTBC, 2024) moves the same biases by gradient steps; a quantile of the potentials gives
@@ -15,8 +17,8 @@ The bias of all later timesteps is either the mean of the last `tail` shifts, or
 right in the limit of many timesteps, where a neuron's firing rate is r = clip(z, 0, theta) / theta
 of the z that its inputs' limits bring: mean r = E[min(a, theta)] / theta again.
 
-Layerwise: one total for each number of timesteps, found the same way on the charge; the biases are
-rows whose sums are those totals, so that one artifact serves every number of timesteps.
+Layerwise: one total for each number of timesteps, found the same way on the accumulated input; the
+biases are rows whose sums are those totals, so that one artifact serves every number of timesteps.
 """
 
 from __future__ import annotations
@@ -42,21 +44,29 @@ _LIMIT_SAMPLE = 65_536  # neurons per channel that the bias of the limit is foun
 
 @dataclass(frozen=True)
 class Settings:
-    """rows: timesteps with a bias of their own. limit: whether the bias of later ones is that of the limit, else the mean of
-    `tail`. marks: timesteps a layerwise network gets a total for. sample: neurons per channel (over images and positions, drawn
-    with `seed`) whose potentials are looked at."""
+    """Settings of the calibration.
+
+    Attributes:
+        rows: timesteps with a bias of their own.
+        tail: last rows whose mean is the bias of later timesteps, unless `limit`.
+        limit: use the bias of the limit of many timesteps for later timesteps.
+        snapshots: numbers of timesteps that a layerwise network gets a total for.
+        sample: neurons per channel (over images and positions, drawn with `seed`) whose potentials
+            are looked at.
+    """
 
     rows: int = 32
     tail: int = 8
     limit: bool = False
-    marks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    snapshots: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     sample: int = 4096
     seed: int = 0
 
 
 class SpikeTrain:
-    """The spikes of a layer so far, timestep by timestep, in as few bits as they need (two where they may be -1).
+    """The spikes of a layer so far, timestep by timestep, in as few bits as they need.
 
+    Two bits where a spike may be -1.
     As int8, those of a layer of ResNet-50's first stage on 64 images of 224 pixels would be 1.6 GB,
     and several layers are kept.
     """
@@ -70,7 +80,7 @@ class SpikeTrain:
         return self.steps
 
     def append(self, spikes: Tensor) -> None:
-        """Adds one timestep, int8 [B, C, H, W]."""
+        """Add one timestep, int8 `[B, C, H, W]`."""
         shift = self.steps * self.width % 8
         bits = (spikes - self.lowest).to(torch.uint8) << shift
         if shift:
@@ -80,12 +90,15 @@ class SpikeTrain:
         self.steps += 1
 
     def __getitem__(self, t: int) -> Tensor:
-        """The spikes of timestep t, int8 [B, C, H, W]."""
+        """Return the spikes of timestep t, int8 `[B, C, H, W]`."""
         place, shift = divmod(t * self.width, 8)
         return ((self._bytes[place] >> shift) & (2**self.width - 1)).to(torch.int8) + self.lowest
 
     def fired(self, steps: int) -> int:
-        """Spikes of all neurons in the first `steps` timesteps; a -1 counts as one, a graded one as its bits that are set."""
+        """Return the spikes of all neurons in the first `steps` timesteps.
+
+        A -1 counts as one, a graded spike as the number of its bits that are set.
+        """
         return sum(
             int(((self[t] >> bit) & 1).sum().item())
             for t in range(steps)
@@ -93,11 +106,11 @@ class SpikeTrain:
         )
 
     def total(self, steps: int) -> Tensor:
-        """Net spikes of each neuron in the first `steps` timesteps, int32 [B, C, H, W]."""
-        found = self[0].to(torch.int32)
+        """Return the net spikes of each neuron in `steps` timesteps, int32 `[B, C, H, W]`."""
+        counts = self[0].to(torch.int32)
         for t in range(1, steps):
-            found += self[t]
-        return found
+            counts += self[t]
+        return counts
 
 
 def step(
@@ -107,7 +120,11 @@ def step(
     membrane: Membrane,
     adjust: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """A layer's spikes at the membrane's timestep, int8 [B, C, H, W]; x is its input, or the stem's current."""
+    """Return a layer's spikes at the membrane's timestep, int8 `[B, C, H, W]`.
+
+    Args:
+        x: its input, or the stem's current.
+    """
     if isinstance(x, Tensor):
         return layer.run(x, None, membrane, window=1, adjust=adjust)[0]
     t = membrane.t
@@ -120,26 +137,27 @@ def causal(
     layer: SpikingConv,
     x: Tensor | SpikeTrain,
     shortcut: SpikeTrain | None,
-    wanted: Tensor,
+    target: Tensor,
     steps: int,
     settings: Settings | None,
 ) -> tuple[SpikingConv, SpikeTrain]:
-    """Calibrates and runs one layer; without settings it runs it as it is.
+    """Calibrate and run one layer; without settings, run it as it is.
 
     Args:
-        layer: with the ANN's bias, [1, C].
+        layer: with the ANN's bias, `[1, C]`.
         x, shortcut: spikes of its sources, at least `steps` timesteps; for the stem, x is its
             constant current.
-        wanted: the ANN's activation in the layer's own units, [B, C, H, W].
+        target: the ANN's activation in the layer's own units, `[B, C, H, W]`.
 
-    Returns the layer with bias [rows + 1, C], and its spikes of `steps` timesteps.
+    Returns:
+        The layer with bias `[rows + 1, C]`, and its spikes of `steps` timesteps.
     """
     membrane, spikes = (
-        layer.membrane(len(wanted), wanted.shape[2], wanted.shape[3], steps),
+        layer.membrane(len(target), target.shape[2], target.shape[3], steps),
         SpikeTrain(layer),
     )
     if settings is not None:
-        layer = _match(layer, x, shortcut, wanted, membrane, spikes, settings)
+        layer = _match(layer, x, shortcut, target, membrane, spikes, settings)
     while len(spikes) < steps:
         spikes.append(step(layer, x, shortcut, membrane))
     return layer, spikes
@@ -149,15 +167,18 @@ def _match(
     layer: SpikingConv,
     x: Tensor | SpikeTrain,
     shortcut: SpikeTrain | None,
-    wanted: Tensor,
+    target: Tensor,
     membrane: Membrane,
     spikes: SpikeTrain,
     settings: Settings,
 ) -> SpikingConv:
-    """The layer with a bias for each of the first `rows` timesteps, which are run and added to `spikes`."""
+    """Return the layer with a bias for each of the first `rows` timesteps, and one for later ones.
+
+    The timesteps are run and added to `spikes`.
+    """
     theta = layer.threshold.float()
-    sampled = _sample(wanted, settings)
-    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.max_level).mean(1)
+    sampled = _sample(target, settings)
+    rate = (_by_channel(target, sampled) / theta[:, None]).clamp_max(layer.max_level).mean(1)
     fired = torch.zeros_like(rate)
     shifts: list[Tensor] = []
     for t in range(settings.rows):
@@ -182,25 +203,26 @@ def limit(
     layer: SpikingConv,
     x: Tensor,
     shortcut: Tensor | None,
-    wanted: Tensor,
+    target: Tensor,
     settings: Settings,
     constant: bool = False,
 ) -> tuple[SpikingConv, Tensor]:
-    """Sets the bias of the timesteps after the calibrated rows to the one that is right in the limit of many timesteps.
+    """Set the bias after the calibrated rows to the one that is right after many timesteps.
 
     Args:
-        layer: with bias [rows + 1, C]; its row for later timesteps is replaced.
-        x, shortcut: limits of its sources' firing rates, float [B, C, H, W]; with `constant`, x is
-            the stem's current.
-        wanted: the ANN's activation in the layer's own units, [B, C, H, W].
+        layer: with bias `[rows + 1, C]`; its row for later timesteps is replaced.
+        x, shortcut: limits of its sources' firing rates, float `[B, C, H, W]`; with `constant`, x
+            is the stem's current.
+        target: the ANN's activation in the layer's own units, `[B, C, H, W]`.
 
-    Returns the layer, and its own limit, spikes per timestep, float [B, C, H, W].
+    Returns:
+        The layer, and its own limit in spikes per timestep, float `[B, C, H, W]`.
     """
     theta = layer.threshold.float()
     ending = replace(layer, bias=layer.bias[-1:], v_init=torch.zeros_like(layer.v_init))
     z = ending.accumulated_input(x, shortcut, 1, constant).float().div_(theta.view(-1, 1, 1))
-    sampled = _sample(wanted, replace(settings, sample=_LIMIT_SAMPLE))
-    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(layer.max_level).mean(1)
+    sampled = _sample(target, replace(settings, sample=_LIMIT_SAMPLE))
+    rate = (_by_channel(target, sampled) / theta[:, None]).clamp_max(layer.max_level).mean(1)
     shift = _rate_shift(_by_channel(z, sampled), layer.max_level, rate) * theta
     shift = shift.round() if layer.integer else shift
     bias = torch.cat([layer.bias[:-1], layer.bias[-1:] + shift.to(layer.bias.dtype)])
@@ -209,24 +231,28 @@ def limit(
 
 
 def layerwise(
-    layer: SpikingConv, charges: Mapping[int, Tensor], wanted: Tensor, settings: Settings
+    layer: SpikingConv, inputs: Mapping[int, Tensor], target: Tensor, settings: Settings
 ) -> SpikingConv:
-    """Calibrates one layer whose charges [B, C, H, W] after some numbers of timesteps are given, with the ANN's bias in them.
+    """Calibrate one layerwise layer.
 
-    Returns the layer with one bias row for each timestep up to the largest of them, and one behind
-    for the timesteps after.
+    Args:
+        inputs: accumulated input `[B, C, H, W]` by number of timesteps, the ANN's bias included.
+        target: the ANN's activation in the layer's own units, `[B, C, H, W]`.
+
+    Returns:
+        The layer with one bias row for each timestep up to the largest number, and one more for the
+        timesteps after.
     """
     theta = layer.threshold.float()
-    sampled = _sample(wanted, settings)
-    rate = (_by_channel(wanted, sampled) / theta[:, None]).clamp_max(1).mean(1)
+    sampled = _sample(target, settings)
+    rate = (_by_channel(target, sampled) / theta[:, None]).clamp_max(1).mean(1)
     rows: list[Tensor] = []
     given = torch.zeros_like(theta)
-    for mark, charge in sorted(charges.items()):
-        shift = (
-            _charge_shift(_by_channel(charge, sampled) / theta[:, None], mark, mark * rate) * theta
-        )
-        total = mark * layer.bias[0].float() + shift
-        steps = mark - len(rows)
+    for timesteps, accumulated in sorted(inputs.items()):
+        levels = _by_channel(accumulated, sampled) / theta[:, None]
+        shift = _count_shift(levels, timesteps, timesteps * rate) * theta
+        total = timesteps * layer.bias[0].float() + shift
+        steps = timesteps - len(rows)
         sums = [given + (total - given) * done / steps for done in range(steps + 1)]
         sums = [value.round() for value in sums] if layer.integer else sums
         rows += [after - before for before, after in itertools.pairwise(sums)]
@@ -243,24 +269,25 @@ def _sample(activations: Tensor, settings: Settings) -> Tensor:
 
 
 def _by_channel(values: Tensor, sampled: Tensor) -> Tensor:
-    """Sampled values of each channel, float [C, n], of [B, C, H, W]."""
+    """Return the sampled values of each channel, float `[C, n]`, of `[B, C, H, W]`."""
     return values.permute(0, 2, 3, 1).flatten(0, 2)[sampled].float().T.contiguous()
 
 
-def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, most: int) -> Tensor:
-    """The smallest shift [C], in thresholds, whose mean spikes are nearest to `missing` [C].
+def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, max_level: int) -> Tensor:
+    """Return the smallest shift `[C]` whose mean spikes are nearest to `missing` `[C]`.
 
-    potential [C, n] in thresholds; owing [C, n] marks the neurons that would take a spike back
-    under zero (`signed`).
+    Args:
+        potential: in thresholds, as the shift, `[C, n]`.
+        owing: neurons that would take a spike back under zero (`signed`), bool `[C, n]`.
     """
     span, count = len(_GRID) // 2, potential.shape[1]
     # By histogram instead of sorting, which takes longer; multiplying by a power of two is exact.
     steps = (potential * _FINE).floor_()
     grid = torch.arange(-span, span + 1)
-    reached = _at_least(steps, -span, _FINE * most + span)
+    reached = _at_least(steps, -span, _FINE * max_level + span)
     # A graded spike of k is k thresholds passed.
     fires = sum(
-        (reached[:, _FINE * k - grid + span] for k in range(1, most + 1)),
+        (reached[:, _FINE * k - grid + span] for k in range(1, max_level + 1)),
         torch.zeros((), dtype=torch.int64),
     )
     if owing is not None:
@@ -270,7 +297,11 @@ def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, most: int) 
 
 
 def _at_least(values: Tensor, low: int, high: int) -> Tensor:
-    """How many of the whole numbers `values` [C, n] are at least low, low + 1, ..., high: [C, high - low + 1]."""
+    """Count the whole numbers `values` `[C, n]` that are at least low, low + 1, ..., high.
+
+    Returns:
+        int64 `[C, high - low + 1]`.
+    """
     bins = high - low + 2
     index = values.clamp(low - 1, high).long() - (low - 1)
     index += torch.arange(len(values))[:, None] * bins
@@ -278,25 +309,31 @@ def _at_least(values: Tensor, low: int, high: int) -> Tensor:
     return counts.flip(1).cumsum(1).flip(1)[:, 1:]
 
 
-def _charge_shift(charge: Tensor, timesteps: int, wanted: Tensor) -> Tensor:
-    """The smallest shift [C], in thresholds, for which the mean count clip(floor(charge), 0, T) is nearest to `wanted` [C]."""
-    counts = [(charge + shift).floor_().clamp_(0, timesteps).mean(1) for shift in _GRID]
-    return _nearest(_GRID.expand(len(charge), -1), torch.stack(counts, 1), wanted)
+def _count_shift(accumulated: Tensor, timesteps: int, target: Tensor) -> Tensor:
+    """Return the smallest shift `[C]`, in thresholds, whose mean count is nearest to the target.
+
+    The count is clip(floor(accumulated), 0, T).
+    """
+    counts = [(accumulated + shift).floor_().clamp_(0, timesteps).mean(1) for shift in _GRID]
+    return _nearest(_GRID.expand(len(accumulated), -1), torch.stack(counts, 1), target)
 
 
-def _rate_shift(rates: Tensor, most: int, wanted: Tensor) -> Tensor:
-    """The shift [C], in thresholds, with which the mean of clip(rates, 0, most) is `wanted` [C]; rates [C, n]. By bisection."""
+def _rate_shift(rates: Tensor, max_level: int, target: Tensor) -> Tensor:
+    """Return the shift `[C]` with which the mean of clip(rates, 0, max_level) is the target.
+
+    By bisection; rates `[C, n]` and the shift are in thresholds.
+    """
     low = -rates.amax(1)
-    high = most - rates.amin(1)
+    high = max_level - rates.amin(1)
     for _ in range(24):
         middle = (low + high) / 2
-        less = (rates + middle[:, None]).clamp_(0, most).mean(1) < wanted
+        less = (rates + middle[:, None]).clamp_(0, max_level).mean(1) < target
         low, high = torch.where(less, middle, low), torch.where(less, high, middle)
     return (low + high) / 2
 
 
-def _nearest(grid: Tensor, found: Tensor, wanted: Tensor) -> Tensor:
+def _nearest(grid: Tensor, means: Tensor, target: Tensor) -> Tensor:
     # The tie-break prefers the shift nearest to zero; it is far under the 1/4096 of a spike that
     # the sample can tell apart.
-    best = ((found - wanted[:, None]).abs() + 1e-6 * grid.abs()).argmin(1)
+    best = ((means - target[:, None]).abs() + 1e-6 * grid.abs()).argmin(1)
     return grid[0][best]

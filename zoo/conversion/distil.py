@@ -1,4 +1,6 @@
-"""Tuning the ANN for the few levels of a layerwise network, before it is converted: distillation from itself, without labels.
+"""Tune the ANN for the few levels of a layerwise network, before it is converted.
+
+It is distilled from itself, without labels.
 
 After T timesteps a layerwise neuron has one of T + 1 values, so the network is the ANN with each
 ReLU replaced by
@@ -60,24 +62,27 @@ def distil(
     shift: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """The checkpoint and the thresholds theta [C], tuned for a layerwise network of `timesteps`.
+    """Tune weights, biases and thresholds for a layerwise network of `timesteps`.
 
     Weights and biases of all layers but the classifier, and the log-thresholds, take `steps` steps
-    of Adam under a cosine with warm-up. What comes back has the source's name and sha256 but is no
-    ANN any more: its activations with ReLU mean nothing, and biases matched to them undo the tuning
-    (ResNet-56, T = 8, 1,000 held-out images: the ANN's prediction for 94.5 % of them, for 97.8 %
-    with biases as they are). The same seed and number of threads give the same values.
+    of Adam under a cosine with warm-up. The same seed and number of threads give the same values.
 
     Args:
-        theta: threshold [C] of each layer to begin with, in ANN units; best `thresholds.mmse` with
-            `timesteps` levels.
-        pixels: training images, uint8 [N, C, H, W].
+        theta: threshold `[C]` of each layer to begin with, in ANN units; best `thresholds.mmse`
+            with `timesteps` levels.
+        pixels: training images, uint8 `[N, C, H, W]`.
         mean, std: per colour channel, for pixels in 0 to 1.
         rate: of weights and biases at its highest; thresholds take 5 times as much. Deep networks
             want less (ResNet-20: 4e-4, ResNet-56: 1e-4; at 4e-4 the latter ends further from the
             ANN, at 1e-3 far off).
         mirror, shift: the augmentation, as in `zoo.training.trainer.Plan`.
         progress: called with steps done and steps in all.
+
+    Returns:
+        The tuned checkpoint and thresholds. The checkpoint has the source's name and sha256 but is
+        no ANN any more: its activations with ReLU mean nothing, and biases matched to them undo the
+        tuning (ResNet-56, T = 8, 1,000 held-out images: the ANN's prediction for 94.5 % of them,
+        for 97.8 % with biases as they are).
 
     Raises:
         UsageError: no images, or timesteps, steps or batch_size under 1.
@@ -142,20 +147,20 @@ def _loss(
     def study(layer: Layer, z: Tensor) -> Tensor:
         activation: Tensor = Quantise.apply(z, log_theta[layer.name], timesteps)
         if layer.name in blocks:
-            wanted = blocks.pop(layer.name)
+            target = blocks.pop(layer.name)
             errors.append(
-                (activation - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12)
+                (activation - target).square().mean() / target.square().mean().clamp_min(1e-12)
             )
         return activation
 
     with torch.no_grad():
-        wanted = ann_forward(net, params, images, teach)
-    found = ann_forward(net, tuned, images, study)
-    return (found - wanted).square().mean() + _BLOCKS * torch.stack(errors).mean()
+        target = ann_forward(net, params, images, teach)
+    logits = ann_forward(net, tuned, images, study)
+    return (logits - target).square().mean() + _BLOCKS * torch.stack(errors).mean()
 
 
 def _draws(images: int, size: int, steps: int, generator: torch.Generator) -> list[Tensor]:
-    """Rows of each step's batch: one random order of all images after the other."""
+    """Return the rows of each step's batch: one random order of all images after the other."""
     needed = steps * size
     rounds = -(-needed // images)
     order = torch.cat([torch.randperm(images, generator=generator) for _ in range(rounds)])

@@ -1,4 +1,7 @@
-"""The inputs of a conversion: normalisation, preprocessing and labels, from what the checkpoint says."""
+"""Resolve the inputs of a conversion: normalisation, preprocessing and labels.
+
+What is not given comes from the checkpoint.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The read-out of a network that was built: its delay, and whether it agrees with the ANN."""
+"""Choose the read-out's delay of a network that was built, and compare it with the ANN."""
 
 from __future__ import annotations
 

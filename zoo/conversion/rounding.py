@@ -1,10 +1,10 @@
-"""Rounding a layer's weights to int8 so that its output, not each weight, stays closest to the float layer's.
+"""Round a layer's weights to int8 so that its output, not each weight, stays closest.
 
 Error feedback (GPTQ, Frantar et al., arXiv:2210.17323): weights are rounded one input after
 another, and what each rounding does to the output is taken back by the inputs not rounded yet, as
-far as they are correlated with it. With x the inputs of one position (firing rates, 0 to 1) and H =
-cov(x) + damping, this minimises E |(w - w_q) . (x - E x)|^2 greedily; what is left of the mean goes
-into the bias.
+far as they are correlated with it. With x the inputs of one position (firing rates, 0 to 1) and
+H = cov(x) + damping, this minimises E |(w - w_q) . (x - E x)|^2 greedily; what is left of the mean
+goes into the bias.
 """
 
 from __future__ import annotations
@@ -28,25 +28,37 @@ _BLOCK = 64
 def patches(
     x: Tensor, kernel: int, stride: int, padding: int, generator: torch.Generator
 ) -> Tensor:
-    """Inputs [n, Cin k k] of about 16,384 random output positions of a convolution over x [B, Cin, H, W]."""
+    """Return inputs of about 16,384 random output positions of a convolution.
+
+    Args:
+        x: input of the convolution, `[B, Cin, H, W]`.
+
+    Returns:
+        `[n, Cin k k]`, the same number from every image.
+    """
     per_image = max(1, _PATCHES // len(x))
-    found = []
+    inputs = []
     for image in x.split(16):
         columns = F.unfold(image, kernel, padding=padding, stride=stride)
         chosen = torch.randperm(columns.shape[2], generator=generator)[:per_image]
-        found.append(columns[:, :, chosen].transpose(1, 2).flatten(0, 1))
-    return torch.cat(found)
+        inputs.append(columns[:, :, chosen].transpose(1, 2).flatten(0, 1))
+    return torch.cat(inputs)
 
 
 def round_to_int8(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Rounds weights [Cout, K], given in units of their scale, on inputs [n, K].
+    """Round weights on inputs.
 
-    Returns int8 [Cout, K] and what to add to the bias, float [Cout], in the same units, so that the
-    mean output stays.
+    Args:
+        weight: float `[Cout, K]`, in units of their scale.
+        inputs: float `[n, K]`.
+
+    Returns:
+        The weights, int8 `[Cout, K]`, and the shift of the bias that keeps the mean output, float
+        `[Cout]`, in the same units.
     """
     mean = inputs.double().mean(0)
-    centred = inputs.double() - mean
-    moments = centred.T @ centred / len(inputs)
+    centered = inputs.double() - mean
+    moments = centered.T @ centered / len(inputs)
     moments.diagonal().add_(_DAMPING * moments.diagonal().mean().clamp_min(1e-9))
     order = moments.diagonal().argsort(descending=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments[order][:, order]))

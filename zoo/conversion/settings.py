@@ -1,4 +1,4 @@
-"""What a conversion is asked for: the kind of network, and a method's settings with bounds."""
+"""The request of a conversion: the kind of network, and a method's settings with bounds."""
 
 from __future__ import annotations
 
@@ -168,6 +168,6 @@ class CalibratedSettings(MethodSettings):
 
     def parameters(self) -> dict[str, Value]:
         """Return the settings as config.json holds them, `stem` and `bits` last."""
-        found = super().parameters()
-        last = {name: found.pop(name) for name in ("stem", "bits") if name in found}
-        return found | last
+        first = super().parameters()
+        last = {name: first.pop(name) for name in ("stem", "bits") if name in first}
+        return first | last

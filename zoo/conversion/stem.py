@@ -1,11 +1,11 @@
-"""Several neurons for each channel of the stem, out of step, so that a channel has more levels than it has timesteps.
+"""Split each channel of the stem into several neurons, out of step, for more levels.
 
 After T timesteps a layerwise neuron has one of T + 1 values. What the stem rounds away every other
-layer lacks, and its rounding does most harm: ResNet-50, T = 32, 1,000 images of ImageNet: ANN 81.6
-%, spiking 79.9, with four neurons a channel 81.2 (benchmarks/results/imagenet). n neurons with the
-same input z, whose potentials begin (2 i + 1) / (2 n) of a threshold theta above zero, i = 0 ... n
-- 1, instead of one at 1/2, have between them the n T + 1 values of a neuron with n times the
-timesteps, because (Hermite's identity)
+layer lacks, and its rounding does most harm: ResNet-50, T = 32, 1,000 images of ImageNet:
+ANN 81.6 %, spiking 79.9, with four neurons a channel 81.2 (benchmarks/results/imagenet). n neurons
+with the same input z, whose potentials begin (2 i + 1) / (2 n) of a threshold theta above zero,
+i = 0 ... n - 1, instead of one at 1/2, have between them the n T + 1 values of a neuron with
+n times the timesteps, because (Hermite's identity)
 
     sum_i floor(T z / theta + (2 i + 1) / (2 n)) = floor(n T z / theta + 1/2).
 
@@ -27,17 +27,20 @@ from zoo.networks.topology import Topology
 def split_stem(
     net: Topology, params: Mapping[str, Tensor], theta: Tensor, copies: int, timesteps: int
 ) -> dict[str, Tensor]:
-    """The parameters of `zoo.networks.topology.with_stem(net, copies)` that compute what `params` compute in `net`, but for the kink of
-    ReLU.
+    """Return the parameters of `zoo.networks.topology.with_stem(net, copies)`.
+
+    They compute what `params` compute in `net`, but for the kink of ReLU.
 
     Args:
         params: float, as `zoo.networks.resnet.ann_forward` takes them; what does not touch the stem
             is passed on, not copied.
-        theta: threshold [C] of the stem, float, in ANN units.
+        theta: threshold `[C]` of the stem, float, in ANN units.
+        copies: neurons for each channel.
         timesteps: that the network will run.
 
-    The stem's C channels become copies C, copy after copy: weight [copies C, Cin, k, k], bias
-    [copies C]; its readers' weights [Cout, copies C, k, k].
+    Returns:
+        The stem's C channels become copies C, copy after copy: weight `[copies C, Cin, k, k]`, bias
+        `[copies C]`; its readers' weights `[Cout, copies C, k, k]`.
     """
     stem = net.layers[0].name
     wide = dict(params)

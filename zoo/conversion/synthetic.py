@@ -1,12 +1,14 @@
-"""Calibration images out of a checkpoint's own BatchNorm statistics, for a network whose training images are not at hand.
+"""Make calibration images from a checkpoint's own BatchNorm statistics.
+
+For a network whose training images are not at hand.
 
 Each convolution c of a trained network was followed by a BatchNorm that recorded the mean m[c] and
 standard deviation s[c], per channel, of what the convolution delivers on training images
 (`zoo.networks.batchnorm.recorded_moments`). Images x, a batch at a time, are moved from noise to
 where a batch delivers the same,
 
-    min over x of  mean over convolutions and channels of  ((mean(c(x)) - m)^2 + (std(c(x)) - s)^2)
-    / (s^2 + s'^2 / 1000)
+    min over x of  mean over convolutions and channels of
+                       ((mean(c(x)) - m)^2 + (std(c(x)) - s)^2) / (s^2 + s'^2 / 1000)
                    + 10 * mean of what leaves the range of a pixel, 0 to 1, squared,
 
 with s'^2 the mean of s^2 over the channels of a convolution, so that a dead channel does not
@@ -60,14 +62,16 @@ def make_images(
     seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
-    """Images, without labels, that drive the network as its training images did; the same arguments give the same images.
+    """Return images, without labels, that drive the network as its training images did.
+
+    The same arguments give the same images.
 
     Args:
         size: channels, height and width.
         mean, std: of the network's training, per channel, for pixels in 0 to 1.
-        images: how many.
+        images: number of images.
         steps, rate: of Adam; with 0 steps they stay the noise they begin as.
-        progress: called with the steps taken and all there are.
+        progress: called with steps done and steps in all.
 
     Raises:
         UsageError: the checkpoint has no BatchNorm statistics, or no image could be made to match
@@ -84,9 +88,9 @@ def make_images(
         torch.tensor(std).float().view(-1, 1, 1),
     )
     generator = torch.Generator().manual_seed(seed)
-    most = max(_FEWEST, min(128, _PIXELS // (size[1] * size[2])))
-    counts = [len(part) for part in np.array_split(np.arange(images), math.ceil(images / most))]
-    made = []
+    largest = max(_FEWEST, min(128, _PIXELS // (size[1] * size[2])))
+    counts = [len(part) for part in np.array_split(np.arange(images), math.ceil(images / largest))]
+    batches = []
     for index, count in enumerate(counts):
 
         def taken(step: int, before: int = index * steps) -> None:
@@ -94,16 +98,22 @@ def make_images(
                 progress(before + step, len(counts) * steps)
 
         pixels = pink_noise(count, size, generator)
-        made.append(_matched(checkpoint, moments, pixels, *per_channel, steps, rate, taken))
+        batches.append(_matched(checkpoint, moments, pixels, *per_channel, steps, rate, taken))
     shape = f"{size[1]}x{size[2]}x{size[0]}"
-    description = f"{images} images of {shape} made from BatchNorm statistics in {steps} steps with seed {seed}"
+    description = (
+        f"{images} images of {shape} made from BatchNorm statistics in {steps} steps with seed "
+        f"{seed}"
+    )
     return unlabelled(
-        torch.cat(made).permute(0, 2, 3, 1).contiguous().numpy(), description, checkpoint.name
+        torch.cat(batches).permute(0, 2, 3, 1).contiguous().numpy(), description, checkpoint.name
     )
 
 
 def pink_noise(count: int, size: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """Noise [count, C, H, W] about the middle of a pixel's range whose amplitude falls with the frequency, nearly grey."""
+    """Return noise `[count, C, H, W]` about the middle of a pixel's range, nearly grey.
+
+    Its amplitude falls with the frequency.
+    """
     _, height, width = size
     frequency = (
         torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.fftfreq(width)[None] ** 2
@@ -120,26 +130,30 @@ def pink_noise(count: int, size: tuple[int, int, int], generator: torch.Generato
 def mismatch(
     net: Topology, params: Mapping[str, Tensor], moments: Mapping[str, Moments], image: Tensor
 ) -> Tensor:
-    """How far a batch of normalised images [B, C, H, W] is from recorded statistics: the mean above, 0 where it meets them."""
-    found: list[Tensor] = []
+    """Return how far a batch of normalised images `[B, C, H, W]` is from recorded statistics.
+
+    It is the mean in the module's docstring, 0 where they meet the statistics.
+    """
+    errors: list[Tensor] = []
 
     def compare(name: str, z: Tensor) -> None:
-        wanted = moments[name]
-        unit = wanted.std.square() + _FLOOR * wanted.std.square().mean() + 1e-12
+        recorded = moments[name]
+        unit = recorded.std.square() + _FLOOR * recorded.std.square().mean() + 1e-12
         z = z.float()
         var, mean = torch.var_mean(z, (0, 2, 3), correction=0)
         # The root of zero has no gradient.
-        deviation, target = (var + 1e-6 * unit).sqrt(), (wanted.std.square() + 1e-6 * unit).sqrt()
-        found.append(
-            (((mean - wanted.mean).square() + (deviation - target).square()) / unit).mean()
+        deviation = (var + 1e-6 * unit).sqrt()
+        target = (recorded.std.square() + 1e-6 * unit).sqrt()
+        errors.append(
+            (((mean - recorded.mean).square() + (deviation - target).square()) / unit).mean()
         )
 
     ann_forward(net, params, image, lambda layer, z: _activation(layer, params, z), compare)
-    return torch.stack(found).mean()
+    return torch.stack(errors).mean()
 
 
 def _activation(layer: Layer, params: Mapping[str, Tensor], z: Tensor) -> Tensor:
-    """As `zoo.networks.resnet.activate`, with a gradient where activations are quantised."""
+    """Return what `zoo.networks.resnet.activate` returns, with a gradient if it is quantised."""
     if "levels" not in params:
         return F.relu(z)
     activation: Tensor = Quantise.apply(
@@ -158,16 +172,16 @@ def _matched(
     rate: float,
     taken: Callable[[int], None],
 ) -> Tensor:
-    """The images [B, C, H, W] moved to where they match, as uint8."""
+    """Return the images moved to where they match, uint8 `[B, C, H, W]`."""
     image = ((pixels - mean) / std).requires_grad_(True)
-    optimiser = torch.optim.Adam([image], lr=rate)
+    optimizer = torch.optim.Adam([image], lr=rate)
     for step in range(steps):
-        optimiser.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         now = image * std + mean
         outside = (F.relu(-now) + F.relu(now - 1)).square().mean()
         (mismatch(checkpoint.net, checkpoint.params, moments, image) + 10 * outside).backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         taken(step + 1)
     if not torch.isfinite(image).all():
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Where thresholds come from: rules that take a sample of the ANN's activations, run it, or ask its BatchNorm statistics alone.
+"""Choose thresholds: from a sample of the ANN's activations, by running it, or from BatchNorm.
 
 A threshold is in ANN units: a spike of a neuron with threshold theta is worth theta, so T timesteps
 can represent 0, theta/T, ... theta.
@@ -35,14 +35,20 @@ def sample_activations(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Activations after each ReLU at random positions: float [C, about SAMPLE] per layer, the same number from every image.
+    """Return activations after each ReLU at random positions, the same number from every image.
 
-    batches: normalised float images [B, C, H, W], `images` in all.
+    Args:
+        batches: normalised float images `[B, C, H, W]`.
+        images: how many they are in all.
+        progress: called with the images done.
+
+    Returns:
+        float `[C, about SAMPLE]` by layer.
     """
     generator = torch.Generator().manual_seed(seed)
     sample: dict[str, list[Tensor]] = {layer.name: [] for layer in net.layers}
 
-    def visit(layer: Layer, z: Tensor) -> Tensor:
+    def on_layer(layer: Layer, z: Tensor) -> Tensor:
         activation = activate(layer, params, z)
         flat = activation.permute(1, 0, 2, 3).flatten(2)
         per_image = max(1, SAMPLE // images)
@@ -53,7 +59,7 @@ def sample_activations(
 
     done = 0
     for batch in batches:
-        ann_forward(net, params, batch, visit)
+        ann_forward(net, params, batch, on_layer)
         done += len(batch)
         if progress is not None:
             progress(done)
@@ -61,18 +67,18 @@ def sample_activations(
 
 
 def percentile(sample: Tensor, share: float, *, per_channel: bool) -> Tensor:
-    """The activation [C] that `share` of the sample stays under: Hu et al.
+    """Return the activation `[C]` that `share` of the sample stays under.
 
-    sort all values and take index floor(share * n).
+    Hu et al. sort all values and take index floor(share * n).
     """
     values = sample if per_channel else sample.reshape(1, -1)
     index = min(int(share * values.shape[1]), values.shape[1] - 1)
-    found = values.kthvalue(index + 1, dim=1).values.clamp_min(1e-6)
-    return found.expand(len(sample)).clone()
+    theta = values.kthvalue(index + 1, dim=1).values.clamp_min(1e-6)
+    return theta.expand(len(sample)).clone()
 
 
 def mmse(sample: Tensor, levels: int, grid: int = 64) -> Tensor:
-    """The threshold [C] with the least squared error of `levels` evenly spaced spikes counts.
+    """Return the threshold `[C]` of least squared error at `levels` evenly spaced spike counts.
 
     Minimises E (x - theta/N clip(floor(N x/theta + 1/2), 0, N))^2 over `grid` candidates between
     the maximum and 1/grid of it (Li et al., arXiv:2106.06984, eq. 11).
@@ -97,29 +103,31 @@ def local_threshold_balancing(
     batches: Iterable[Tensor],
     channels: Mapping[str, int],
 ) -> dict[str, Tensor]:
-    """theta_c += 2 E[(z - theta_c) 1(z > theta_c)], all layers at once while the clipped ANN runs (Bu, Li and Yu, CVPR 2025,
-    eq. 17).
+    """Return the thresholds `[C]` of local threshold balancing, by layer.
+
+    theta_c += 2 E[(z - theta_c) 1(z > theta_c)], all layers at once while the clipped ANN runs
+    (Bu, Li and Yu, CVPR 2025, eq. 17).
 
     There is no interior minimum: theta grows towards the maximum, and the number of batches is what
     decides.
     """
     theta = {name: torch.zeros(channels[name]) for name in (layer.name for layer in net.layers)}
 
-    def visit(layer: Layer, z: Tensor) -> Tensor:
+    def on_layer(layer: Layer, z: Tensor) -> Tensor:
         over = (z - theta[layer.name].view(-1, 1, 1)).clamp_min_(0)
         theta[layer.name] += 2 * over.mean((0, 2, 3))
         return torch.minimum(z.clamp_min(0), theta[layer.name].view(-1, 1, 1))
 
     for batch in batches:
-        ann_forward(net, params, batch, visit)
+        ann_forward(net, params, batch, on_layer)
     return {name: value.clamp_min(1e-6) for name, value in theta.items()}
 
 
 def gaussian(mean: Tensor, std: Tensor, levels: int) -> Tensor:
-    """What `mmse` finds on pre-activations that are normal, float64 [C]: the root of the error's derivative, by bisection.
+    """Return the threshold that `mmse` finds on normal pre-activations, float64 `[C]`.
 
-    With c_i = (i - 1/2) theta / N, e_i = erfc((c_i - mean) / (sqrt(2) std)), g_i = exp(-(c_i -
-    mean)^2 / (2 std^2)) it is where
+    It is the root of the error's derivative, by bisection. With c_i = (i - 1/2) theta / N,
+    e_i = erfc((c_i - mean) / (sqrt(2) std)), g_i = exp(-(c_i - mean)^2 / (2 std^2)) it is where
 
         mean sum e_i + std sqrt(2 / pi) sum g_i = theta / N sum (2i - 1) e_i
 
@@ -141,7 +149,9 @@ def gaussian(mean: Tensor, std: Tensor, levels: int) -> Tensor:
 
 
 def from_moments(net: Topology, moments: Mapping[str, Moments], levels: int) -> dict[str, Tensor]:
-    """theta [C] of each layer without any image: `gaussian` of what reaches its neurons.
+    """Return the threshold `[C]` of each layer without any image.
+
+    It is `gaussian` of the distribution that reaches its neurons.
 
     A convolution delivers what BatchNorm recorded, mean beta and deviation |gamma|; an identity
     shortcut delivers a normal value behind a ReLU. What meets in a neuron is taken to be
@@ -184,7 +194,7 @@ class Activations:
 
     @cached_property
     def sample(self) -> dict[str, Tensor]:
-        """Activations drawn from each layer, `[C, N]`."""
+        """Return activations drawn from each layer, `[C, N]`."""
         count, job = len(self.job.pixels), self.job
         return sample_activations(
             job.checkpoint.net,

@@ -54,7 +54,7 @@ _STRANGERS = (
 
 @dataclass(frozen=True)
 class Origin:
-    """What the origin of a checkpoint states about it; None where it states nothing.
+    """Facts about a checkpoint that its origin states; None where it states nothing.
 
     Attributes:
         revision: commit on a hub.
@@ -192,9 +192,9 @@ def training_of(path: Path, sha256: str) -> TrainingConfig | None:
 
 
 def remember_source(sha256: str, path: Path) -> None:
-    """Note where a checkpoint lies, for `find_source`; a hint, so a cache that is read-only is fine.
+    """Note where a checkpoint lies, for `find_source`, so that an evaluation measures the ANN too.
 
-    With it, evaluating a conversion measures the ANN too.
+    It is a hint: a cache that cannot be written is no error.
     """
     with contextlib.suppress(OSError):
         folder = cache_folder() / "sources"
