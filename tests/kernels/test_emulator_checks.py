@@ -189,6 +189,7 @@ PROXY, BARRIER = "fence.proxy.async.shared::cta;", "bar.sync 0;"
     [
         (B + PROXY + BARRIER + FENCE + wgmma(FOUR, SPREAD) + COMMIT + WAIT.format(0), None),
         (B + BARRIER + FENCE + wgmma(FOUR, SPREAD), "without a proxy fence"),
+        (B + PROXY + FENCE + wgmma(FOUR, SPREAD), "since the last barrier"),
         ("mov.b64 %rd2, 0; mov.pred %p1, 0;" + FENCE + wgmma(FOUR, SPREAD), "uninitialized"),
         (
             B + PROXY + BARRIER + FENCE + wgmma(FOUR, SPREAD) + COMMIT + "st.shared.b16 [%r51], 0;",

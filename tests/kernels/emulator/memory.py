@@ -224,12 +224,11 @@ class SharedMemory:
         if self.checks:
             self._unfenced[:] = False
 
-    def operand(self, index: Value, groups: Value) -> Value:
+    def operand(self, index: Value) -> Value:
         """Return the bytes that a wgmma reads, which stay as they are until it is waited for.
 
         Args:
             index: of bytes in `data`, `[warpgroups, rows, 32]`.
-            groups: number of each warpgroup within its program, `[warpgroups]`.
         """
         if self.checks:
             if self._in_flight[index].any():
@@ -239,10 +238,9 @@ class SharedMemory:
             state = self._written[index]
             if (state == 0).any():
                 raise EmulationError("wgmma reads uninitialized shared memory")
-            warp = state - self.epoch
-            own = (warp - 1) // 4 == groups[:, None, None]
-            if ((warp > 0) & ~own).any():
-                raise EmulationError("race: wgmma reads what another warpgroup stores")
+            # A warpgroup is four warps, which only a barrier orders.
+            if (state > self.epoch).any():
+                raise EmulationError("race: wgmma reads what is stored since the last barrier")
             flat = index.reshape(-1)
             np.add.at(self._operand, flat, 1)
             self._wgmma_open.append(flat)

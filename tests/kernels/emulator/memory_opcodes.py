@@ -262,8 +262,7 @@ def _operand(machine: Machine, descriptor: Value, rows: int) -> Value:
     shared = machine.shared
     index = tensor_core.descriptor_index(each[:, 0], rows, shared.size)
     index = index + shared.base.reshape(-1, 128)[:, :1, None]
-    groups = np.arange(len(each)) % (machine.threads // 128)
-    return shared.operand(index, groups).view(np.int8)
+    return shared.operand(index).view(np.int8)
 
 
 @opcode("wgmma", r"wgmma\.(fence|commit_group|wait_group)\.sync\.aligned", f"{_WARPGROUP}: wgmma")

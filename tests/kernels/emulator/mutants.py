@@ -5,10 +5,11 @@
 A mutant is caught where the emulator refuses it or where a result differs from the reference's. Of
 one that survives the report says whether the broken instruction ever computed another value:
 
-* "same value": it never did, so it is equivalent on these inputs (`or` to `xor` of bits that do not
-  overlap);
-* "no race": a barrier, fence, commit or wait without which no check fails: no byte of shared memory
-  and no register was used on both sides of it by different warps or units, one of them writing;
+* "same value": it never did in these runs (`or` to `xor` of bits that do not overlap), so nothing
+  could show it; other inputs might;
+* "no race": a barrier, fence, commit or wait without which no check fails. That is the word of the
+  emulator's own checks: no warp, copy or wgmma met another at one byte or register without it. It
+  is no proof from outside that the checks see everything;
 * "never executed": a store or copy whose guard is false for every thread;
 * "unused value": it did, and no result depends on it; `why` says what was seen in the PTX.
 """
@@ -70,36 +71,23 @@ REPLACED = [
     ("mul.wide.s32", "mul.wide.u32", "sign lost"),
     ("mad.wide.s32", "mad.wide.u32", "sign lost"),
 ]
-# Survivors that compute another value, each looked at in the PTX: all are equivalent.
+_QUOTIENT = (
+    "equivalent: the sign bit of a quotient that is only multiplied by 36 and subtracted, and "
+    "36 * 2**31 is 0 modulo 2**32"
+)
+_SIGN = (
+    "equivalent: only the sign of y | x is read, and y and x of these taps are never below zero at "
+    "once (row 0 goes with column 2)"
+)
+# Survivors that compute another value, each looked at in the PTX: layer and instruction.
 LOOKED_AT = {
-    (
-        "sm_80",
-        "3x3 64->64 identity signed",
-        "shr.u32 %r153, %r152, 31",
-    ): "equivalent: the sign bit of a quotient that is "
-    "only multiplied by 36 and subtracted: 36 * 2**31 is 0 modulo 2**32",
-    (
-        "sm_90",
-        "3x3 64->64 identity signed",
-        "shr.u32 %r143, %r142, 31",
-    ): "equivalent: the sign bit of a quotient that is "
-    "only multiplied by 36 and subtracted: 36 * 2**31 is 0 modulo 2**32",
-    (
-        "sm_90",
-        "3x3 16->16 identity if",
-        "or.b32 %r271, %r267, %r269",
-    ): "equivalent: only the sign of y | x is read, and y "
-    "and x of these taps are never below zero at once (row 0 goes with column 2)",
-    (
-        "sm_90",
-        "3x3 64->64 projection if",
-        "and.b16 %rs49, %rs48, 15",
-    ): "equivalent: bit 0 of the 16 packed predicates is never read, all readers shift by 1 to 15",
-    (
-        "sm_90",
-        "3x3 64->64 projection if",
-        "mov.u32 %r638, 0x0",
-    ): "equivalent: the load that follows has no guard and overwrites the register",
+    ("3x3 64->64 identity signed", "shr.u32 %r153, %r152, 31"): _QUOTIENT,
+    ("3x3 64->64 identity signed", "shr.u32 %r143, %r142, 31"): _QUOTIENT,
+    ("3x3 16->16 identity if", "or.b32 %r271, %r267, %r269"): _SIGN,
+    ("3x3 64->64 projection if", "and.b16 %rs49, %rs48, 15"): "equivalent: bit 0 of the 16 packed "
+    "predicates is never read, all readers shift by 1 to 15",
+    ("3x3 64->64 projection if", "mov.u32 %r638, 0x0"): "equivalent: the load that follows has no "
+    "guard and overwrites the register",
 }
 _ORDERING = (*DROPPED, "cp.async.wait")
 _NO_NUMBER = ("bar", "cp.async.wait", "wgmma", "bra", "shfl", "mov.pred")
@@ -257,7 +245,7 @@ def score(architecture: str, name: str, each: int) -> dict[str, Any]:
             )
     for survivor in survivors:
         if survivor["verdict"] == "unused value":
-            place = (architecture, name, survivor["instruction"])
+            place = (name, survivor["instruction"])
             survivor["why"] = LOOKED_AT.get(place, "not looked at: equivalent, or a hole")
     return {
         "architecture": architecture,
