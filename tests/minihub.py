@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fnmatch
 import hashlib
 import json
 import re
@@ -18,80 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LARGE = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.parquet")
-
-
-@dataclass(frozen=True)
-class File:
-    """A file of a commit: git's hash of it or of its LFS pointer, its sha256, and whether it is large."""
-
-    oid: str
-    sha256: str
-    size: int
-    large: bool
-
-
-@dataclass
-class Repo:
-    """A repository: trees by commit, and names of commits."""
-
-    private: bool = False
-    trees: dict[str, dict[str, File]] = field(default_factory=dict)
-    parents: dict[str, str | None] = field(default_factory=dict)
-    titles: dict[str, str] = field(default_factory=dict)
-    branches: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def head(self) -> str:
-        return self.branches["main"]
-
-    def commit_of(self, revision: str) -> str | None:
-        return (
-            self.branches.get(revision)
-            or self.tags.get(revision)
-            or (revision if revision in self.trees else None)
-        )
-
-
-@dataclass
-class Fault:
-    """What goes wrong with the requests whose "METHOD path" holds `where`, `times` times (-1: always).
-
-    Kinds: a number is answered as that status; `cut` breaks the connection in the middle of a body; `short` sends half of it
-    as if that were all; `flip` changes a byte; `stall` says nothing for `seconds` and hangs up; `late` answers after `seconds`;
-    `lost` does what was asked and hangs up instead of answering; `slow` spreads a body over `seconds`; `endless` never stops
-    sending; `etag` says a hash that is a path; `other-commit` says another commit.
-    """
-
-    where: str
-    kind: str | int
-    times: int = 1
-    seconds: float = 30.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request that came."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-
-    @property
-    def token(self) -> str | None:
-        return self.headers.get("authorization")
-
-
-def git_hash(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+from tests.minihub_data import Fault, File, Repo, Request, git_hash, is_large, node
 
 
 class MiniHub(ThreadingHTTPServer):
@@ -183,12 +115,6 @@ class MiniHub(ThreadingHTTPServer):
         for connection in list(self._open):  # keep-alive connections would go on answering
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-
-
-def is_large(path: str, data: bytes) -> bool:
-    return b"\0" in data[:512] or any(
-        fnmatch.fnmatch(path.rsplit("/", 1)[-1], pattern) for pattern in LARGE
-    )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -528,13 +454,6 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, data, headers | {"Content-Length": str(len(data))})
         else:
             self.send(200, data, headers)
-
-
-def node(path: str, file: File) -> dict[str, Any]:
-    plain = {"type": "file", "oid": file.oid, "size": file.size, "path": path}
-    return plain | (
-        {"lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.large else {}
-    )
 
 
 _NAME = r"(?P<name>[\w.-]+/[\w.-]+)"

@@ -28,7 +28,7 @@ def test_the_example_runs() -> None:
 def test_a_users_file_passes_mypy_strict(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("import zoo\n\nmodel = zoo.load(3)\nmodel.runs\nzoo.list_models(filter=1)\n")
+    wrong.write_text("import zoo\n\nmodel = zoo.load(3)\nmodel.run()\nzoo.list_models(filter=1)\n")
     command = [
         sys.executable,
         "-m",

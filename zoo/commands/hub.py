@@ -77,7 +77,7 @@ def pull_command(
     with terminal.progress(json_output=json_output, of_bytes=True) as progress:
         pulled = registry.pull(
             model,
-            calib=calib,
+            images=calib,
             samples=samples,
             endpoint=endpoint,
             offline=offline,

@@ -183,7 +183,7 @@ def how_to(name: str) -> str:
 def make(
     name: str,
     *,
-    calib: str | Path | None = None,
+    images: str | Path | None = None,
     samples: int | None = None,
     endpoint: str | None = None,
     offline: bool = False,
@@ -196,7 +196,7 @@ def make(
     Two processes that make the same take turns, and the second finds it made. What is killed leaves nothing that could be used.
 
     Args:
-        calib: training images to calibrate on, as `zoo.data.open.open_images` reads them; data-free without.
+        images: training images to calibrate on, as `zoo.data.open.open_images` reads them; data-free without.
         samples: how many of them, or how many to make (default: the recipe's).
         endpoint: another hub than HF_ENDPOINT.
         offline: the checkpoint has to be in its cache.
@@ -210,21 +210,22 @@ def make(
         UsageError: the images cannot be used, or an endpoint for a checkpoint that is not a hub's.
         ZooError: the cache cannot be written.
     """
-    recipe, images = RECIPES[name], None
+    recipe = RECIPES[name]
+    calibration: ImageSet | None = None
     if endpoint is not None and recipe.source.startswith("torchvision:"):
         raise UsageError(
             f"{name} is made from {recipe.source}, which no hub has: leave `endpoint` out"
         )
     count = recipe.samples if samples is None else samples
     key, how = f"{recipe.digest}-data-free-{count}", f"data-free, on {count} images made for it"
-    if calib is not None:
+    if images is not None:
         from zoo.data.open import open_images
 
-        images = open_images(calib, "train")
-        drawn = images.take(count, 0)
+        calibration = open_images(images, "train")
+        drawn = calibration.take(count, 0)
         key, how = (
             f"{recipe.digest}-calib-{len(drawn)}-{drawn.sha256()[:12]}",
-            f"on {calib}: {drawn.description}",
+            f"on {images}: {drawn.description}",
         )
     folder = cache.made_folder() / name / key
     if not force and (found := _found(recipe, folder)):
@@ -244,7 +245,7 @@ def make(
             return found
         _sweep(folder.parent)
         talk(f"{name}: converting {checkpoint.name} {how}; this takes minutes")
-        _make(recipe, checkpoint, images, count, folder, progress, talk)
+        _make(recipe, checkpoint, calibration, count, folder, progress, talk)
         made = _found(recipe, folder, fetched=True)
     if made is None:
         raise IntegrityError(
@@ -276,7 +277,9 @@ def _make(
         timesteps=recipe.timesteps,
         samples=samples,
         parameters={
-            name: value for name, value in recipe.parameters.items() if name in default_parameters(method)
+            name: value
+            for name, value in recipe.parameters.items()
+            if name in default_parameters(method)
         },
         progress=progress,
     )

@@ -7,6 +7,7 @@ not ship, the repository and commit it is pulled from. `python -m zoo.models.reg
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -140,6 +141,69 @@ def to_make() -> list[recipes.Recipe]:
     ]
 
 
+@dataclass(frozen=True)
+class ModelInfo:
+    """A row of `list_models`.
+
+    Attributes:
+        name: for `zoo.load` and `zoo.pull`.
+        arch, neuron: architecture of the ANN, kind of the neurons.
+        timesteps: what the model is meant for; it runs at any other number too.
+        dataset: name of the data set that it is for, None where it has none.
+        top1: measured accuracy in percent by number of timesteps; empty where nothing was measured.
+        origin: shipped, cached (pulled from a hub), made (by a recipe), or recipe (`zoo.pull`
+            makes it).
+    """
+
+    name: str
+    arch: str
+    neuron: str
+    timesteps: int
+    dataset: str | None
+    top1: dict[int, float]
+    origin: Origin | Literal["recipe"]
+
+
+def list_models(filter: str | None = None, dataset: str | None = None) -> list[ModelInfo]:
+    """Return the models that are here and the recipes of those that can be made, by name.
+
+    Models of a hub are found with `zoo search`.
+
+    Args:
+        filter: a pattern such as `s-resnet20*`, or a part of the name.
+        dataset: only models for the data set of this name, `cifar10` for example.
+    """
+    rows = [
+        ModelInfo(
+            name=model.name,
+            arch=model.config.arch,
+            neuron=model.config.neuron,
+            timesteps=model.config.timesteps,
+            dataset=model.config.calibration.dataset,
+            top1={row.timesteps: row.top1 for row in model.evaluation.rows}
+            if model.evaluation
+            else {},
+            origin=model.origin,
+        )
+        for model in at_hand()
+    ]
+    rows += [
+        ModelInfo(
+            recipe.name, recipe.arch, recipe.neuron, recipe.timesteps, "imagenet", {}, "recipe"
+        )
+        for recipe in to_make()
+    ]
+    pattern = "*" if filter is None else filter if set(filter) & set("*?[") else f"*{filter}*"
+    return sorted(
+        (
+            row
+            for row in rows
+            if fnmatch.fnmatchcase(row.name, pattern) and dataset in (None, row.dataset)
+        ),
+        key=lambda row: row.name,
+    )
+
+
 def resolve(
     name_or_path: str | Path,
     *,
@@ -211,7 +275,7 @@ def near(text: str) -> str:
 def pull(
     text: str,
     *,
-    calib: Path | None = None,
+    images: str | Path | None = None,
     samples: int | None = None,
     endpoint: str | None = None,
     offline: bool = False,
@@ -221,7 +285,7 @@ def pull(
 ) -> cache.Pulled:
     """Makes a named model or an `org/name[@revision]` ready for use without a network, every file checked.
 
-    `calib`, `samples` and `talk` are of `zoo.models.recipes.make` alone.
+    `images`, `samples` and `talk` are of `zoo.models.recipes.make` alone.
 
     Raises NotFoundError for a name that does not exist, IntegrityError, and what `zoo.hub.cache.fetch_artifact` and `zoo.models.recipes.make` raise.
     """
@@ -229,7 +293,7 @@ def pull(
     if named is None and text in recipes.RECIPES:
         return recipes.make(
             text,
-            calib=calib,
+            images=images,
             samples=samples,
             endpoint=endpoint,
             offline=offline,
@@ -237,7 +301,7 @@ def pull(
             progress=progress,
             talk=talk,
         )
-    if calib is not None or samples is not None:
+    if images is not None or samples is not None:
         raise UsageError(
             f"{text} is not converted here: `images` and `samples` are for {', '.join(recipes.RECIPES)}"
         )

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.minihub import Fault, MiniHub
+from tests.minihub import MiniHub
+from tests.minihub_data import Fault
 from zoo.data import datasets
 from zoo.data.open import open_images
 from zoo.errors import IntegrityError, NetworkError

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.minihub import Fault, MiniHub
+from tests.minihub import MiniHub
+from tests.minihub_data import Fault
 from tests.zoo.commands.conftest import Zoo, spawn
 from tests.zoo.hub.children import left_in
 from zoo.artifact.config import FILES

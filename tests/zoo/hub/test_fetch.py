@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.minihub import Fault, MiniHub
+from tests.minihub import MiniHub
+from tests.minihub_data import Fault
 from tests.zoo.hub.children import left_in
 from zoo.errors import AuthError, IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 from zoo.hub import client as hub

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import zoo as package
-from tests.minihub import Fault, MiniHub
+from tests.minihub import MiniHub
+from tests.minihub_data import Fault
 from tests.zoo.commands.conftest import Zoo
 from tests.zoo.hub.conftest import DIGITS
 from zoo.artifact.config import FILES

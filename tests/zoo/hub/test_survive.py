@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.minihub import Fault, MiniHub
+from tests.minihub import MiniHub
+from tests.minihub_data import Fault
 from tests.zoo.commands.conftest import Zoo
 from tests.zoo.hub.children import left_in, start
 from tests.zoo.hub.conftest import DIGITS

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.minihub import File, Handler, MiniHub, git_hash
+from tests.minihub import Handler, MiniHub
+from tests.minihub_data import File, git_hash
 from tests.zoo.commands.conftest import Zoo
 from tests.zoo.hub.children import constants_for, left_in
 from tests.zoo.hub.conftest import DIGITS

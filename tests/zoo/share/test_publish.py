@@ -11,7 +11,8 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 
-from tests.minihub import Fault, MiniHub
+from tests.minihub import MiniHub
+from tests.minihub_data import Fault
 from tests.zoo.commands.conftest import QUICK, Zoo
 from tests.zoo.hub.conftest import DIGITS
 from zoo.artifact.config import FILES

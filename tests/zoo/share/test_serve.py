@@ -6,23 +6,17 @@ import hashlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import huggingface_hub
 import pytest
 import torch
-import uvicorn
 from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
@@ -31,84 +25,16 @@ from huggingface_hub.errors import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.zoo.share.serving import ID, REPO, SHIPPED, artifact, ask, process, serving
 from tests.zoo.spiking_fixtures import files_of, refuses
 from zoo.artifact.config import FILES
 from zoo.errors import IntegrityError, NotFoundError, UsageError
-from zoo.models import registry
 from zoo.networks.spiking import SpikingResNet
 from zoo.share import serve
 from zoo.share.folder import BLOCK, Folder
 from zoo.share.mirror import mirror
 
-REPO = Path(__file__).resolve().parents[3]
-ID = "spiking-zoo/s-resnet20-digits"
-SHIPPED = registry.resolve("s-resnet20-digits")
 SECRET = b"nobody may read this"
-
-
-@contextmanager
-def serving(folder: Folder) -> Iterator[str]:
-    """The server in a thread; gives its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            serve.app(folder), log_config=None, lifespan="off", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-        assert not thread.is_alive()
-
-
-@contextmanager
-def process(*words: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`zoo serve` in a process of its own; gives it and its URL."""
-    line = [sys.executable, "-m", "zoo", "serve", *map(str, words), "--port", "0"]
-    environment = os.environ | {"PYTHONPATH": str(REPO)}
-    with subprocess.Popen(
-        line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        assert running.stdout is not None
-        try:
-            yield running, running.stdout.readline().strip()
-        finally:
-            running.kill()
-
-
-def ask(
-    url: str, path: str, method: str = "GET", **headers: str
-) -> tuple[int, dict[str, str], bytes]:
-    """One request, with the path as it is written."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
-    try:
-        connection.putrequest(method, path, skip_accept_encoding=True)
-        for name, value in headers.items():
-            connection.putheader(name.replace("_", "-"), value)
-        connection.endheaders()
-        answer = connection.getresponse()
-        return (
-            answer.status,
-            {name.lower(): value for name, value in answer.getheaders()},
-            answer.read(),
-        )
-    finally:
-        connection.close()
-
-
-def artifact(folder: Path, size: int, seed: int = 0) -> bytes:
-    """An artifact as the server sees one, with weights that are `size` random bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = hashlib.shake_256(b"%d" % seed).digest(size)
-    config = json.loads((SHIPPED / "config.json").read_text()) | {
-        "weights_sha256": hashlib.sha256(weights).hexdigest()
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(weights)
-    return weights
 
 
 @pytest.fixture(scope="module")
@@ -464,111 +390,6 @@ def test_links_pipes_and_hidden_folders_are_not_there(url: str, name: str) -> No
     assert ask(url, "/lab/inner/resolve/main/config.json")[0] == 200
 
 
-def test_a_damaged_artifact_is_not_served(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    weights = artifact(tmp_path / "lab" / "net", 1000)
-    assert folder.look("lab", "net")[0].files["model.safetensors"].size == 1000
-    (tmp_path / "lab/net/model.safetensors").write_bytes(weights[:-1])
-    with refuses(IntegrityError, "does not match"):
-        folder.look("lab", "net")
-    with serving(folder) as address:
-        assert ask(address, "/lab/net/resolve/main/config.json")[0] == 404
-        assert json.loads(ask(address, "/api/models")[2]) == []
-        (tmp_path / "lab/net/model.safetensors").write_bytes(
-            weights
-        )  # mended: no restart is needed
-        assert ask(address, "/lab/net/resolve/main/model.safetensors")[2] == weights
-        (tmp_path / "lab/net/config.json").write_text("{" * 100_000)
-        assert ask(address, "/lab/net/resolve/main/model.safetensors")[0] == 404
-        with open(tmp_path / "lab/net/eval.json", "wb") as file:
-            file.truncate(10**12)  # sparse: takes no room, and must not be read
-        started = time.perf_counter()
-        assert (
-            ask(address, "/lab/net/resolve/main/eval.json")[0] == 404
-            and time.perf_counter() - started < 2
-        )
-
-
-def test_a_file_changed_in_place_cuts_the_download(tmp_path: Path) -> None:
-    size = 24_000_000
-    old = artifact(tmp_path / "lab" / "net", size)
-    path = tmp_path / "lab/net/model.safetensors"
-    before = path.stat()
-    with serving(Folder(tmp_path)) as address:
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-            client.connect(("127.0.0.1", urlsplit(address).port))
-            client.sendall(
-                b"GET /lab/net/resolve/main/model.safetensors HTTP/1.1\r\nHost: x\r\n\r\n"
-            )
-            got = client.recv(65536)
-            with open(path, "r+b") as file:  # the same inode, size and time of change
-                file.write(artifact(tmp_path / "other", size, seed=1))
-            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-            while part := client.recv(1 << 20):
-                got += part
-        head, _, body = got.partition(b"\r\n\r\n")
-        assert f'etag: "{hashlib.sha256(old).hexdigest()}"'.encode() in head.lower()
-        assert 0 < len(body) < size and body == old[: len(body)]
-        shutil.copy(tmp_path / "other" / "config.json", tmp_path / "lab" / "net")
-        _, head_now, now = ask(address, "/lab/net/resolve/main/model.safetensors")
-        assert (
-            head_now["etag"] == f'"{hashlib.sha256(now).hexdigest()}"'
-            and now == path.read_bytes() != old
-        )
-
-
-def test_tag_and_bytes_belong_together_while_artifacts_are_replaced(tmp_path: Path) -> None:
-    versions = [tmp_path / "versions" / name / "net" for name in "ab"]
-    for seed, version in enumerate(versions):
-        artifact(version, 700_000, seed)
-    root = tmp_path / "hub"
-    target = root / "lab" / "net"
-    shutil.copytree(versions[0], target)
-    seen, over = set(), threading.Event()
-
-    def swap() -> None:
-        for turn in range(60):
-            version = versions[turn // 2 % 2]
-            if turn % 2:  # a new folder in the place of the old one
-                shutil.copytree(version, tmp_path / f"new{turn}")
-                target.rename(tmp_path / f"old{turn}")
-                (tmp_path / f"new{turn}").rename(target)
-            else:  # the same files with other bytes, as a careless copy leaves them
-                for name in ("model.safetensors", "config.json"):
-                    shutil.copyfile(version / name, target / name)
-            time.sleep(0.01)
-        over.set()
-
-    with serving(Folder(root)) as address:
-        swapper = threading.Thread(target=swap, daemon=True)
-        swapper.start()
-        while not over.is_set():
-            try:
-                status, head, body = ask(address, "/lab/net/resolve/main/model.safetensors")
-            except (http.client.IncompleteRead, ConnectionError):
-                continue
-            assert status in (200, 404, 503)
-            if status == 200:
-                assert head["etag"] == f'"{hashlib.sha256(body).hexdigest()}"'
-                seen.add(head["etag"])
-        swapper.join()
-    assert seen
-
-
-def test_commits_come_from_contents(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        mirror(tmp_path / name, ["s-resnet20-digits"])
-    ids = ID.split("/")
-    first, second = (Folder(tmp_path / name).look(*ids)[0] for name in ("one", "two"))
-    assert first.commit == second.commit
-    (tmp_path / "two" / ID / "README.md").write_text("# Another\n")
-    changed = Folder(tmp_path / "two")
-    assert changed.look(*ids)[0].commit != first.commit
-    (tmp_path / "two" / ID / "notes.txt").write_text("not a part of it")
-    assert changed.look(*ids)[0].commit == Folder(tmp_path / "two").look(*ids)[0].commit
-
-
 def test_a_folder_of_artifacts_with_a_name(tmp_path: Path) -> None:
     weights = artifact(tmp_path / "net", 1000)
     with serving(Folder(tmp_path, "my-lab")) as address:
@@ -579,24 +400,6 @@ def test_a_folder_of_artifacts_with_a_name(tmp_path: Path) -> None:
         Folder(tmp_path, "../lab")
     with refuses(NotFoundError):
         Folder(tmp_path / "nothing")
-
-
-def test_eight_clients_at_once(tmp_path: Path) -> None:
-    size = 2_000_000
-    weights = artifact(tmp_path / "hub" / "lab" / "net", size)
-    with process(tmp_path / "hub", "-q") as (running, address):
-
-        def pull(number: int) -> bool:
-            cache = tmp_path / f"cache{number}"
-            place = huggingface_hub.snapshot_download("lab/net", endpoint=address, cache_dir=cache)
-            return (Path(place) / "model.safetensors").read_bytes() == weights
-
-        with ThreadPoolExecutor(8) as pool:
-            assert all(pool.map(pull, range(8)))
-        if Path("/proc/self/status").exists():
-            lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
-            peak = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-            assert peak < 150_000  # kB; it never imports torch
 
 
 def test_refusals_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
