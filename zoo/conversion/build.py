@@ -28,7 +28,7 @@ from zoo.networks.topology import IMAGE, Layer
 from zoo.pretrained.checkpoint import Checkpoint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildSpec:
     """Everything about a conversion but the images.
 

@@ -165,7 +165,16 @@ def convert(
     prep = fit = preprocessing(checkpoint, input_size, resize, interpolation)
     report = progress or (lambda stage, done, total: None)
     if images is None:
-        images = how.make_images(checkpoint, settings, count, seed, prep, mean, std, report)
+        images = how.make_images(
+            checkpoint,
+            settings,
+            count=count,
+            seed=seed,
+            prep=prep,
+            mean=mean,
+            std=std,
+            report=report,
+        )
         fit = Preprocess(prep.input_size)
     settings = settings.model_copy(update={"images": min(count, len(images))})
     drawn = images.take(count, seed)

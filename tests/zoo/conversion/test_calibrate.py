@@ -1,4 +1,4 @@
-"""Thresholds follow their rules, and calibration makes real spikes carry the means of the ANN."""
+"""Test the rules of thresholds, and that calibrated spikes carry the means of the ANN."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def ann():
 def peaks(net, params, images):
     seen = {}
 
-    def visit(layer, z):
+    def on_layer(layer, z):
         seen[layer.name] = torch.relu(z).amax((0, 2, 3))
         return torch.relu(z)
 
-    ann_forward(net, params, images, visit)
+    ann_forward(net, params, images, on_layer)
     return seen
 
 
@@ -95,7 +95,10 @@ def test_activations_are_sampled_alike_from_every_image(ann):
     ("neuron", "schedule"), [("if", "causal"), ("signed", "causal"), ("if", "layerwise")]
 )
 def test_calibrated_means_are_the_anns(digits_ann, digits, neuron, schedule):
-    """Each channel's mean output, after 8 timesteps on the images it was calibrated on, beside a network that was not."""
+    """Compare each channel's mean output with that of a network that is not calibrated.
+
+    After 8 timesteps, on the calibration images.
+    """
 
     def gap(**parameters):
         made = convert(
@@ -103,28 +106,28 @@ def test_calibrated_means_are_the_anns(digits_ann, digits, neuron, schedule):
         )
         pixels = next(digits.take(32, 0).batches(Preprocess((1, 8, 8)), 32))[0]
         image = look_up(image_table(QUICK["mean"], QUICK["std"], integer=False), pixels)
-        wanted, total = {}, 0.0
+        target, total = {}, 0.0
         with torch.inference_mode():
             ann_forward(
                 digits_ann.net,
                 digits_ann.params,
                 image,
-                lambda layer, z: wanted.setdefault(layer.name, torch.relu(z)),
+                lambda layer, z: target.setdefault(layer.name, torch.relu(z)),
             )
         counts = {}
 
-        def watch(name, spikes):
+        def on_spikes(name, spikes):
             counts[name] = (
                 spikes.float() if schedule == "layerwise" else spikes.sum(0, dtype=torch.float32)
             )
 
-        made.network.run(pixels, 8, window=8, chunk=32, on_spikes=watch)
+        made.network.run(pixels, 8, window=8, chunk=32, on_spikes=on_spikes)
         for name, count in counts.items():
             layer, scale = made.network.layers[name], made.scales[name]
             theta = (layer.threshold * scale).view(-1, 1, 1)
             means = (
                 (count * theta / 8).mean((0, 2, 3)),
-                torch.minimum(wanted[name], theta).mean((0, 2, 3)),
+                torch.minimum(target[name], theta).mean((0, 2, 3)),
             )
             total += ((means[0] - means[1]).abs().sum() / means[1].sum()).item() / len(counts)
         return total

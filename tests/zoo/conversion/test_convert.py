@@ -1,4 +1,4 @@
-"""Conversion: the paper's algebra, calibration that helps, rounding that helps, the same bytes twice, bad input in one line."""
+"""Test conversion: the paper's algebra, calibration, rounding, the same bytes twice, bad input."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_combination_saves_and_verifies(
 @pytest.mark.parametrize("numerics", ["int8", "float32"])
 @pytest.mark.parametrize("bits", [2, 4])
 def test_graded_spikes(converted, digits_test, digits_file, tmp_path, bits, numerics):
-    """Levels carry what timesteps would: T = 1 of 4 bits is nearer to the ANN than T = 4 of one bit."""
+    """Levels do the work of timesteps: T = 1 of 4 bits is closer to the ANN than T = 4 of one."""
     some = digits_test.take(200, 1)
 
     def right(name, timesteps, **how):
@@ -121,8 +121,8 @@ def test_calibration_brings_the_network_nearer_to_its_ann(digits_ann, digits, di
         pixels, _ = next(digits_test.batches(PREP, 360))
         logits = found.network.run(pixels, 8).logits
         image = look_up(image_table((0.3053,), (0.3763,), integer=False), pixels)
-        wanted = ann_forward(digits_ann.net, digits_ann.params, image).double().softmax(1)
-        return [-(wanted * logits[t - 1].log_softmax(1)).sum(1).mean().item() for t in (4, 8)]
+        target = ann_forward(digits_ann.net, digits_ann.params, image).double().softmax(1)
+        return [-(target * logits[t - 1].log_softmax(1)).sum(1).mean().item() for t in (4, 8)]
 
     plain, calibrated = divergence(bias="ann", delay="none"), divergence(rows=16, delay="none")
     assert all(after < 0.97 * before for before, after in zip(plain, calibrated, strict=True)), (
@@ -158,7 +158,17 @@ def test_hu2018_compensation_scales_weights_and_shortcuts_alone(digits_ann, digi
     pixels = next(digits.batches(PREP, 8))[0]
     one, two = (
         build_network(
-            BuildSpec(digits_ann, theta, "if", "causal", "float32", (0.3,), (0.4,), None, factor),
+            BuildSpec(
+                checkpoint=digits_ann,
+                theta=theta,
+                neuron="if",
+                schedule="causal",
+                numerics="float32",
+                mean=(0.3,),
+                std=(0.4,),
+                calibration=None,
+                compensation=factor,
+            ),
             pixels,
             2,
         ).network
@@ -172,7 +182,7 @@ def test_hu2018_compensation_scales_weights_and_shortcuts_alone(digits_ann, digi
 
 
 def test_the_stems_weights_have_all_the_levels_of_int8(converted):
-    """Pixels are up to 680 units: a stem counting as coarsely as layers on spikes would have weights of four bits."""
+    """Pixels are up to 680 units: with other layers' units its weights would have four bits."""
     stem = converted(parameters={"rows": 2}, timesteps=2).network.layers["conv1"]
     assert (stem.weight.abs().amax((1, 2, 3)) == 127).all()
 
@@ -298,19 +308,19 @@ def test_error_feedback_beats_the_nearest_and_keeps_the_mean():
     inputs = torch.rand(4000, 8, generator=generator) @ torch.rand(8, 36, generator=generator) / 8
     weight = torch.randn(5, 36, generator=generator) * 3
     rounded, shift = round_to_int8(weight, inputs)
-    wanted, nearest = inputs @ weight.T, inputs @ weight.round().T
+    target, nearest = inputs @ weight.T, inputs @ weight.round().T
     found = inputs @ rounded.float().T + shift
-    assert (found.mean(0) - wanted.mean(0)).abs().max() < 1e-3
-    spread = (found - wanted).var(0).sum()
-    assert spread < 0.5 * (nearest - wanted).var(0).sum()
+    assert (found.mean(0) - target.mean(0)).abs().max() < 1e-3
+    spread = (found - target).var(0).sum()
+    assert spread < 0.5 * (nearest - target).var(0).sum()
     assert round_to_int8(1000 * weight, inputs)[0].abs().max() == 127
 
 
 def test_patches_are_the_inputs_of_a_convolution():
     x, weight = torch.rand(3, 2, 7, 7), torch.rand(4, 2, 3, 3)
     found = patches(x, 3, 2, 1, torch.Generator().manual_seed(0)) @ weight.flatten(1).T
-    wanted = torch.nn.functional.conv2d(x, weight, None, 2, 1).permute(0, 2, 3, 1).reshape(-1, 4)
-    assert torch.allclose(found.sort(0).values, wanted.sort(0).values, atol=1e-5)
+    target = torch.nn.functional.conv2d(x, weight, None, 2, 1).permute(0, 2, 3, 1).reshape(-1, 4)
+    assert torch.allclose(found.sort(0).values, target.sort(0).values, atol=1e-5)
 
 
 @pytest.mark.parametrize("neuron", ["if", "signed", "multi-level"])
@@ -324,16 +334,16 @@ def test_calibrated_channels_fire_as_often_as_wanted(neuron):
         weight, bias, threshold, threshold // 2, padding=1, neuron=neuron, bits=bits
     )
     spikes = (torch.rand(12, 40, 3, 10, 10, generator=generator) < 0.3).to(torch.int8)
-    wanted = torch.rand(40, 4, 10, 10, generator=generator) * threshold.view(-1, 1, 1) * 0.6
+    target = torch.rand(40, 4, 10, 10, generator=generator) * threshold.view(-1, 1, 1) * 0.6
     train = calibrate.SpikeTrain(replace(layer, neuron="if" if bits == 1 else neuron))
     for now in spikes:
         train.append(now)
     found, kept = calibrate.causal(
-        layer, train, None, wanted, 12, calibrate.Settings(rows=12, sample=10**6)
+        layer, train, None, target, 12, calibrate.Settings(rows=12, sample=10**6)
     )
     fired = torch.stack([kept[t] for t in range(12)])
     rate = fired.float().mean((0, 1, 3, 4))
-    assert torch.allclose(rate, wanted.mean((0, 2, 3)) / threshold, atol=0.01)
+    assert torch.allclose(rate, target.mean((0, 2, 3)) / threshold, atol=0.01)
     assert found.bias.shape == (13, 4) and found.bias.dtype == torch.int32
     membrane = found.membrane(40, 10, 10, 12)
     assert torch.equal(found.run(spikes, None, membrane), fired)
@@ -348,16 +358,16 @@ def test_layerwise_totals_are_met_at_every_mark():
         threshold // 2,
     )
     generator = torch.Generator().manual_seed(0)
-    wanted = torch.rand(30, 2, 6, 6, generator=generator) * threshold.view(-1, 1, 1)
-    drive = wanted * 0.8 + 5
+    target = torch.rand(30, 2, 6, 6, generator=generator) * threshold.view(-1, 1, 1)
+    drive = target * 0.8 + 5
     charges = {mark: drive * mark + threshold.view(-1, 1, 1) / 2 for mark in (1, 4, 8)}
-    found = calibrate.layerwise(layer, charges, wanted, calibrate.Settings(sample=10**6))
+    found = calibrate.layerwise(layer, charges, target, calibrate.Settings(sample=10**6))
     assert found.bias.shape == (9, 2)
     for mark, charge in charges.items():
         extra = found.bias[:mark].sum(0) - mark * layer.bias[0]
         counts = found.fire(charge + extra.view(-1, 1, 1), mark).float()
         assert torch.allclose(
-            counts.mean((0, 2, 3)) / mark, wanted.mean((0, 2, 3)) / threshold, atol=0.03
+            counts.mean((0, 2, 3)) / mark, target.mean((0, 2, 3)) / threshold, atol=0.03
         )
 
 
@@ -382,7 +392,7 @@ def test_layerwise_totals_are_met_at_every_mark():
     ids=str,
 )
 def test_values_that_cannot_be_used_are_one_line(digits_ann, digits, tmp_path, changes):
-    """By the time the artifact is saved at the latest."""
+    """They are refused by the time the artifact is saved at the latest."""
     options = {"mean": (0.3,), "std": (0.4,), "input_size": 8, "samples": 2, "timesteps": 1}
     with refuses(UsageError):
         convert(digits_ann, digits, **(options | changes)).save(tmp_path / "net")
@@ -401,14 +411,14 @@ def test_images_without_labels_and_none_at_all(digits_ann, tmp_path, method):
 
 
 def test_hu2018_in_unit_threshold_form(converted, digits_ann):
-    """Weights become W lambda_in / lambda_out, padded identities lambda_in / lambda_out, biases b / lambda_out."""
+    """Weights and identities are scaled by lambda_in / lambda_out, biases by 1 / lambda_out."""
     made = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
     layers, params = made.network.layers, digits_ann.params
     scale = {name: layer.threshold[0].item() for name, layer in layers.items()} | {"image": 1.0}
     for spec in made.network.topology.layers:
         layer, out = layers[spec.name], scale[spec.name]
-        wanted = params[f"{spec.name}.weight"] * scale[spec.source] / out
-        torch.testing.assert_close(layer.weight / out, wanted)
+        target = params[f"{spec.name}.weight"] * scale[spec.source] / out
+        torch.testing.assert_close(layer.weight / out, target)
         torch.testing.assert_close(layer.bias[0] / out, params[f"{spec.name}.bias"] / out)
         if spec.shortcut is not None:
             inner = layer.gain[spec.shortcut.pad : len(layer.gain) - spec.shortcut.pad] / out
@@ -446,18 +456,18 @@ def test_hu2018_searches_with_the_anns_predictions_where_labels_are_missing(
         lambda built, t, truth: truths.append(truth) or accuracy(built, t, truth),
     )
     wrong = (predicted.numpy() + 3) % 10
-    for labels, wanted in ((np.full(24, -1), predicted), (wrong, torch.from_numpy(wrong))):
+    for labels, target in ((np.full(24, -1), predicted), (wrong, torch.from_numpy(wrong))):
         truths.clear()
         convert(digits_ann, replace(images, labels=labels), **options)
         # convert draws them in an order of its own.
         assert [truth.sort().values.tolist() for truth in truths] == [
-            wanted.sort().values.tolist()
+            target.sort().values.tolist()
         ] * 2
 
 
 @pytest.mark.parametrize("late", range(8))
 def test_the_read_out_skips_what_comes_too_early(late):
-    """Counts that are wrong for the first `late` eighths of 16 timesteps and right afterwards."""
+    """Counts are wrong for the first `late` eighths of 16 timesteps and right afterwards."""
     right = torch.eye(3)
     steps = torch.stack([right.roll(1, 1) if t < 2 * late else right for t in range(16)])
     head = Head(torch.eye(3), torch.full((3,), 4.0), torch.zeros(3))

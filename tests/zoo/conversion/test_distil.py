@@ -1,4 +1,4 @@
-"""Distillation for few levels: the quantiser's gradients by hand, what may change and what not, and that it helps."""
+"""Test distillation for few levels: gradients by hand, which parameters change, that it helps."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def thresholds(checkpoint: Checkpoint, images: Tensor, levels: int) -> dict[str,
 def student(
     checkpoint: Checkpoint, theta: dict[str, Tensor], images: Tensor, timesteps: int
 ) -> Tensor:
-    def visit(layer: object, z: Tensor) -> Tensor:
+    def on_layer(layer: object, z: Tensor) -> Tensor:
         return Quantise.apply(z, theta[layer.name].log(), timesteps)  # type: ignore[attr-defined, no-untyped-call]
 
     with torch.no_grad():
-        return ann_forward(checkpoint.net, checkpoint.params, images, visit)
+        return ann_forward(checkpoint.net, checkpoint.params, images, on_layer)
 
 
 def tuned(
     form: str, **changes: object
 ) -> tuple[Checkpoint, Checkpoint, dict[str, Tensor], dict[str, Tensor]]:
-    """A tiny ANN and what three steps make of it: source, result, thresholds before and after."""
+    """Tune a tiny ANN for three steps; return it, the result, thresholds before and after."""
     source = ann(form)
     channels = source.net.in_channels
     pixels = random_pixels(10, channels, 16)
@@ -158,7 +158,7 @@ def test_no_images_are_refused():
 def test_a_digits_network_of_four_timesteps_gets_nearer_to_its_ann(
     digits_ann: Checkpoint, digits: ImageSet, digits_test: ImageSet
 ):
-    """On images that took no part, in the mean squared error of the logits."""
+    """Measured on images that took no part, in the mean squared error of the logits."""
     mean, std = QUICK["mean"], QUICK["std"]
     prep, table = Preprocess((1, 8, 8)), image_table(mean, std, integer=False)
     pixels, held_out = (
@@ -169,9 +169,9 @@ def test_a_digits_network_of_four_timesteps_gets_nearer_to_its_ann(
         digits_ann, theta, pixels, mean, std, timesteps=4, steps=60, mirror=False, shift=1
     )
     images = look_up(table, held_out)
-    wanted = ann_forward(digits_ann.net, digits_ann.params, images)
+    target = ann_forward(digits_ann.net, digits_ann.params, images)
     error = [
-        (student(checkpoint, thresholds_, images, 4) - wanted).square().mean().item()
+        (student(checkpoint, thresholds_, images, 4) - target).square().mean().item()
         for checkpoint, thresholds_ in ((digits_ann, theta), (result, after))
     ]
     assert error[1] < 0.7 * error[0], error

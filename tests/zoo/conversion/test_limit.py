@@ -1,4 +1,4 @@
-"""The bias of the timesteps after the calibrated ones: right in the limit of many timesteps."""
+"""Test the bias of the timesteps after the calibrated ones: right after many timesteps."""
 
 from __future__ import annotations
 
@@ -47,30 +47,30 @@ def test_the_limit_has_the_means_that_are_wanted(neuron, bits, projection):
         most * torch.rand(3, 5, 6, 6, generator=gen),
     )
     theta = made.threshold.view(-1, 1, 1)
-    wanted = 1.5 * most * theta * torch.rand(3, 5, 6, 6, generator=gen)
-    found, rates = calibrate.limit(made, x, side, wanted, SETTINGS)
+    target = 1.5 * most * theta * torch.rand(3, 5, 6, 6, generator=gen)
+    found, rates = calibrate.limit(made, x, side, target, SETTINGS)
     assert torch.equal(found.bias[:-1], made.bias[:-1]) and found.bias.dtype == torch.int32
     shortcut = (
         F.conv2d(side, made.projection.float()) if projection else side * made.gain.view(-1, 1, 1)
     )
     z = F.conv2d(x, made.weight.float(), padding=1) + shortcut + found.bias[-1].view(-1, 1, 1)
     torch.testing.assert_close(rates, (z / theta).clamp(0, most), atol=1e-4, rtol=1e-4)
-    asked = (wanted / theta).clamp_max(most).mean((0, 2, 3))
+    asked = (target / theta).clamp_max(most).mean((0, 2, 3))
     # The bias is a whole number: half of one, in thresholds, is what the mean may be off.
     assert ((rates.mean((0, 2, 3)) - asked).abs() <= 0.5 / made.threshold + 1e-3).all()
 
 
-@pytest.mark.parametrize("wanted", [0.0, 1e6])
-def test_a_channel_that_never_or_always_fires(wanted):
+@pytest.mark.parametrize("target", [0.0, 1e6])
+def test_a_channel_that_never_or_always_fires(target):
     made = layer()
     x, side = torch.rand(2, 4, 6, 6), torch.rand(2, 5, 6, 6)
-    _, rates = calibrate.limit(made, x, side, torch.full((2, 5, 6, 6), wanted), SETTINGS)
-    torch.testing.assert_close(rates, torch.full_like(rates, float(wanted > 0)), atol=0.01, rtol=0)
+    _, rates = calibrate.limit(made, x, side, torch.full((2, 5, 6, 6), target), SETTINGS)
+    torch.testing.assert_close(rates, torch.full_like(rates, float(target > 0)), atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("neuron", ["if", "signed"])
 def test_firing_rates_end_at_the_limit(digits_ann, digits, neuron):
-    """After many timesteps every channel of a layer fires as often as the ANN asks in the mean; with the tail it does not."""
+    """After many timesteps a channel fires as often as the ANN asks; with the tail it does not."""
 
     def gap(tail):
         made = convert(
@@ -85,13 +85,13 @@ def test_firing_rates_end_at_the_limit(digits_ann, digits, neuron):
         )[0]
         counts = {}
 
-        def watch(name, spikes):
+        def on_spikes(name, spikes):
             counts.setdefault(name, []).append(spikes.sum(0, dtype=torch.float32))
 
-        made.network.run(pixels, 512, window=256, chunk=len(pixels), on_spikes=watch)
-        wanted = ann_means(digits_ann, look_up(made.network.image_table, pixels) / 256, made)
+        made.network.run(pixels, 512, window=256, chunk=len(pixels), on_spikes=on_spikes)
+        target = ann_means(digits_ann, look_up(made.network.image_table, pixels) / 256, made)
         gaps = [
-            (counts[name][-1].mean((0, 2, 3)) / 256 - wanted[name]).abs().sum() / wanted[name].sum()
+            (counts[name][-1].mean((0, 2, 3)) / 256 - target[name]).abs().sum() / target[name].sum()
             for name in counts
         ]
         return sum(gaps).item() / len(gaps)
@@ -100,16 +100,16 @@ def test_firing_rates_end_at_the_limit(digits_ann, digits, neuron):
 
 
 def ann_means(checkpoint, image, made):
-    """Firing rate of each channel that the ANN's activations ask for."""
+    """Return the firing rate of each channel that the ANN's activations ask for."""
     from zoo.networks.resnet import ann_forward
 
     found = {}
 
-    def visit(spec, z):
+    def on_layer(spec, z):
         theta = (made.network.layers[spec.name].threshold * made.scales[spec.name]).view(-1, 1, 1)
         found[spec.name] = (z.clamp_min(0) / theta).clamp_max(1).mean((0, 2, 3))
         return z.clamp_min(0)
 
     with torch.inference_mode():
-        ann_forward(checkpoint.net, checkpoint.params, image, visit)
+        ann_forward(checkpoint.net, checkpoint.params, image, on_layer)
     return found

@@ -1,4 +1,4 @@
-"""Conversion methods: settings with bounds, and that a new one is a file and a line."""
+"""Test the interface of conversion methods: settings with bounds, and how one is added."""
 
 from __future__ import annotations
 

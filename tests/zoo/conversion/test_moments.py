@@ -1,4 +1,4 @@
-"""Thresholds from moments: against samples of the distributions they stand for."""
+"""Test thresholds from moments against samples of the distributions they stand for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.networks.topology import topology
 @pytest.mark.parametrize("levels", [4, 16, 32])
 @pytest.mark.parametrize("mean", [-2.0, -1.0, 0.0, 0.5, 3.0])
 def test_gaussian_is_what_least_squares_finds(mean, levels):
-    """Of the error on a sample, not of the threshold: the error is flat about its minimum."""
+    """Compare errors on a sample, not thresholds: the error is flat about its minimum."""
     sample = (
         1.5 * torch.randn(1, 200_000, generator=torch.Generator().manual_seed(0)) + mean
     ).clamp_min(0)
@@ -45,7 +45,7 @@ def test_gaussian_scales_with_its_units():
 
 @pytest.mark.parametrize("shortcut", ["A", "B"])
 def test_moments_pass_through_relu_and_sums(shortcut):
-    """One draw a neuron, independent everywhere, as the rule assumes: sums of normal values and of rectified ones."""
+    """Compare with independent draws, as the rule assumes: sums of normal and rectified values."""
     net = topology("resnet20", shortcut=shortcut)
     generator = torch.Generator().manual_seed(1)
     names = [layer.name for layer in net.layers]

@@ -1,4 +1,4 @@
-"""What calibration and rounding compute fast, against the same written slowly; spikes kept in bits."""
+"""Test fast calibration and rounding against the same written slowly, and spikes kept in bits."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_the_shift_is_that_of_trying_every_one(most, signed):
         spikes = v.floor().clamp(0, most)
         total = (spikes - ((v < 0) & owing).float() if owing is not None else spikes).sum(1)
         means.append(total.long() / 300)
-    wanted = calibrate._nearest(calibrate._GRID.expand(6, -1), torch.stack(means, 1), missing)
+    target = calibrate._nearest(calibrate._GRID.expand(6, -1), torch.stack(means, 1), missing)
     found = calibrate._shift(potential, missing, owing, most)
-    assert torch.equal(found, wanted) and len(found.unique()) > 2
+    assert torch.equal(found, target) and len(found.unique()) > 2
 
 
 @pytest.mark.parametrize("width", [64, 65, 150])

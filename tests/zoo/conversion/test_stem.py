@@ -1,4 +1,4 @@
-"""Several neurons for each channel of the stem: the levels they have between them, conversion, artifacts, what refuses them."""
+"""Test several neurons for each channel of the stem: levels, conversion, artifacts, refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ann(form: str = "imagenet") -> Checkpoint:
 
 
 def with_thresholds(checkpoint: Checkpoint) -> Checkpoint:
-    """As if it had been trained with quantised activations."""
+    """Return the checkpoint as if it had been trained with quantised activations."""
     gen = torch.Generator().manual_seed(0)
     learnt = {
         f"{layer.name}.threshold": torch.rand(layer.out_channels, generator=gen) + 1
@@ -65,14 +65,14 @@ def images(tmp_path) -> ImageSet:
 
 
 def counts(z: Tensor, theta: Tensor, timesteps: int) -> Tensor:
-    """Spikes of layerwise neurons [C, N] that begin at half their threshold [C]."""
+    """Return spikes of layerwise neurons `[C, N]` that begin at half their threshold `[C]`."""
     return (timesteps * z / theta[:, None] + 0.5).floor().clamp(0, timesteps)
 
 
 @settings(max_examples=60, deadline=None)
 @given(copies=st.integers(1, 8), timesteps=st.integers(1, 40), seed=st.integers(0, 10**6))
 def test_copies_count_as_one_neuron_with_more_timesteps(copies, timesteps, seed):
-    """Hermite's identity, on what `split_stem` does to the stem of an ANN."""
+    """Check Hermite's identity on the stem that `split_stem` makes."""
     gen = torch.Generator().manual_seed(seed)
     checkpoint = ann()
     params = {name: values.double() for name, values in checkpoint.params.items()}
@@ -85,21 +85,21 @@ def test_copies_count_as_one_neuron_with_more_timesteps(copies, timesteps, seed)
     ].flatten(1)
     assert len(several) == 6 * copies
     found = counts(several, theta.repeat(copies), timesteps).view(copies, 6, -1).sum(0)
-    wanted = counts(one, theta, copies * timesteps)
+    target = counts(one, theta, copies * timesteps)
     # A value may lie on the edge between two levels.
     edge = (copies * timesteps * one / theta[:, None] + 0.5).frac().abs()
     safe = (edge > 1e-6) & (edge < 1 - 1e-6)
-    assert torch.equal(found[safe], wanted[safe]) and safe.float().mean() > 0.9
+    assert torch.equal(found[safe], target[safe]) and safe.float().mean() > 0.9
 
 
 @pytest.mark.parametrize("learnt", [False, True])
 def test_the_wider_ann_computes_what_the_ann_does(learnt):
     checkpoint = with_thresholds(ann()) if learnt else ann()
     image = look_up(image_table(MEAN, STD, integer=False), random_pixels(4, 3, 16))
-    wanted = ann_forward(checkpoint.net, checkpoint.params, image)
+    target = ann_forward(checkpoint.net, checkpoint.params, image)
     # With many timesteps the copies lie close together, and the kink of ReLU moves nothing.
     wide = split_stem(checkpoint.net, checkpoint.params, torch.ones(6), 3, 10**6)
-    assert torch.allclose(ann_forward(with_stem(checkpoint.net, 3), wide, image), wanted, atol=1e-4)
+    assert torch.allclose(ann_forward(with_stem(checkpoint.net, 3), wide, image), target, atol=1e-4)
     assert not torch.equal(wide["conv1.bias"][:6], wide["conv1.bias"][6:12])
 
 
@@ -108,14 +108,14 @@ def test_the_copies_of_a_conversion_say_more_of_their_channel(images, numerics):
     checkpoint = ann()
     pixels = random_pixels(30, 3, 16, seed=1)
     image = look_up(image_table(MEAN, STD, integer=False), pixels)
-    wanted = preactivation(checkpoint.net.layers[0], checkpoint.params, image, None).relu()
+    target = preactivation(checkpoint.net.layers[0], checkpoint.params, image, None).relu()
     errors, macs = [], []
     for copies in (1, 2, 4):
         made = convert(checkpoint, images, numerics=numerics, parameters={"stem": copies}, **GIVEN)
         assert (made.config.stem, made.config.method.parameters["stem"]) == (copies, copies)
         amplitude = made.network.layers["conv1"].threshold * made.scales["conv1"]
         decoded = observe(made.network, pixels, 4)[1]["conv1"] * amplitude.view(-1, 1, 1) / 4
-        errors.append((decoded.view(30, copies, 6, 4, 4).mean(1) - wanted).square().mean().item())
+        errors.append((decoded.view(30, copies, 6, 4, 4).mean(1) - target).square().mean().item())
         macs.append(dense_macs(made.network, 16, 16))
     # What is rounded falls with the square of the levels; what a threshold clips stays.
     assert errors[1] < 0.5 * errors[0] and errors[2] < 0.3 * errors[0]
@@ -142,8 +142,8 @@ def test_every_backend_gives_the_same_spikes(images):
     network = convert(ann(), images, parameters={"stem": 3}, **GIVEN).network
     pixels = random_pixels(2, 3, 16, seed=2)
     spikes = check(network, "interpret", pixels, 4)
-    for name, wanted in naive_network(network, pixels, 4).items():
-        assert torch.equal(spikes[name].long(), torch.from_numpy(wanted).long().sum(0)), name
+    for name, target in naive_network(network, pixels, 4).items():
+        assert torch.equal(spikes[name].long(), torch.from_numpy(target).long().sum(0)), name
 
 
 def test_an_artifact_of_a_resnet50(tmp_path, images):

@@ -1,4 +1,4 @@
-"""Images from BatchNorm statistics: what is recorded, what matches it, and the conversion that needs no other image."""
+"""Test images made from BatchNorm statistics, and the conversion that needs no other image."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def recorded(folder, **form) -> tuple[Checkpoint, torch.Tensor]:
-    """A random network whose BatchNorm has recorded exactly one batch, read from its file, and that batch."""
+    """Return a random network whose BatchNorm has recorded exactly one batch, and that batch."""
     model = random_model(topology(**form)).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -80,10 +80,10 @@ def test_what_was_recorded_is_what_the_folded_network_delivers(tmp_path, form):
         ):
             other = {name: change(m) for name, m in checkpoint.moments.items()}
             # One deviation off in the mean is 1; twice the deviation is (1 - 1/2)^2.
-            wanted = 1 if other["conv1"].std.equal(checkpoint.moments["conv1"].std) else 0.25
+            target = 1 if other["conv1"].std.equal(checkpoint.moments["conv1"].std) else 0.25
             assert mismatch(
                 checkpoint.net, checkpoint.params, other, image
-            ).item() == pytest.approx(wanted, rel=0.05)
+            ).item() == pytest.approx(target, rel=0.05)
     projections = sum(
         layer.shortcut is not None and layer.shortcut.kind == "projection"
         for layer in checkpoint.net.layers
@@ -174,7 +174,7 @@ def test_a_checkpoint_without_statistics_is_refused(digits_ann, tmp_path):
     for name in ("folded", "fresh"):
         checkpoint = read_checkpoint(tmp_path / f"{name}.safetensors", "resnet20")
         assert checkpoint.moments is None
-        with refuses(UsageError, f"{name}.safetensors has no BatchNorm statistics.*--calib"):
+        with refuses(UsageError, f"{name}.safetensors has no BatchNorm statistics.*`images`"):
             convert(checkpoint, None, method="data-free", mean=MEAN, std=STD, input_size=8)
     with refuses(UsageError, "no BatchNorm statistics to take thresholds from"):
         convert(
@@ -199,7 +199,7 @@ def pixels_set(checkpoint: Checkpoint):
 
 
 def test_images_where_none_are_wanted_and_none_where_some_are(digits_ann, digits):
-    with refuses(UsageError, "leave --calib out"):
+    with refuses(UsageError, "leave `images` out"):
         convert(digits_ann, digits, method="data-free")
     for method in ("calibrated", "hu2018"):
         with refuses(UsageError, f"`method={method}` calibrates on images"):
@@ -266,9 +266,9 @@ def test_a_network_converted_without_data_predicts_as_its_ann(digits_ann, digits
 
     pixels = digits_test.batch(slice(None), PREP)
     with torch.inference_mode():
-        wanted = ann_forward(digits_ann.net, digits_ann.params, normalised(pixels)).argmax(1)
+        target = ann_forward(digits_ann.net, digits_ann.params, normalised(pixels)).argmax(1)
     logits = made.network.run(pixels, 16).logits[15]
-    assert (logits.argmax(1) == wanted).float().mean() > 0.9
+    assert (logits.argmax(1) == target).float().mean() > 0.9
 
 
 def test_made_images_serve_as_any_other(digits_ann):

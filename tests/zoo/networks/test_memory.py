@@ -23,8 +23,17 @@ params = fold_batchnorm(net, ResNet(net).state_dict())
 theta = {layer.name: torch.full((layer.out_channels,), 3.0) for layer in net.layers}
 pixels = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8)
 ann = Checkpoint(net, params, "random", "0" * 64)
-recipe = BuildSpec(ann, theta, "if", "causal", "int8", (0.5,) * 3, (0.25,) * 3, None)
-network = build_network(recipe, pixels[:2], 1).network
+spec = BuildSpec(
+    checkpoint=ann,
+    theta=theta,
+    neuron="if",
+    schedule="causal",
+    numerics="int8",
+    mean=(0.5,) * 3,
+    std=(0.25,) * 3,
+    calibration=None,
+)
+network = build_network(spec, pixels[:2], 1).network
 logits = network.run(pixels, 64, snapshots=(32, 64)).logits
 assert logits.shape == (64, 100, 10)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))

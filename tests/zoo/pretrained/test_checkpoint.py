@@ -1,4 +1,4 @@
-"""Reading checkpoints: every name in use, every wrong file one line, and nothing in a file ever executed."""
+"""Test reading checkpoints: names in use, wrong files in one line, nothing executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an ANN comes from: files, timm's layout on a hub and in a folder, torchvision; what each says, and what is refused."""
+"""Test sources of ANNs: files, timm's layout on a hub and in a folder, torchvision; refusals."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def weights(model: Any) -> bytes:
 
 
 def changed(**changes: Any) -> bytes:
-    """The config with other entries, those of pretrained_cfg behind `cfg_`."""
+    """Return the config with other entries, those of pretrained_cfg behind `cfg_`."""
     config = {**CONFIG, "pretrained_cfg": dict(CONFIG["pretrained_cfg"])}
     for name, value in changes.items():
         (config["pretrained_cfg"] if name.startswith("cfg_") else config)[
@@ -78,11 +78,11 @@ def folder_with(path: Path, weights: bytes, config: bytes) -> Path:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MiniHub]:
-    """A hub, and a client that knows no other and has an empty cache."""
+    """Start a hub, with a client that knows no other and has an empty cache."""
     with MiniHub() as running:
         for name, value in {
             "ENDPOINT": running.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            "HUGGINGFACE_CO_URL_TEMPLATE": running.url + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HUB_CACHE": str(tmp_path / "cache"),
             "HF_HUB_DISABLE_XET": True,
             "HF_HUB_OFFLINE": False,
@@ -303,7 +303,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def published(site: Site, monkeypatch: pytest.MonkeyPatch, model: Any, tmp_path: Path) -> str:
-    """A small network at the site, under a name as torchvision gives it; the file's name."""
+    """Publish a small network under a name as torchvision's; return the file's name."""
     path = tmp_path / "net.pth"
     torch.save(model.state_dict(), path)
     name = f"resnet20-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"

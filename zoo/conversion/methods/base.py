@@ -95,6 +95,7 @@ class Method(ABC):
         self,
         checkpoint: Checkpoint,
         settings: MethodSettings,
+        *,
         count: int,
         seed: int,
         prep: Preprocess,

@@ -44,6 +44,7 @@ class DataFree(Calibrated):
         self,
         checkpoint: Checkpoint,
         settings: MethodSettings,
+        *,
         count: int,
         seed: int,
         prep: Preprocess,
