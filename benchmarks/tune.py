@@ -1,7 +1,6 @@
 """Find the fastest tile of each layer on the GPU at hand and write it into the table of tiles.
 
-    python -m benchmarks.tune [--networks resnet20,...] [--neuron if,signed] [--timesteps 32] \\
-      [--budget SECONDS]
+    python -m benchmarks.tune [--networks resnet20,...] [--neuron if] [--timesteps 32] [--budget S]
     # The table again, from a result file alone; needs no GPU:
     python -m benchmarks.tune --apply RESULTS.json
 
@@ -129,13 +128,8 @@ def registers(tile: Tile, neuron: str) -> int:
     return values * tile.pixels * tile.channels // (32 * tile.warps)
 
 
-# Between these a model cannot decide (barriers and staging against the work of unpacking): always
-# measured.
-CONTESTED = (
-    Tile(64, 32, 64, 8, 4, 3),
-    Tile(64, 64, 64, 4, 4, 3),
-    Tile(64, 128, 64, 4, 8, 3),
-)
+# Always measured: a model cannot weigh barriers and staging against the work of unpacking.
+CONTESTED = (Tile(64, 32, 64, 8, 4, 3), Tile(64, 64, 64, 4, 4, 3), Tile(64, 128, 64, 4, 8, 3))
 
 
 def candidates(item: Item, default: Tile, limit: int) -> list[Tile]:

@@ -1,8 +1,8 @@
 """A hub on loopback for tests: the part of the Hugging Face protocol that the real client speaks, with faults to order.
 
-What the client does here: create a repository, upload (LFS "basic", so HF_HUB_DISABLE_XET=1), commit, tag, look up a repository,
-its tree and its files, list repositories, download. Repositories live in memory. The client's own errors come from the header
-X-Error-Code, as the real hub sends it.
+What the client does here: create a repository, upload (LFS "basic", so HF_HUB_DISABLE_XET=1),
+commit, tag, look up a repository, its tree and its files, list repositories, download. Repositories
+live in memory. The client's own errors come from the header X-Error-Code, as the real hub sends it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class MiniHub(ThreadingHTTPServer):
     """The server; `with MiniHub() as hub:` runs it in a thread.
 
     Attributes:
-        token: the one token that may write and see private repositories; None lets everybody do all.
+        token: the one token that may write and see private repositories; None lets everybody do
+            all.
         log: the requests so far.
         faults: what goes wrong; see `Fault`.
     """

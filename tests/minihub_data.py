@@ -47,10 +47,11 @@ class Repo:
 class Fault:
     """What goes wrong with the requests whose "METHOD path" holds `where`, `times` times (-1: always).
 
-    Kinds: a number is answered as that status; `cut` breaks the connection in the middle of a body; `short` sends half of it
-    as if that were all; `flip` changes a byte; `stall` says nothing for `seconds` and hangs up; `late` answers after `seconds`;
-    `lost` does what was asked and hangs up instead of answering; `slow` spreads a body over `seconds`; `endless` never stops
-    sending; `etag` says a hash that is a path; `other-commit` says another commit.
+    Kinds: a number is answered as that status; `cut` breaks the connection in the middle of a body;
+    `short` sends half of it as if that were all; `flip` changes a byte; `stall` says nothing for
+    `seconds` and hangs up; `late` answers after `seconds`; `lost` does what was asked and hangs up
+    instead of answering; `slow` spreads a body over `seconds`; `endless` never stops sending;
+    `etag` says a hash that is a path; `other-commit` says another commit.
     """
 
     where: str

@@ -56,7 +56,7 @@ class Hits(BaseModel):
     def add(self, other: Hits) -> None:
         self.top1 += other.top1
         self.top5 += other.top5
-        add_counts(self.by_class, other.by_class)
+        add_up(self.by_class, other.by_class)
 
 
 class Snapshot(BaseModel):
@@ -70,8 +70,8 @@ class Snapshot(BaseModel):
 
     def add(self, other: Snapshot) -> None:
         self.hits.add(other.hits)
-        add_counts(self.spikes, other.spikes)
-        add_counts(self.operations, other.operations)
+        add_up(self.spikes, other.spikes)
+        add_up(self.operations, other.operations)
 
 
 class Tally(BaseModel):
@@ -110,7 +110,7 @@ class Tally(BaseModel):
         for other in others:
             whole.batches += other.batches
             whole.timed += other.timed
-            add_counts(whole.images, other.images)
+            add_up(whole.images, other.images)
             for step, counts in other.snapshots.items():
                 whole.snapshots[step].add(counts)
             whole.ann.add(other.ann)
@@ -122,7 +122,7 @@ class Tally(BaseModel):
         return whole
 
 
-def add_counts(total: dict[Any, int], part: Mapping[Any, int]) -> None:
+def add_up(total: dict[Any, int], part: Mapping[Any, int]) -> None:
     """Add to each count of `total` the one of `part`."""
     for name, count in part.items():
         total[name] = total.get(name, 0) + count

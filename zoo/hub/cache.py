@@ -1,8 +1,9 @@
-"""Artifacts in the hub client's own cache: pulled whole or not at all, found again without a network, copied out, cleaned up.
+"""Artifacts in the hub client's own cache: pulled whole or not at all, and found again offline.
 
-The cache is the one `hf cache` and every other library use: `models--org--name/snapshots/<commit>/`, and under `refs/` which
-commit a branch or tag was when it was last pulled. The weights are fetched last, so a snapshot that has them is whole. The cache
-does not know from which hub a copy came.
+The cache is the one `hf cache` and every other library use:
+`models--org--name/snapshots/<commit>/`, and under `refs/` which commit a branch or tag was when it
+was last pulled. The weights are fetched last, so a snapshot that has them is whole. The cache does
+not know from which hub a copy came.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ _IN_USE = 3600.0  # seconds during which an unfinished file may belong to a pull
 
 @dataclass(frozen=True)
 class Pulled:
-    """An artifact at hand; `files` gives size and sha256, `fetched` says whether a file came from the hub, or was made, just now.
+    """An artifact at hand.
+
+    `files` gives size and sha256; `fetched` says whether a file came from the hub, or was made,
+    just now.
 
     `made`: what it was converted from and how, where a recipe made it here.
     """
@@ -73,18 +77,18 @@ class CachedSnapshot:
 
     @property
     def changed(self) -> float:
-        """When a file of it came, in seconds since 1970; a file that is coming now counts."""
+        """Time at which the last file came, in seconds since 1970; one that is coming counts."""
         coming = (self.folder.parents[1] / "blobs").glob("*.incomplete")
         return max((file.stat().st_mtime for file in (*self.files, *coming)), default=0.0)
 
 
 def made_folder() -> Path:
-    """Where `zoo.models.recipes` keeps what it made: a folder for each recipe, in it one for each artifact."""
+    """Return the folder of what recipes made: a folder a recipe, in it one an artifact."""
     return cache_folder() / "made"
 
 
 def parse(text: str) -> tuple[str, str | None] | None:
-    """`org/name` or `org/name@revision` as repository and revision; None when the text is neither.
+    """Return repository and revision of `org/name[@revision]`; None when the text is no such name.
 
     Raises UsageError for a revision that cannot be one.
     """
@@ -101,7 +105,7 @@ def parse(text: str) -> tuple[str, str | None] | None:
 
 
 def cached(repo: str, revision: str | None = None) -> Path | None:
-    """The folder of an artifact in the cache, if a whole one is there; asks nobody."""
+    """Return the folder of a whole artifact in the cache, or None; no hub is asked."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [
@@ -112,17 +116,21 @@ def cached(repo: str, revision: str | None = None) -> Path | None:
 
 
 def is_cached(folder: Path) -> bool:
-    """Whether a folder is one commit in a hub client's cache."""
+    """Return whether a folder is one commit in a hub client's cache."""
     return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
 
 
 def is_made(folder: Path) -> bool:
-    """Whether a folder was made by a recipe."""
+    """Return whether a recipe made the folder."""
     return folder.parent.parent == made_folder()
 
 
 def name_of(folder: Path) -> str:
-    """`org/name` of a folder in the cache, the recipe's name of one that was made, else the folder's own name."""
+    """Return the name that leads to a folder.
+
+    It is `org/name` of one in the cache, the recipe's name of one that was made, else the folder's
+    own name.
+    """
     if is_cached(folder):
         return folder.parent.parent.name.removeprefix("models--").replace("--", "/")
     return folder.parent.name if is_made(folder) else folder.resolve().name
@@ -141,16 +149,19 @@ def fetch_artifact(
 ) -> Pulled:
     """Brings one commit of an artifact into the cache and checks every file of it.
 
-    A branch or tag is looked up once; every file is of the commit it is at that time. A commit in the cache needs no network.
+    A branch or tag is looked up once; every file is of the commit it is at that time. A commit in
+    the cache needs no network.
 
     Args:
         revision: a commit, tag or branch; the newest of main without it.
-        expected: file name -> sha256 of all the files there are to be; else the hub's own hashes, and that in config.json.
+        expected: file name -> sha256 of all the files there are to be; else the hub's own hashes,
+            and that in config.json.
         force: fetch every file again.
 
     Raises:
         NetworkError, NotFoundError, AuthError, ZooError: as `zoo.hub.client.errors`.
-        IntegrityError: a file is wrong or too large; it was removed from the cache and the artifact cannot be used.
+        IntegrityError: a file is wrong or too large; it was removed from the cache and the artifact
+            cannot be used.
     """
     local = hub.is_offline(offline)
     commit = _commit(repo, revision, endpoint, token, local)
@@ -195,7 +206,8 @@ def fetch_artifact(
         if stated is not None and files[name][1] != stated:
             download.drop_cached(path)
             raise IntegrityError(
-                f"{repo}/{WEIGHTS} does not match the sha256 in {CONFIG}; it was removed from the cache"
+                f"{repo}/{WEIGHTS} does not match the sha256 in {CONFIG}; it was removed from the "
+                "cache"
             )
     if revision != commit:
         _remember(folder.parent.parent, revision or "main", commit)
@@ -212,7 +224,8 @@ def _commit(
         if folder is None:
             what = f"{repo}@{revision}" if revision else repo
             raise NetworkError(
-                f"{what} is not in the cache, and the zoo is offline: pull it once with a connection"
+                f"{what} is not in the cache, and the zoo is offline: pull it once with a "
+                "connection"
             )
         return folder.name
     from huggingface_hub import constants
@@ -239,7 +252,10 @@ def _weights_limit(config: Config) -> int:
 
 
 def _remember(storage: Path, revision: str, commit: str) -> None:
-    """Notes which commit a branch or tag is, only now that all of it is here: offline the name leads to a whole artifact."""
+    """Write which commit a branch or tag is, now that all of it is here.
+
+    Offline the name then leads to a whole artifact.
+    """
     path = storage / "refs" / revision
     if path.is_file() and path.read_text() == commit:
         return
@@ -252,9 +268,10 @@ def _remember(storage: Path, revision: str, commit: str) -> None:
 
 
 def copy_out(found: Pulled, folder: Path) -> Pulled:
-    """Copies an artifact to a folder that then appears whole, with bytes that are checked once more on the way.
+    """Copy an artifact to a folder that then appears whole; its bytes are checked on the way.
 
-    Raises IntegrityError when a file changed meanwhile, ZooError when the disk is full; nothing is left behind.
+    Raises IntegrityError when a file changed meanwhile, ZooError when the disk is full; nothing is
+    left behind.
     """
     with replaced_folder(folder) as temporary:
         for name, (_, sha256) in found.files.items():
@@ -268,7 +285,7 @@ def copy_out(found: Pulled, folder: Path) -> Pulled:
 
 
 def snapshots() -> Iterator[CachedSnapshot]:
-    """Every commit of an artifact in the cache, whole or not; other models in the cache are not looked into."""
+    """Yield every commit of an artifact in the cache, whole or not; other models are left out."""
     from huggingface_hub import constants
 
     for path in sorted(Path(constants.HF_HUB_CACHE).glob(f"models--*--*/snapshots/*/{CONFIG}")):
@@ -299,7 +316,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def problem_of(folder: Path) -> str | None:
-    """What is wrong with the files of an artifact in the cache, or None."""
+    """Return what is wrong with the files of an artifact in the cache, or None."""
     try:
         config = parse_config((folder / CONFIG).read_bytes(), f"{folder}/{CONFIG}")
     except (ZooError, OSError) as error:
@@ -317,7 +334,7 @@ def problem_of(folder: Path) -> str | None:
 
 
 def remove_cached(found: Iterable[CachedSnapshot]) -> int:
-    """Removes commits from the cache, with the blobs that no other commit needs; returns the bytes freed."""
+    """Remove commits, with the blobs that no other commit needs; return the bytes freed."""
     from huggingface_hub import constants, scan_cache_dir
 
     commits = [snapshot.commit for snapshot in found]
@@ -333,8 +350,8 @@ def remove_cached(found: Iterable[CachedSnapshot]) -> int:
 def prune_cache(*, in_use: float = _IN_USE) -> tuple[list[CachedSnapshot], list[Path], int]:
     """Removes what an interrupted pull left: commits without their weights, and unfinished files.
 
-    What changed in the last `in_use` seconds may belong to a pull that still runs, and stays. Returns the commits, the files and
-    the bytes freed.
+    What changed in the last `in_use` seconds may belong to a pull that still runs, and stays.
+    Returns the commits, the files and the bytes freed.
     """
     now = time.time()
     everything = list(snapshots())

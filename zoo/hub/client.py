@@ -1,9 +1,10 @@
-"""Talking to a hub: one file at a time into the hub client's own cache, checked, and its errors as the zoo's.
+"""The client of one hub: its settings, its errors as the zoo's, and search.
 
-The client (huggingface_hub) reads HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and its time-outs itself.
+The client (huggingface_hub) reads HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and
+its time-outs itself.
 
-A token belongs to one hub: HF_TOKEN, and the token of `hf auth login`, to that of HF_ENDPOINT (huggingface.co by default).
-Another `endpoint` gets no token, unless one is passed with it.
+A token belongs to one hub: HF_TOKEN, and the token of `hf auth login`, to that of HF_ENDPOINT
+(huggingface.co by default). Another `endpoint` gets no token, unless one is passed with it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _PAUSES = (0.5, 2.0)  # seconds before each further try when a hub answers 5xx o
 
 
 def base(endpoint: str | None = None) -> str:
-    """The address of the hub. Raises UsageError when `endpoint` is not one."""
+    """Return the address of the hub; raise UsageError when `endpoint` is not one."""
     from huggingface_hub import constants
 
     found = (endpoint or constants.ENDPOINT).rstrip("/")
@@ -68,7 +69,11 @@ def base(endpoint: str | None = None) -> str:
 
 
 def token_for(endpoint: str | None, token: str | None = None) -> str | bool | None:
-    """What the client is told: the token that was passed; None, its own, for HF_ENDPOINT; False, none, for any other hub."""
+    """Return the token for the client of a hub.
+
+    It is the one that was passed; None, the client's own, for HF_ENDPOINT; False, none, for any
+    other hub.
+    """
     from huggingface_hub import constants
 
     if token:
@@ -79,7 +84,7 @@ def token_for(endpoint: str | None, token: str | None = None) -> str | bool | No
 
 
 def api(endpoint: str | None = None, token: str | None = None) -> HfApi:
-    """The client for one hub."""
+    """Return the client of one hub."""
     from huggingface_hub import HfApi
 
     return HfApi(endpoint=base(endpoint), token=token_for(endpoint, token), **AGENT)
@@ -93,7 +98,7 @@ def is_offline(offline: bool = False) -> bool:
 
 
 def is_repo(text: str) -> bool:
-    """Whether a text can be the `org/name` of a repository."""
+    """Return whether a text can be the `org/name` of a repository."""
     parts = text.split("/")
     fits = len(parts) == 2 and len(text) <= 96 and all(_PART.fullmatch(part) for part in parts)
     return fits and "--" not in text and ".." not in text and not text.endswith((".", "-", ".git"))
@@ -101,7 +106,9 @@ def is_repo(text: str) -> bool:
 
 @contextlib.contextmanager
 def errors(what: str, endpoint: str | None = None) -> Iterator[None]:
-    """Calls of the client inside end in the zoo's errors, none waits or reads for ever, and its log and bars are kept quiet.
+    """Turn errors of the client inside into the zoo's.
+
+    No call waits or reads for ever, and the client's log and bars are kept quiet.
 
     Args:
         what: what is asked for, in the message: `org/name`, or a file of it.
@@ -123,7 +130,7 @@ def errors(what: str, endpoint: str | None = None) -> Iterator[None]:
 
 
 class _Bounds:
-    """Changes to the client while anybody is inside: it says and draws nothing, and its requests have limits."""
+    """Changes to the client while it is in use: it logs and draws nothing; requests have limits."""
 
     def __init__(self) -> None:
         self.lock, self.inside, self.undo = threading.Lock(), 0, contextlib.ExitStack()
@@ -166,7 +173,7 @@ _BOUNDS = _Bounds()
 
 
 def _limit_time(request: Any) -> None:
-    """Gives a request a time-out; many of the client's have none, and a hub that says nothing would hold it for ever."""
+    """Set a time-out; many requests of the client have none and would wait for ever."""
     from huggingface_hub import constants
 
     limits = request.extensions.get("timeout") or {}
@@ -178,7 +185,7 @@ def _limit_time(request: Any) -> None:
 
 
 def _limit_size(response: Any) -> None:
-    """Ends an answer about repositories that is longer than one is; files have a limit of their own."""
+    """Raise ValueError for an answer that is too long; files have a limit of their own."""
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     if not response.request.url.path.startswith("/api/"):
@@ -232,7 +239,8 @@ def raise_zoo_error(error: BaseException, what: str, host: str) -> NoReturn:
     if isinstance(error, httpx.TimeoutException):
         longest = max(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT)
         raise NetworkError(
-            f"{host} did not answer within {longest} s about {what}: try again, or raise HF_HUB_DOWNLOAD_TIMEOUT"
+            f"{host} did not answer within {longest} s about {what}: try again, or raise "
+            "HF_HUB_DOWNLOAD_TIMEOUT"
         ) from error
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
         raise NetworkError(
@@ -240,7 +248,8 @@ def raise_zoo_error(error: BaseException, what: str, host: str) -> NoReturn:
         ) from error
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         raise NetworkError(
-            f"{host} could not be reached for {what} ({_line(error)}): check the connection, HF_ENDPOINT and proxies, "
+            f"{host} could not be reached for {what} ({_line(error)}): check the connection, "
+            "HF_ENDPOINT and proxies, "
             "or use `offline=True`"
         ) from error
     if isinstance(error, HFValidationError):
@@ -253,11 +262,13 @@ def raise_zoo_error(error: BaseException, what: str, host: str) -> NoReturn:
         ) from error
     if isinstance(error, OSError) and str(error).startswith("Consistency check failed"):
         raise IntegrityError(
-            f"{what} came cut: its size is not the one {host} announced; nothing was kept: try again"
+            f"{what} came cut: its size is not the one {host} announced; nothing was kept: try "
+            "again"
         ) from error
     if isinstance(error, FileMetadataError | ValueError | KeyError | TypeError | AttributeError):
         raise NetworkError(
-            f"{host} did not answer about {what} as a hub does ({_line(error)}): check HF_ENDPOINT and proxies"
+            f"{host} did not answer about {what} as a hub does ({_line(error)}): check HF_ENDPOINT "
+            "and proxies"
         ) from error
     if isinstance(
         error, ConnectionError | TimeoutError | RuntimeError
@@ -287,7 +298,8 @@ def _raise_status(error: Any, what: str, host: str) -> NoReturn:
         and "/resolve/" not in str(error.response.request.url)
     ):
         raise AuthError(
-            f"{host} wants a token for {what}: set HF_TOKEN (it goes to HF_ENDPOINT alone, not to another `endpoint`)"
+            f"{host} wants a token for {what}: set HF_TOKEN (it goes to HF_ENDPOINT alone, not to "
+            "another `endpoint`)"
         ) from error
     if status == 401 or (status == 404 and code in ("", "RepoNotFound")):
         raise NotFoundError(
@@ -303,7 +315,8 @@ def _raise_status(error: Any, what: str, host: str) -> NoReturn:
         ) from error
     if status == 403:
         raise AuthError(
-            f"{host} does not allow this with the token{said}: use one that may read or write {what}"
+            f"{host} does not allow this with the token{said}: use one that may read or write "
+            f"{what}"
         ) from error
     if status == 429:
         raise NetworkError(
@@ -321,7 +334,10 @@ def _line(error: object) -> str:
 
 
 def retried(call: Callable[[], Any]) -> Any:
-    """Calls it again, up to twice, when a hub answers 5xx or hangs up: for calls that change nothing."""
+    """Return `call()`, tried up to three times when a hub answers 5xx or hangs up.
+
+    For calls that change nothing.
+    """
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx2 in client 2
 
@@ -338,7 +354,7 @@ def retried(call: Callable[[], Any]) -> Any:
 
 @dataclass(frozen=True)
 class Remote:
-    """A model of the zoo on a hub; `top1` is what its card says at the most timesteps."""
+    """A model of the zoo on a hub; `top1` is its card's accuracy at the most timesteps."""
 
     name: str
     commit: str | None
@@ -355,7 +371,7 @@ def search_hub(
     token: str | None = None,
     limit: int = 200,
 ) -> list[Remote]:
-    """The models of the zoo on a hub whose name holds `text`, by the tag that their cards carry.
+    """Return the models of the zoo on a hub whose name holds `text`, by the tag of their cards.
 
     Raises what `errors` does.
     """

@@ -44,10 +44,11 @@ def fetch_file(
     limit: int | None = None,
     force: bool = False,
 ) -> Path:
-    """A file of a repository through the client's own cache; its bytes are checked before its path is returned.
+    """Return the path of a file of a repository in the client's cache, its bytes checked.
 
-    With a full commit hash as revision and the file in the cache nothing is asked of the hub. A branch or tag is looked up each
-    time; when that fails for the network, the copy of the last look-up serves.
+    With a full commit hash as revision and the file in the cache nothing is asked of the hub. A
+    branch or tag is looked up each time; when that fails for the network, the copy of the last
+    look-up serves.
 
     Args:
         path: the file inside the repository.
@@ -61,7 +62,8 @@ def fetch_file(
 
     Raises:
         NetworkError, NotFoundError, AuthError, ZooError: see `errors`.
-        IntegrityError: the file is not what it should be or is larger than `limit`; it was removed from the cache.
+        IntegrityError: the file is not what it should be or is larger than `limit`; it was removed
+            from the cache.
     """
     from huggingface_hub import (
         constants,
@@ -78,7 +80,8 @@ def fetch_file(
     credentials, host = token_for(endpoint, token), base(endpoint)
 
     def look_up() -> None:
-        # The client names cache files after what the hub says: a hostile one must not choose a path with it.
+        # The client names cache files after what the hub says: a hostile one must not choose a path
+        # with it.
         url = hf_hub_url(repo_id, path, endpoint=host, **where)
         found = get_hf_file_metadata(
             url, token=credentials, endpoint=host, timeout=constants.HF_HUB_ETAG_TIMEOUT, **AGENT
@@ -88,7 +91,8 @@ def fetch_file(
             raise ValueError("no commit or no hash of the file")
         if COMMIT.fullmatch(revision) and commit != revision:
             raise IntegrityError(
-                f"{host} answered with commit {commit} when asked for {what} at {revision}: do not use it"
+                f"{host} answered with commit {commit} when asked for {what} at {revision}: do not "
+                "use it"
             )
         if limit is not None and (found.size or 0) > limit:
             raise IntegrityError(
@@ -156,7 +160,7 @@ def _bar(path: str, progress: Progress | None, limit: int | None, what: str) -> 
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
-        """What the client tells about a download: it draws nothing, passes it on, and ends one that is too large."""
+        """Progress of a download: passed on, not drawn; ends a download that is too large."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.seen, self.whole = kwargs.get("initial") or 0, kwargs.get("total") or 0
@@ -166,7 +170,8 @@ def _bar(path: str, progress: Progress | None, limit: int | None, what: str) -> 
             self.seen += int(n or 0)
             if limit is not None and self.seen > limit:
                 raise IntegrityError(
-                    f"{what} has more than {limit} bytes, the most that are right: nothing of it was kept"
+                    f"{what} has more than {limit} bytes, the most that are right: nothing of it "
+                    "was kept"
                 )
             if progress is not None:
                 progress(path, min(self.seen, self.whole or self.seen), self.whole or self.seen)
@@ -175,7 +180,10 @@ def _bar(path: str, progress: Progress | None, limit: int | None, what: str) -> 
 
 
 def check_cached(file: Path, sha256: str | None = None) -> str | None:
-    """What is wrong with a file of the cache, or None: against `sha256`, and against the hash it is stored under, where seen."""
+    """Return what is wrong with a file of the cache, or None.
+
+    It is compared with `sha256`, and with the hash that it is stored under, where that is seen.
+    """
     digest, size = hashlib.sha256(), file.stat().st_size
     git = git_blob(size)
     with open(file, "rb") as stream:

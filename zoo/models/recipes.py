@@ -1,15 +1,19 @@
-"""Models that are made here: `zoo pull s-resnet50` fetches a public ANN, converts it, checks the result and keeps it.
+"""Models that are made here: a public ANN is fetched, converted, verified and kept.
 
-A recipe says which checkpoint, pinned to its bytes, and how it is converted. Where the hub's own pages were seen to state the
-sha256 of timm's file (ResNet-18, 50 and 152) the source is that file, at its commit; else it is torchvision's, whose name holds
-the first eight digits of its sha256. Both are torchvision's ImageNet weights.
+A recipe says which checkpoint, pinned to its bytes, and how it is converted. Where the hub's own
+pages were seen to state the sha256 of timm's file (ResNet-18, 50 and 152) the source is that file,
+at its commit; else it is torchvision's, whose name holds the first eight digits of its sha256. Both
+are torchvision's ImageNet weights.
 
-What is made lies in the zoo's own cache, not the hub client's, which holds only what has a hub's hash:
+What is made lies in the zoo's own cache, not the hub client's, which holds only what has a hub's
+hash:
 
-    made/s-resnet50/<recipe's digest>-data-free-32         an artifact; with images: <digest>-calib-<images>-<their digest>
-    made/s-resnet50/current                                which of them the name means: the one that was pulled last
+    made/s-resnet50/<recipe's digest>-data-free-32         an artifact; with images:
+    <digest>-calib-<images>-<their digest> made/s-resnet50/current
+    which of them the name means: the one that was pulled last
 
-An artifact appears only after it was verified. A recipe that changed has another digest, and is made anew.
+An artifact appears only after it was verified. A recipe that changed has another digest, and is
+made anew.
 """
 
 from __future__ import annotations
@@ -55,7 +59,8 @@ class Recipe:
         sha256: of a hub's weights; torchvision's name says its own.
         megabytes: what is fetched.
         samples: images to calibrate on, or to make; at 224 x 224 each takes memory.
-        parameters: of a method, where they are not its defaults; each method takes those that it has.
+        parameters: of a method, where they are not its defaults; each method takes those that it
+            has.
     """
 
     name: str
@@ -70,14 +75,14 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Says apart whatever would be converted otherwise."""
+        """Cache key: changes whenever the conversion would."""
         facts = asdict(self) | {"conversion": CONVERSION}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Made:
-    """An artifact that a recipe made; `key` is its folder's name, `state` whether its name means it."""
+    """An artifact that a recipe made; `key` names its folder, `state` says if its name means it."""
 
     name: str
     key: str
@@ -113,8 +118,8 @@ _CHECKPOINTS: tuple[tuple[str, str, int, str | None], ...] = (
 )
 
 
-# Binary neurons of the bottleneck networks need 64 timesteps and more, at which what thresholds clip weighs more than how soon
-# neurons fire.
+# Binary neurons of the bottleneck networks need 64 timesteps and more, at which what thresholds
+# clip weighs more than how soon neurons fire.
 _LONG: dict[str, Any] = {"timesteps": 64, "parameters": {"levels": 32, "rows": 64}}
 
 
@@ -146,7 +151,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def everything() -> Iterator[Made]:
-    """Every artifact that was made here, also by recipes that have changed since."""
+    """Yield every artifact that was made here, also by recipes that have changed since."""
     for config in sorted(cache.made_folder().glob(f"*/*/{CONFIG}")):
         folder, name = config.parent, config.parents[1].name
         if not _KEY.fullmatch(folder.name) or not (folder / WEIGHTS).is_file():
@@ -161,7 +166,7 @@ def everything() -> Iterator[Made]:
 
 
 def current_artifact(name: str) -> Path | None:
-    """The folder that a recipe's name means, if it has been made as the recipe is now."""
+    """Return the folder that a recipe's name means, None if it was not followed as it is."""
     home = cache.made_folder() / name
     try:
         key = (home / _CURRENT).read_text(encoding="ascii").strip()
@@ -176,8 +181,9 @@ def current_artifact(name: str) -> Path | None:
 
 
 def how_to(name: str) -> str:
-    """The words of a message about a recipe that was not followed yet."""
-    return f"make it with zoo pull {name} (downloads {RECIPES[name].megabytes} MB and converts, minutes)"
+    """Return the words of a message about a recipe that was not followed yet."""
+    megabytes = RECIPES[name].megabytes
+    return f"make it with zoo pull {name} (downloads {megabytes} MB and converts, minutes)"
 
 
 def make(
@@ -193,10 +199,12 @@ def make(
 ) -> cache.Pulled:
     """Makes the artifact of a recipe, or finds it made, and lets the name mean it.
 
-    Two processes that make the same take turns, and the second finds it made. What is killed leaves nothing that could be used.
+    Two processes that make the same take turns, and the second finds it made. What is killed leaves
+    nothing that could be used.
 
     Args:
-        images: training images to calibrate on, as `zoo.data.open.open_images` reads them; data-free without.
+        images: training images to calibrate on, as `zoo.data.open.open_images` reads them;
+            data-free without.
         samples: how many of them, or how many to make (default: the recipe's).
         endpoint: another hub than HF_ENDPOINT.
         offline: the checkpoint has to be in its cache.
@@ -206,7 +214,8 @@ def make(
 
     Raises:
         NetworkError, NotFoundError, AuthError: the checkpoint cannot be had.
-        IntegrityError: it is not the one of the recipe, or the artifact failed its verification; nothing of it is kept.
+        IntegrityError: it is not the one of the recipe, or the artifact failed its verification;
+            nothing of it is kept.
         UsageError: the images cannot be used, or an endpoint for a checkpoint that is not a hub's.
         ZooError: the cache cannot be written.
     """
@@ -288,15 +297,17 @@ def _make(
         bad = [check for check in verify_artifact(temporary, deep=True) if not check.ok]
         if bad:
             raise IntegrityError(
-                f"{recipe.name}: what was made is not sound ({bad[0].detail}): nothing was kept; try again"
+                f"{recipe.name}: what was made is not sound ({bad[0].detail}): nothing was kept; "
+                "try again"
             )
     talk(
-        f"{recipe.name} predicts what the ANN predicts on {result.agreement:.1%} of these images at T = {recipe.timesteps}"
+        f"{recipe.name} predicts what the ANN predicts on {result.agreement:.1%} of these images "
+        f"at T = {recipe.timesteps}"
     )
 
 
 def _found(recipe: Recipe, folder: Path, *, fetched: bool = False) -> cache.Pulled | None:
-    """An artifact that was made before, if its files are sound still; from now on the name means it."""
+    """Return an artifact that was made before if its files are sound; the name then means it."""
     try:
         data = {name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}
         config = parse_config(data[CONFIG], f"{folder}/{CONFIG}")
@@ -324,7 +335,7 @@ def _found(recipe: Recipe, folder: Path, *, fetched: bool = False) -> cache.Pull
 def _turn(
     home: Path, talk: Callable[[str], None] = lambda _: None, *, wait: bool = True
 ) -> Iterator[bool]:
-    """Holds the one right to make something in a folder; whether it was had, which without `wait` it need not be.
+    """Hold a folder's lock; yield whether it is held: without `wait` another may have it.
 
     The system takes it back from a process that is killed.
     """
@@ -382,7 +393,11 @@ def remove_made(found: Iterable[Made]) -> int:
 
 
 def prune_made() -> tuple[list[Path], int]:
-    """Removes what interrupted makings left and what no recipe leads to any more; the paths and the bytes freed."""
+    """Remove what interrupted conversions left and what no recipe leads to any more.
+
+    Returns:
+        The paths and the bytes freed.
+    """
     outdated = [one for one in everything() if one.state == "outdated"]
     removed, freed = [one.folder for one in outdated], remove_made(outdated)
     for home in sorted(cache.made_folder().glob("*/")):

@@ -1,7 +1,8 @@
-"""Names of the zoo, and what a name, path or hub id on the command line means.
+"""Names of the zoo, and what a name, a path or a hub id means.
 
-`zoo/models/index.json` says what every named model is: the sha256 of each of its files, its spike checksum and, for one that does
-not ship, the repository and commit it is pulled from. `python -m zoo.models.registry` writes it anew from the folders beside it.
+`zoo/models/index.json` says what every named model is: the sha256 of each of its files, its spike
+checksum and, for one that does not ship, the repository and commit it is pulled from. `python -m
+zoo.models.registry` writes it anew from the folders beside it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _SHIPPED = Path(__file__).parent
 Origin = Literal["shipped", "cached", "made", "folder"]
 
 
-class Named(BaseModel):
-    """What the index says about one model."""
+class IndexEntry(BaseModel):
+    """An entry of the index: one model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +46,7 @@ class Named(BaseModel):
     revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
 
     @model_validator(mode="after")
-    def _can_be_had(self) -> Named:
+    def _can_be_had(self) -> IndexEntry:
         if not {CONFIG, WEIGHTS} <= self.files.keys() <= {*FILES}:
             raise ValueError(
                 f"files must be of {', '.join(FILES)}, the first and the last among them"
@@ -58,7 +59,7 @@ class Named(BaseModel):
 
 
 class _Index(
-    RootModel[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], Named]]
+    RootModel[dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")], IndexEntry]]
 ):
     pass
 
@@ -67,8 +68,8 @@ class _Index(
 class Entry:
     """An artifact that has a name.
 
-    `size` is that of its files in bytes, `evaluation` what its eval.json says, if it has one, `origin` where its folder is,
-    `commit` that of the repository it was pulled from.
+    `size` is that of its files in bytes, `evaluation` what its eval.json says, if it has one,
+    `origin` where its folder is, `commit` that of the repository it was pulled from.
     """
 
     name: str
@@ -80,8 +81,8 @@ class Entry:
     commit: str | None = None
 
 
-def index() -> dict[str, Named]:
-    """The models that have a name. Raises IntegrityError when the index is not what it should be."""
+def index() -> dict[str, IndexEntry]:
+    """Return the models that have a name; raise IntegrityError if the index is damaged."""
     path = _SHIPPED / "index.json"
     try:
         return _Index.model_validate_json(path.read_bytes()).root
@@ -92,7 +93,7 @@ def index() -> dict[str, Named]:
 
 
 def entry(folder: Path, name: str | None = None) -> Entry:
-    """Reads the facts of one artifact folder, without its tensors."""
+    """Return the facts of one artifact folder, without its tensors."""
     config = parse_config((folder / "config.json").read_bytes(), f"{folder}/config.json")
     evaluation = read_evaluation(folder) if (folder / EVALUATION).is_file() else None
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
@@ -118,12 +119,12 @@ def _folders() -> list[str]:
 
 
 def shipped() -> list[Entry]:
-    """The artifacts inside the package, by name."""
+    """Return the artifacts inside the package, by name."""
     return [entry(_SHIPPED / name) for name in _folders()]
 
 
 def at_hand() -> list[Entry]:
-    """The artifacts that need no network: those inside the package, the whole ones in the cache, and those that were made."""
+    """Return the artifacts that need no network: shipped, whole in the cache, or made here."""
     names = {(named.repo, named.revision): name for name, named in index().items() if named.repo}
     pulled = [one for one in cache.snapshots() if one.whole]
     made = [one.folder for one in recipes.everything() if one.state == "current"]
@@ -135,7 +136,7 @@ def at_hand() -> list[Entry]:
 
 
 def to_make() -> list[recipes.Recipe]:
-    """The recipes that were not followed yet: `zoo pull` does."""
+    """Return the recipes that were not followed yet."""
     return [
         recipe for name, recipe in recipes.RECIPES.items() if recipes.current_artifact(name) is None
     ]
@@ -211,11 +212,12 @@ def resolve(
     token: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """The artifact folder of what a user names; the first of these that it is:
+    """Return the artifact folder of what a user names, the first of these that it is:
 
-    a folder; a model that ships; one that a recipe made; a pinned name or an `org/name[@revision]` in the hub client's cache; the
-    same on the hub, from where it is pulled. `org/name` of the cache is the newest that was pulled; `zoo pull` looks for a newer
-    one, and it alone makes what a recipe makes.
+    a folder; a model that ships; one that a recipe made; a pinned name or an `org/name[@revision]`
+    in the hub client's cache; the same on the hub, from where it is pulled. `org/name` of the cache
+    is the newest that was pulled; `zoo pull` looks for a newer one, and it alone makes what a
+    recipe makes.
 
     Raises:
         NotFoundError: it is none of these, and lists near names; or a recipe was not followed yet.
@@ -254,7 +256,8 @@ def resolve(
         named is None and Path(wanted[0]).parent.is_dir()
     ):  # a mistyped path is not for a hub to know
         raise NotFoundError(
-            f"{text} is neither a folder, nor a model of the zoo, nor org/name of a hub; {near(text)}"
+            f"{text} is neither a folder, nor a model of the zoo, nor org/name of a hub; "
+            f"{near(text)}"
         )
     try:
         expected = named.files if named else None
@@ -266,7 +269,7 @@ def resolve(
 
 
 def near(text: str) -> str:
-    """The names of the zoo that are nearest to a text, as words of a message."""
+    """Return the names that are nearest to a text, as words of a message."""
     names = sorted({*index(), *_folders(), *recipes.RECIPES})
     found = difflib.get_close_matches(text, names, n=3, cutoff=0.4) or _folders()
     return f"known: {', '.join(found) or 'none is shipped'}"
@@ -283,11 +286,18 @@ def pull(
     progress: Progress | None = None,
     talk: Callable[[str], None] = lambda _: None,
 ) -> cache.Pulled:
-    """Makes a named model or an `org/name[@revision]` ready for use without a network, every file checked.
+    """Make a model ready for use without a network, every file checked.
 
-    `images`, `samples` and `talk` are of `zoo.models.recipes.make` alone.
+    Args:
+        text: a name of the zoo, or `org/name[@revision]` of a hub.
+        images, samples, talk: of a model that a recipe makes; see `zoo.models.recipes.make`.
+        endpoint: another hub than HF_ENDPOINT; it gets no token.
+        offline: take what is in the package or the cache.
+        force: fetch or make it again.
+        progress: called with a stage, what is done and how much there is.
 
-    Raises NotFoundError for a name that does not exist, IntegrityError, and what `zoo.hub.cache.fetch_artifact` and `zoo.models.recipes.make` raise.
+    Raises NotFoundError for a name that does not exist, IntegrityError, and what
+    `zoo.hub.cache.fetch_artifact` and `zoo.models.recipes.make` raise.
     """
     named = index().get(text)
     if named is None and text in recipes.RECIPES:
@@ -303,7 +313,8 @@ def pull(
         )
     if images is not None or samples is not None:
         raise UsageError(
-            f"{text} is not converted here: `images` and `samples` are for {', '.join(recipes.RECIPES)}"
+            f"{text} is not converted here: `images` and `samples` are for "
+            f"{', '.join(recipes.RECIPES)}"
         )
     if named is not None and text in _folders():
         problem = check(_SHIPPED / text)
@@ -330,7 +341,7 @@ def pull(
 
 
 def check(folder: Path) -> str | None:
-    """What differs between a shipped folder and the index, or None."""
+    """Return what differs between a shipped folder and the index, or None."""
     named = index().get(folder.name)
     if named is None:
         return "is not in the index: python -m zoo.models.registry writes it anew"
@@ -349,7 +360,7 @@ def _difference(folder: Path, files: Mapping[str, str]) -> str | None:
 
 
 def verify_model(folder: Path, *, deep: bool = False) -> list[Check]:
-    """`zoo.artifact.folder.verify_artifact`, and before it the files against the index, or in the cache against the hashes of the hub."""
+    """Return the checks of a model: files against the index or the hub, then the artifact."""
     from zoo.artifact.folder import Check, verify_artifact
 
     first = []
@@ -373,7 +384,7 @@ def default_data(config: Config) -> str | None:
 
 
 def make_index() -> dict[str, Any]:
-    """The index as the folders are now; what it says of models that do not ship, and where one is hosted, is kept."""
+    """Return the index of the folders as they are; entries of models that do not ship are kept."""
     kept = index() if (_SHIPPED / "index.json").is_file() else {}
     made = {name: named for name, named in kept.items() if named.repo is not None}
     for found in shipped():
@@ -383,7 +394,7 @@ def make_index() -> dict[str, Any]:
             if (found.folder / name).is_file()
         }
         before = kept.get(found.name)
-        made[found.name] = Named.model_validate(
+        made[found.name] = IndexEntry.model_validate(
             {
                 "files": files,
                 "spikes": found.config.checksum.sha256,

@@ -40,7 +40,8 @@ class Changed(Exception):
 class Stored:
     """A file as it was when it was hashed.
 
-    etag: on the hub sha256 for the weights, git's blob id for small files. blocks: the sha256 of each block, one after another.
+    etag: on the hub sha256 for the weights, git's blob id for small files. blocks: the sha256 of
+    each block, one after another.
     """
 
     identity: tuple[int, ...]
@@ -52,7 +53,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class ServedSnapshot:
-    """One artifact; `commit` is made from its contents, so it is the same on every server and after every restart."""
+    """One artifact; `commit` comes from its contents, the same on every server and restart."""
 
     id: str
     commit: str
@@ -79,9 +80,10 @@ def _identity(found: os.stat_result) -> tuple[int, ...]:
 
 
 class Folder:
-    """What of a folder may be read.
+    """The part of a folder that may be read.
 
-    `flat` is the org of a folder that holds artifacts directly; without it the folder is root/org/name.
+    `flat` is the org of a folder that holds artifacts directly; without it the folder is
+    root/org/name.
     """
 
     def __init__(self, root: str | Path, flat: str | None = None) -> None:
@@ -95,7 +97,7 @@ class Folder:
         self._known: dict[str, ServedSnapshot] = {}
 
     def ids(self) -> list[str]:
-        """Every org/name there is a folder for, whole or not."""
+        """Return every org/name that has a folder, whole or not."""
         orgs = [self.flat] if self.flat is not None else self._folders(self.root)
         place = {org: self.root if self.flat is not None else self.root / org for org in orgs}
         return [f"{org}/{name}" for org in orgs for name in self._folders(place[org])]
@@ -112,7 +114,7 @@ class Folder:
     def look(
         self, org: str, name: str, want: str | None = None, *, hashing: bool = True
     ) -> tuple[ServedSnapshot, BinaryIO | None]:
-        """An artifact as it is now, and its file `want`, open, if it has one.
+        """Return an artifact as it is now, and its file `want`, open, if it has one.
 
         Raises:
             NotFoundError: there is no such artifact.
@@ -192,12 +194,12 @@ class Folder:
         return snapshot
 
     def forget(self, identity: str) -> None:
-        """Has an artifact hashed again, when its bytes were found not to be those of its hashes."""
+        """Drop the hashes of an artifact whose bytes turned out to be others."""
         self._known.pop(identity, None)
 
 
 def _blocks(file: BinaryIO, stored: Stored, begin: int, end: int) -> Iterator[bytes]:
-    """Bytes `begin` to `end` of a file, checked. Raises Changed."""
+    """Yield bytes `begin` to `end` of a file, checked; raise Changed if they are others."""
     for index in range(begin // BLOCK, -(-end // BLOCK)):
         start = index * BLOCK
         block = os.pread(file.fileno(), BLOCK, start)

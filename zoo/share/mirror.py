@@ -1,4 +1,4 @@
-"""A folder of artifacts as a hub has them, DIR/org/name/: what `zoo mirror` fills and `zoo serve` serves."""
+"""A folder of artifacts as a hub has them, DIR/org/name/, for `zoo serve`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mirrored:
 
 
 def repository(folder: Path, org: str = ORG) -> str:
-    """`org/name` of the artifact in `folder`: its own when it comes from a hub, else `org` and its folder's name.
+    """Return `org/name` of an artifact: its own from a hub, else `org` and its folder's name.
 
     Raises UsageError when a hub would not take that.
     """
@@ -39,7 +39,8 @@ def repository(folder: Path, org: str = ORG) -> str:
     found = name if hub.is_repo(name) else f"{org}/{name}"
     if not hub.is_repo(found):
         raise UsageError(
-            f"{found!r} cannot name a repository: letters, digits, single - _ and . only; rename it or pass `name`"
+            f"{found!r} cannot name a repository: letters, digits, single - _ and . only; rename "
+            "it or pass `name`"
         )
     return found
 
@@ -47,9 +48,10 @@ def repository(folder: Path, org: str = ORG) -> str:
 def mirror(
     root: str | Path, models: list[str], *, org: str = ORG, progress: Progress | None = None
 ) -> list[Mirrored]:
-    """Copies artifacts into `root`, each as root/org/name, every one checked as `zoo.load` checks it.
+    """Copy artifacts into `root` as root/org/name, each checked as `zoo.load` checks it.
 
-    An artifact appears whole or not at all. One that is there with the same bytes is left alone, another is replaced.
+    An artifact appears whole or not at all. One that is there with the same bytes is left alone,
+    another is replaced.
 
     Args:
         models: names of the zoo, artifact folders, or `org/name[@revision]` of a hub.
@@ -58,7 +60,8 @@ def mirror(
     Raises:
         NotFoundError: a model does not exist.
         IntegrityError: an artifact is damaged; those before it are in place.
-        UsageError: a hub would not take the id, two models have the same, or something else is in the way.
+        UsageError: a hub would not take the id, two models have the same, or something else is in
+            the way.
         NetworkError, AuthError: as `zoo.models.registry.resolve`.
         ZooError: the folder cannot be written.
     """
@@ -71,7 +74,8 @@ def mirror(
         identity = repository(folder, org)
         if wanted.setdefault(identity, folder) != folder:
             raise UsageError(
-                f"{wanted[identity]} and {folder} would both be {identity}: mirror one under another `name`"
+                f"{wanted[identity]} and {folder} would both be {identity}: mirror one under "
+                "another `name`"
             )
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root} is not a folder: choose another")
@@ -86,13 +90,14 @@ def mirror(
 
 
 def _copy(source: Path, target: Path, identity: str) -> Mirrored:
-    """Copies one artifact beside its place, checks the copy, and moves it in."""
+    """Copy one artifact beside its place, check the copy, and move it in."""
     from zoo.artifact.folder import read_artifact
     from zoo.files import replaced_folder
 
     if target.exists() and not (target / CONFIG).is_file():
         raise UsageError(
-            f"{target} is not an artifact and would be replaced: move it away, or choose another folder"
+            f"{target} is not an artifact and would be replaced: move it away, or choose another "
+            "folder"
         )
     missing = [folder for folder in target.parents if not folder.exists()]
     try:
@@ -114,7 +119,8 @@ def _copy(source: Path, target: Path, identity: str) -> Mirrored:
                         path.rename(temporary / path.name)
     except OSError as error:
         raise ZooError(
-            f"{target} could not be written ({error.strerror}): free some space or choose another folder"
+            f"{target} could not be written ({error.strerror}): free some space or choose another "
+            "folder"
         ) from error
     finally:
         for (
@@ -133,7 +139,7 @@ def _copy_synced(source: Path, target: Path) -> None:
 
 
 def _same(copy: Path, target: Path) -> bool:
-    """Whether `target` holds the files of `copy` and no others."""
+    """Return whether `target` holds the files of `copy` and no others."""
     ours = sorted(path.name for path in copy.iterdir())
     if not target.is_dir() or ours != sorted(path.name for path in target.iterdir()):
         return False

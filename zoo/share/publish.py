@@ -19,7 +19,10 @@ from zoo.progress import Progress
 
 @dataclass(frozen=True)
 class Published:
-    """What is on the hub now, or would be after a dry run; `committed` is false when the same bytes were there already."""
+    """The state of the hub afterwards, or as a dry run foresees it.
+
+    `committed` is false when the same bytes were there already.
+    """
 
     repo: str
     url: str
@@ -31,7 +34,7 @@ class Published:
 
     @property
     def pull(self) -> str:
-        """The command that brings exactly this back."""
+        """Command that pulls exactly these files again."""
         where = [] if self.endpoint is None else ["--endpoint", self.endpoint]
         return shlex.join(
             ["zoo", "pull", f"{self.repo}@{self.commit or self.tag or 'COMMIT'}", *where]
@@ -51,20 +54,23 @@ def publish(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Published:
-    """Puts an artifact and its card on a hub, in one commit.
+    """Publish an artifact and its card on a hub, in one commit.
 
-    The artifact is run and its spike checksum compared first, and the card rendered from its eval.json. What is on the hub with
-    the same bytes is left as it is. A commit by somebody else in the meantime is never overwritten.
+    The artifact is run and its spike checksum compared first, and the card rendered from its
+    eval.json. What is on the hub with the same bytes is left as it is. A commit by somebody else in
+    the meantime is never overwritten.
 
     Args:
         private: make the repository private, if it does not exist yet.
-        tag: a name for the commit; one that stands for another commit is an error before anything is written.
+        tag: a name for the commit; one that stands for another commit is an error before anything
+            is written.
         dry_run: stop before the hub is asked anything.
 
     Raises:
         IntegrityError: the artifact is not sound, or the hub holds other bytes than were sent.
         GateError, NotFoundError: the card would lack something; the message says what.
-        NetworkError, AuthError, ZooError: as `zoo.hub.client.errors`; the repository then holds what it held, or all that is new.
+        NetworkError, AuthError, ZooError: as `zoo.hub.client.errors`; the repository then holds
+            what it held, or all that is new.
     """
     if not hub.is_repo(repo):
         raise UsageError(f"{repo!r} cannot be the name of a repository: write it like org/name")
@@ -113,7 +119,8 @@ def publish(
                 )  # the client may have sent it twice, the answer to one lost
                 if _missing(now, payload):
                     raise ZooError(
-                        f"{repo} got another commit in the meantime: nothing was published and nothing is lost; look at {url} "
+                        f"{repo} got another commit in the meantime: nothing was published and "
+                        f"nothing is lost; look at {url} "
                         "and publish again"
                     ) from error
                 commit = str(now.sha)
@@ -123,7 +130,8 @@ def publish(
         there = hub.retried(lambda: client.model_info(repo, revision=commit, files_metadata=True))
         if wrong := _missing(there, payload):
             raise IntegrityError(
-                f"{url} holds another {wrong[0]} than was sent: publish again, and do not use {commit}"
+                f"{url} holds another {wrong[0]} than was sent: publish again, and do not use "
+                f"{commit}"
             )
         if tag is not None:
             client.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
@@ -132,7 +140,7 @@ def publish(
 
 
 def _payload(folder: Path) -> dict[str, bytes]:
-    """The files to publish, after every check there is; they are the bytes that were checked."""
+    """Return the files to publish after every check; they are the bytes that were checked."""
     from zoo.artifact.folder import verify_artifact
     from zoo.render import card
 
@@ -155,7 +163,7 @@ def _payload(folder: Path) -> dict[str, bytes]:
 
 
 def _missing(info: Any, payload: Mapping[str, bytes]) -> list[str]:
-    """The files that the hub does not have with these bytes."""
+    """Return the files that the hub does not have with these bytes."""
     have = {file.rfilename: file for file in info.siblings or []}
     wrong = []
     for name, data in payload.items():
@@ -172,7 +180,7 @@ def _missing(info: Any, payload: Mapping[str, bytes]) -> list[str]:
 
 
 def _check_tag(client: Any, repo: str, tag: str | None, commit: str | None) -> None:
-    """Says before anything is written that a tag is taken: by another commit than this one (None: one that is still to come)."""
+    """Raise UsageError if a tag stands for another commit, before anything is written."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     if tag is None:
@@ -183,5 +191,6 @@ def _check_tag(client: Any, repo: str, tag: str | None, commit: str | None) -> N
         return
     if taken != commit:
         raise UsageError(
-            f"`tag={tag}` is {str(taken)[:12]} of {repo} already: choose another; nothing was published"
+            f"`tag={tag}` is {str(taken)[:12]} of {repo} already: choose another; nothing was "
+            "published"
         )

@@ -1,15 +1,18 @@
 """A read-only server of artifacts that speaks the hub's protocol, for clusters without internet.
 
-`HF_ENDPOINT=http://host:port` makes huggingface_hub, and all that is built on it, download from here. There are no redirects and
+`HF_ENDPOINT=http://host:port` makes huggingface_hub, and all that is built on it, download from
+here. There are no redirects and
 no xet headers, so a client takes every file over plain HTTP.
 
-What may be read: the files of `zoo.artifact.config.FILES` in root/org/name, and only while they are a whole artifact: config.json is valid
-and the sha256 it states is that of model.safetensors. Every step from the root down is opened relative to the one before, and no
-link is followed, so nothing outside the root can be reached whatever a request says.
+What may be read: the files of `zoo.artifact.config.FILES` in root/org/name, and only while they are
+a whole artifact: config.json is valid and the sha256 it states is that of model.safetensors. Every
+step from the root down is opened relative to the one before, and no link is followed, so nothing
+outside the root can be reached whatever a request says.
 
-An ETag and the bytes sent under it belong together even if a file is changed in place meanwhile: with its sha256 a file gets the
-sha256 of each of its blocks, and a block is sent only when it still has it. If not, the connection is cut and the next request
-sees the new file. At most one block for each download is in memory.
+An ETag and the bytes sent under it belong together even if a file is changed in place meanwhile:
+with its sha256 a file gets the sha256 of each of its blocks, and a block is sent only when it still
+has it. If not, the connection is cut and the next request sees the new file. At most one block for
+each download is in memory.
 """
 
 from __future__ import annotations
@@ -42,10 +45,10 @@ Talk = Callable[[str], None]
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Begin and end of the one range a Range header asks for; (size, size) when it begins behind the file.
+    """Return begin and end of the range that a header asks for, (size, size) behind the file.
 
-    None without such a header. What is not understood, several ranges too, counts as none: the answer is then the whole file
-    (RFC 9110, 14.2).
+    None without such a header. What is not understood, several ranges too, counts as none: the
+    answer is then the whole file (RFC 9110, 14.2).
     """
     match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header or "")
     if match is None or match[1] == match[2] == "":
@@ -70,7 +73,8 @@ class Hub:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        # Many clients that come for the same new artifact have it hashed once, and do not hold up the others' threads.
+        # Many clients that come for the same new artifact have it hashed once, and do not hold up
+        # the others' threads.
         self._locks = [asyncio.Lock() for _ in range(64)]
 
     async def _look(
@@ -207,10 +211,11 @@ def _missing(code: str, message: str, snapshot: ServedSnapshot | None = None) ->
 
 
 def _node(name: str, stored: Stored) -> dict[str, Any]:
-    """A file as the tree lists it: a large file is a pointer to its sha256."""
+    """Return a file as the tree lists it: a large one is a pointer to its sha256."""
     if name != WEIGHTS:
         return {"type": "file", "path": name, "size": stored.size, "oid": stored.etag}
-    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{stored.sha256}\nsize {stored.size}\n".encode()
+    lines = ("version https://git-lfs.github.com/spec/v1", f"oid sha256:{stored.sha256}")
+    pointer = "".join(f"{line}\n" for line in (*lines, f"size {stored.size}")).encode()
     oid = git_blob(len(pointer), pointer).hexdigest()
     large = {"oid": stored.sha256, "size": stored.size, "pointerSize": len(pointer)}
     return {"type": "file", "path": name, "size": stored.size, "oid": oid, "lfs": large}
@@ -251,7 +256,10 @@ def _facts(snapshot: ServedSnapshot, blobs: bool = False) -> dict[str, Any]:
 
 
 def app(folder: Folder, talk: Talk | None = None) -> ASGIApp:
-    """The ASGI application over a folder; `talk` gets one line for each answer. Raises UsageError without starlette."""
+    """Return the ASGI application over a folder; `talk` gets one line for each answer.
+
+    Raises UsageError without starlette.
+    """
     _require()
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -303,7 +311,8 @@ def app(folder: Folder, talk: Talk | None = None) -> ASGIApp:
         except Exception as error:
             if not isinstance(_cause(error), Changed):
                 raise
-            # The head has gone out: ending here without the rest makes the server cut the connection.
+            # The head has gone out: ending here without the rest makes the server cut the
+            # connection.
             if talk is not None:
                 talk(f"{scope['path']} changed while it was sent: the download was cut")
             return
@@ -314,7 +323,7 @@ def app(folder: Folder, talk: Talk | None = None) -> ASGIApp:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What lies under the RuntimeError that starlette makes of an error behind the head."""
+    """Return the error under the RuntimeError that starlette makes of one behind the head."""
     return (
         error.__cause__
         if isinstance(error, RuntimeError) and error.__cause__ is not None
@@ -335,7 +344,9 @@ def _require() -> None:
 def serve(
     folder: Folder, host: str, port: int, *, ready: Callable[[str], None], talk: Talk | None = None
 ) -> None:
-    """Serves until a signal; `ready` gets the URL when connections are taken. Port 0 is any free one.
+    """Serves until a signal; `ready` gets the URL when connections are taken.
+
+    Port 0 is any free one.
 
     Ctrl-C lets downloads go on for three seconds, then raises KeyboardInterrupt.
 

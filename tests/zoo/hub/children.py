@@ -10,7 +10,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-# Forked from a process that has only imported these: a child is ready in milliseconds, and has no threads of the tests.
+# Forked from a process that has only imported these: a child is ready in milliseconds, and has no
+# threads of the tests.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.zoo.hub.heavy"])
 

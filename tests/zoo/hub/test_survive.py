@@ -102,7 +102,8 @@ def test_kill_during_pull(
             assert len(left_in(home)) == len(payload)
             server.faults = kept
     print(
-        f"{KILLS} pulls, {killings} killed, {halves} of them with files in the cache; none could be used half"
+        f"{KILLS} pulls, {killings} killed, {halves} of them with files in the cache; none could "
+        "be used half"
     )
     assert killings
 
@@ -167,7 +168,8 @@ def test_kill_during_publish(
             assert repo.tags == {"v1": repo.head} and len(repo.trees) == 2
             server.faults = kept
     print(
-        f"{KILLS} publishes, {killings} killed, which left: {', '.join(f'{states.count(s)} {s}' for s in sorted({*states}))}"
+        f"{KILLS} publishes, {killings} killed, which left: "
+        f"{', '.join(f'{states.count(s)} {s}' for s in sorted({*states}))}"
     )
     assert killings
 
