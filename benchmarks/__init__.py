@@ -1,1 +1,4 @@
-"""Measurements: every figure the project prints comes from a file under benchmarks/results, made by one of these commands."""
+"""Measurements: every figure the project prints comes from a file under benchmarks/results.
+
+Made by one of these commands.
+"""

@@ -1,4 +1,6 @@
-"""A hub on loopback for tests: the part of the Hugging Face protocol that the real client speaks, with faults to order.
+"""A hub on loopback for tests: the part of the Hugging Face protocol that the real client speaks.
+
+Faults can be ordered.
 
 What the client does here: create a repository, upload (LFS "basic", so HF_HUB_DISABLE_XET=1),
 commit, tag, look up a repository, its tree and its files, list repositories, download. Repositories
@@ -53,7 +55,8 @@ class MiniHub(ThreadingHTTPServer):
         """Stores bytes."""
         sha256 = hashlib.sha256(data).hexdigest()
         self.blobs[sha256] = data
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {len(data)}\n".encode()
+        lines = ("version https://git-lfs.github.com/spec/v1", f"oid sha256:{sha256}")
+        pointer = "".join(f"{line}\n" for line in (*lines, f"size {len(data)}")).encode()
         return File(git_hash(pointer if large else data), sha256, len(data), large)
 
     def create(self, name: str, *, kind: str = "model", private: bool = False) -> Repo:
@@ -74,7 +77,7 @@ class MiniHub(ThreadingHTTPServer):
     def upload(
         self, name: str, files: dict[str, bytes], *, kind: str = "model", private: bool = False
     ) -> str:
-        """Puts files into a repository without the client, whatever their names; returns the commit."""
+        """Put files into a repository without the client; return the commit."""
         with self.lock:
             repo = self.repos.get((kind, name)) or self.create(name, kind=kind, private=private)
             new = {path: self.put(data, is_large(path, data)) for path, data in files.items()}

@@ -12,7 +12,10 @@ LARGE = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.parquet")
 
 @dataclass(frozen=True)
 class File:
-    """A file of a commit: git's hash of it or of its LFS pointer, its sha256, and whether it is large."""
+    """A file of a commit: git's hash of it or of its LFS pointer.
+
+    Its sha256, and whether it is large.
+    """
 
     oid: str
     sha256: str
@@ -45,7 +48,7 @@ class Repo:
 
 @dataclass
 class Fault:
-    """What goes wrong with the requests whose "METHOD path" holds `where`, `times` times (-1: always).
+    """A fault of the requests whose "METHOD path" holds `where`, `times` times (-1: always).
 
     Kinds: a number is answered as that status; `cut` breaks the connection in the middle of a body;
     `short` sends half of it as if that were all; `flip` changes a byte; `stall` says nothing for

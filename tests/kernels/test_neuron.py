@@ -1,4 +1,7 @@
-"""Compiled neurons fire as the reference does, spike for spike; without them torch operations do."""
+"""Compiled neurons fire as the reference does, spike for spike.
+
+Without them torch operations do.
+"""
 
 from __future__ import annotations
 

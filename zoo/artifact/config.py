@@ -32,7 +32,8 @@ Channels = Annotated[int, Field(ge=1, le=16)]
 Timesteps = Annotated[int, Field(ge=1, le=MAX_TIMESTEPS)]
 
 
-# Bounds what a hostile config can make a run allocate, as MAX_CHECKSUM_PIXELS does for `verify --deep`.
+# Bounds what a hostile config can make a run allocate, as MAX_CHECKSUM_PIXELS does for `verify
+# --deep`.
 Side = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -57,11 +58,13 @@ class PreprocessConfig(_Strict):
 
 
 class TrainingConfig(_Strict):
-    """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from, if it did; that may be one of a
-    shallower network (`arch`; None is the artifact's own). `began` is the model of the zoo that it began from, if it was one.
+    """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from.
 
-    mean, std and input_size say how images became its input; seconds is the time the steps took, top1 the ANN's accuracy in
-    percent on the test split, measured once at the end.
+    That may be one of a shallower network (`arch`; None is the artifact's own). `began` is the
+    model of the zoo that it began from, if it was one.
+
+    mean, std and input_size say how images became its input; seconds is the time the steps took,
+    top1 the ANN's accuracy in percent on the test split, measured once at the end.
     """
 
     arch: Text | None = None
@@ -79,7 +82,10 @@ class TrainingConfig(_Strict):
 
 
 class SourceConfig(_Strict):
-    """The pretrained ANN; `revision`: the commit where a hub has it; `training` where `zoo train` made it."""
+    """The pretrained ANN.
+
+    `revision` is the commit where a hub has it, `training` is set where `zoo train` made it.
+    """
 
     name: Text
     sha256: Sha256
@@ -90,9 +96,12 @@ class SourceConfig(_Strict):
 
 
 class CalibrationConfig(_Strict):
-    """The images that were used, and how they were drawn; `dataset` is a name of `zoo.data.datasets` they are known by.
+    """The images that were used, and how they were drawn.
 
-    Training images, or (method data-free) images made by `zoo.conversion.synthetic` with this seed, which no data set has.
+    `dataset` is a name of `zoo.data.datasets` that they are known by.
+
+    Training images, or (method data-free) images made by `zoo.conversion.synthetic` with this seed,
+    which no data set has.
     """
 
     description: Text
@@ -109,12 +118,16 @@ class MethodConfig(_Strict):
     parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
 
 
-# Images x timesteps x height x width of the spike checksum: a network of the CIFAR form takes about 0.5 GB for as many.
+# Images x timesteps x height x width of the spike checksum: a network of the CIFAR form takes about
+# 0.5 GB for as many.
 MAX_CHECKSUM_PIXELS = 2**20
 
 
 class ChecksumConfig(_Strict):
-    """sha256 over every layer's spikes on the stated input; see `zoo.artifact.folder.spike_checksum`."""
+    """sha256 over every layer's spikes on the stated input.
+
+    See `zoo.artifact.folder.spike_checksum`.
+    """
 
     input: Literal["shake256-noise"]
     images: Annotated[int, Field(ge=1, le=16)]
@@ -201,7 +214,8 @@ def parse_config(data: bytes, where: str) -> Config:
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
         raise IntegrityError(
-            f"{where} has format version {version}, this zoo reads up to {FORMAT_VERSION}: pip install -U spiking-zoo"
+            f"{where} has format version {version}, this zoo reads up to {FORMAT_VERSION}: pip "
+            "install -U spiking-zoo"
         )
     try:
         config = Config.model_validate_json(text)

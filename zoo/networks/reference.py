@@ -14,8 +14,8 @@ from zoo.kernels.spiking_conv.compiled import LIBRARY
 from zoo.kernels.spiking_conv.window import can_run, count_spikes, run_window
 from zoo.networks.topology import Topology
 
-# ResNet-20, T = 32, compiled neurons, images/s of one core (Xeon with AMX): 182 in chunks of 16, 201
-# of 32, 181 of 64. Smaller chunks pay per call, larger ones leave the cache.
+# ResNet-20, T = 32, compiled neurons, images/s of one core (Xeon with AMX): 182 in chunks of 16,
+# 201 of 32, 181 of 64. Smaller chunks pay per call, larger ones leave the cache.
 CHUNK = 32
 WINDOW = 8
 

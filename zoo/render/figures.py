@@ -102,7 +102,8 @@ def _energy_axis(values: Sequence[float], name: str) -> Axis:
 
 
 def _said(series: Series, row: Row) -> str:
-    return f"{series.name}, T = {row.timesteps}: {row.top1:.2f} % ({row.interval95[0]:.1f}–{row.interval95[1]:.1f})"
+    low, high = row.interval95
+    return f"{series.name}, T = {row.timesteps}: {row.top1:.2f} % ({low:.1f}–{high:.1f})"
 
 
 def _marks(
@@ -300,7 +301,10 @@ def rates_of(series: Series, timesteps: int) -> Markup:
             plot.add(element("text", group, x=x, y=plot.bottom + 15, class_="tick"))
         stage = group
     plot.add(_group(series, *bars))
-    said = f"From {min(rates):.4f} to {max(rates):.4f} at T = {timesteps}. The table below has every number."
+    said = (
+        f"From {min(rates):.4f} to {max(rates):.4f} at T = {timesteps}. "
+        "The table below has every number."
+    )
     return plot.svg("rates", "Firing rate of each layer", said)
 
 
@@ -322,7 +326,8 @@ def verdict(rows: Sequence[Row]) -> str:
         return f"{spiking} at every T measured"
     if parted:
         return f"{spiking} up to T = {won[-1]}; from T = {lost[0]} on the ANN is cheaper"
-    return f"{spiking} at T = {', '.join(map(str, won))}; at T = {', '.join(map(str, lost))} the ANN is cheaper"
+    cheaper, dearer = (", ".join(map(str, steps)) for steps in (won, lost))
+    return f"{spiking} at T = {cheaper}; at T = {dearer} the ANN is cheaper"
 
 
 def _won(rows: Sequence[Row]) -> tuple[list[int], list[int], bool]:

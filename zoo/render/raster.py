@@ -223,7 +223,10 @@ def draw_raster(raster: Raster, key: str) -> Markup:
 
 
 def _logits(raster: Raster, across: Callable[[float], float], top: float) -> list[Markup]:
-    """Draw a line for each class; those that are ever predicted, and the right one, have their name."""
+    """Draw a line for each class; those that are ever predicted.
+
+    And the right one, have their name.
+    """
     values = [value for row in raster.logits for value in row]
     scale = Scale(min(values), max(values), top + _LOGITS, top)
     named = {raster.label, *raster.predicted}

@@ -1,4 +1,7 @@
-"""Damage to an artifact, one kind at a time, each made from a random generator so that its seed repeats it."""
+"""Damage to an artifact, one kind at a time.
+
+Each made from a random generator so that its seed repeats it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from tests.zoo.artifact.mutations_weights import (
 
 
 def mutate(files: Files, random: Random) -> tuple[str, bool, Files]:
-    """The kind of damage, whether the sha256 in the config was made to agree with it, and the files."""
+    """Return the kind of damage, whether the config's sha256 agrees with it, and the files."""
     mutation = random.choice(MUTATIONS)
     changed = mutation(dict(files), random)
     mended = bool(random.getrandbits(1)) and changed.get(WEIGHTS) != files[WEIGHTS]

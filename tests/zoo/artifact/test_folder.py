@@ -1,4 +1,7 @@
-"""The artifact: exact, reproducible to the byte, refused when anything is wrong, written whole or not at all."""
+"""The artifact: exact, reproducible to the byte.
+
+Refused when anything is wrong, written whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -307,7 +310,8 @@ torch.set_num_threads(1)
 file, folder = Path(sys.argv[1]), Path(sys.argv[2])
 folder.mkdir()
 images = image_set(folder, random_pixels(8, 1, 8), None)
-convert(read_checkpoint(file, "resnet20"), images, **QUICK, parameters={"rows": 2}).save(folder / "net")
+ann = read_checkpoint(file, "resnet20")
+convert(ann, images, **QUICK, parameters={"rows": 2}).save(folder / "net")
 """
 
 

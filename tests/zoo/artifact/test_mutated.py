@@ -1,4 +1,6 @@
-"""Whatever is done to an artifact, it is refused in one line or it runs: no other exception, no crash, bounded time and memory.
+"""Whatever is done to an artifact, it is refused in one line or it runs.
+
+No other exception, no crash, bounded time and memory.
 
     export ZOO_MUTATIONS=10000 ZOO_MUTATIONS_OUT=FILE.json
     python -m pytest tests/zoo/artifact/test_mutated.py

@@ -1,4 +1,7 @@
-"""A real Chromium opens a gallery from the disk and uses it: no network, no complaint, every link, both colours, every width."""
+"""A real Chromium opens a gallery from the disk and uses it.
+
+No network, no complaint, every link, both colours, every width.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture
 def opened(browser: webdriver.Chrome, gallery: Path) -> Iterator[webdriver.Chrome]:
-    """The index, light and 1400 pixels wide; at the end of the test nothing may have been asked of a network or complained of."""
+    """Open the index, light, 1400 pixels wide; nothing may ask a network or complain."""
     _show(browser, 1400, "light")
     browser.get("about:blank")
     for kind in ("browser", "performance"):
@@ -167,13 +170,16 @@ def test_contrast_of_all_text(
         """
         const seen = new Set(), parse = c => c.match(/[\\d.]+/g).map(Number);
         const paper = e => { for (; e; e = e.parentElement) {
-          const c = parse(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] === 1) return c; } };
+          const c = parse(getComputedStyle(e).backgroundColor);
+          if (c.length < 4 || c[3] === 1) return c; } };
         for (const e of document.querySelectorAll("body *")) {
           if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim())) continue;
           if (e.closest("title, desc, script, .hidden")) continue;
           const style = getComputedStyle(e), guess = e.closest(".guess.right");
-          const under = guess ? parse(getComputedStyle(guess.querySelector("rect")).fill) : paper(e.closest("svg") || e);
-          seen.add(JSON.stringify([parse(e.closest("svg") ? style.fill : style.color).slice(0, 3), under.slice(0, 3)]));
+          const under = guess ? parse(getComputedStyle(guess.querySelector("rect")).fill)
+            : paper(e.closest("svg") || e);
+          const ink = parse(e.closest("svg") ? style.fill : style.color);
+          seen.add(JSON.stringify([ink.slice(0, 3), under.slice(0, 3)]));
         }
         return [...seen].map(JSON.parse);
         """
@@ -207,7 +213,10 @@ def test_no_page_is_wider_than_the_window(
         opened.get((gallery / page).as_uri())
         for detail in _all(opened, "summary"):
             detail.click()
-        page_width = "const root = document.documentElement; return [innerWidth, root.scrollWidth - root.clientWidth]"
+        page_width = (
+            "const root = document.documentElement; "
+            "return [innerWidth, root.scrollWidth - root.clientWidth]"
+        )
         assert opened.execute_script(page_width) == [width, 0]
         sizes = opened.execute_script(
             """

@@ -1,4 +1,7 @@
-"""The command line in processes of its own that start at once, to be killed, starved or run side by side."""
+"""The command line in processes of its own that start at once.
+
+They are killed, starved or run side by side.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def start(
     bytes_a_file: int | None = None,
     recipes: dict[str, Any] | None = None,
 ) -> BaseProcess:
-    """`zoo words` in a child whose stdout and stderr go to `output`; no file of it can be longer than `bytes_a_file`.
+    """Run `zoo words` in a child whose stdout and stderr go to `output`.
+
+    No file of it can be longer than `bytes_a_file`.
 
     `recipes` are known to it instead of the zoo's own.
     """

@@ -1,4 +1,4 @@
-"""A hub on loopback, a client that knows no other and has an empty cache, and an artifact to share."""
+"""A hub on loopback, a client of it with an empty cache, and an artifact to share."""
 
 from __future__ import annotations
 

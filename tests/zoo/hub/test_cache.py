@@ -1,4 +1,7 @@
-"""zoo cache, zoo list, zoo search and zoo doctor: what is said of the cache and the hub, and what is removed."""
+"""zoo cache, zoo list, zoo search and zoo doctor.
+
+What is said of the cache and the hub, and what is removed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from zoo.models import recipes, registry
 
 @pytest.fixture
 def two(server: MiniHub, shared_net: str, payload: dict[str, bytes], zoo: Zoo) -> tuple[str, str]:
-    """Two commits of org/net in the cache, which share all but the card; the newer is main, the older v1."""
+    """Two commits of org/net in the cache, main and the older v1, that differ in the card alone."""
     server.repos["model", "org/net"].tags["v1"] = shared_net
     zoo("pull", "org/net@v1")
     newer = server.upload("org/net", payload | {"README.md": b"newer"})

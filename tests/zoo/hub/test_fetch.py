@@ -1,4 +1,7 @@
-"""One file from a hub: what is checked, what is kept, and what is said when it fails; with the real client."""
+"""One file from a hub: what is checked, what is kept, and what is said when it fails.
+
+With the real client.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""zoo pull: one commit, only an artifact's files, each checked; found again without a network; nothing else written."""
+"""zoo pull: one commit, only an artifact's files, each checked; found again without a network.
+
+Nothing else written.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is left of a pull or a publish that is killed, starved of disk, or one of eight at once: nothing half, nothing lost.
+"""What is left of a pull or a publish that is killed, starved of disk, or one of eight at once.
+
+Nothing half, nothing lost.
 
 ZOO_KILLS=50 kills each that often, at random moments.
 """

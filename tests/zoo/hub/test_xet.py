@@ -1,4 +1,7 @@
-"""The same over Xet, which the real hub uses for large files: hf_xet's own storage, in a folder instead of on a server."""
+"""The same over Xet, which the real hub uses for large files.
+
+hf_xet's own storage, in a folder instead of on a server.
+"""
 
 from __future__ import annotations
 

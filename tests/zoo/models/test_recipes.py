@@ -1,4 +1,6 @@
-"""Recipes: zoo pull fetches a checkpoint in timm's layout, converts it here, verifies and keeps it; nothing half is ever found.
+"""Recipes: zoo pull fetches a checkpoint in timm's layout.
+
+Converts it here, verifies and keeps it; nothing half is ever found.
 
 ZOO_LARGE=1 takes a ResNet-18 the whole way too, which needs some minutes on one core.
 """
@@ -42,7 +44,7 @@ PARAMETERS = {"steps": 2, "iterations": 20, "rows": 4}
 
 
 def layout(arch: str, side: int) -> dict[str, bytes]:
-    """A repository as timm makes it: its config.json, and torchvision's names with the counters of BatchNorm."""
+    """Upload a repository as timm makes it: its config.json, torchvision's tensor names."""
     net = topology(arch, num_classes=len(CLASSES))
     config = {
         "architecture": arch,
@@ -206,7 +208,10 @@ def test_the_second_pull_asks_nobody_and_converts_nothing(
 
 
 def test_a_name_that_was_not_made_yet(recipe: Recipe, server: MiniHub, zoo: Zoo) -> None:
-    says = f"{NAME} is not here yet: make it with zoo pull {NAME} (downloads 1 MB and converts, minutes)"
+    says = (
+        f"{NAME} is not here yet: make it with zoo pull {NAME} "
+        "(downloads 1 MB and converts, minutes)"
+    )
     for words in (
         ["eval", NAME, "--timesteps", "1"],
         ["show", NAME],

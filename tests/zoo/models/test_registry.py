@@ -63,7 +63,10 @@ def test_data_of_a_model_is_what_it_was_calibrated_on(saved):
 
 
 def test_what_ships_is_small():
-    """CIFAR's networks up to ResNet-56 are under a megabyte, int8 weights and a bias per timestep."""
+    """CIFAR's networks up to ResNet-56 are under a megabyte.
+
+    Int8 weights and a bias per timestep.
+    """
     shipped = registry.shipped()
     assert len(shipped) >= 7
     for entry in shipped:

@@ -66,7 +66,10 @@ class Page(HTMLParser):
 
 
 def copy(folder: Path, name: str, change: Change | None = None) -> Path:
-    """A copy of the shipped artifact under another name; `change` gets its config and eval.json before they are written."""
+    """A copy of the shipped artifact under another name; `change` gets its config.
+
+    And eval.json before they are written.
+    """
     target = folder / name
     shutil.copytree(registry.resolve(DIGITS), target)
     config, found = (
@@ -81,7 +84,7 @@ def copy(folder: Path, name: str, change: Change | None = None) -> Path:
 
 
 def unlike(config: dict[str, Any], found: dict[str, Any]) -> None:
-    """Other numbers throughout, each its own, and no digits: nothing of it can be drawn from a run."""
+    """Set other numbers throughout, each its own, and no digits: no run can be drawn."""
     config["calibration"] |= {"dataset": None, "description": "photographs, train split"}
     found["data"] |= {"dataset": None, "description": "photographs, test split", "images": 4327}
     found["ann"]["top1"], found["classes"] = 87.654, []

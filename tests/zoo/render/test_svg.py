@@ -1,4 +1,7 @@
-"""Drawings: text is escaped, numbers are short and the same every time, scales and ticks are right."""
+"""Drawings: text is escaped, numbers are short.
+
+And the same every time, scales and ticks are right.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Filling a folder for `zoo serve`: whole artifacts under their ids, or one line that says why not."""
+"""Filling a folder for `zoo serve`: whole artifacts under their ids.
+
+Or one line that says why not.
+"""
 
 from __future__ import annotations
 

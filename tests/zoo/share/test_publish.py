@@ -1,4 +1,7 @@
-"""zoo publish: validated first, one commit or none, never over somebody else's; and a model's way from one machine to another."""
+"""zoo publish: validated first, one commit or none, never over somebody else's.
+
+And a model's way from one machine to another.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A hub of one's own: the real client against the real server, and requests no client would send."""
+"""A hub of one's own: the real client against the real server.
+
+And requests no client would send.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ SECRET = b"nobody may read this"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mirror of the shipped model, one of random bytes, and much that must not be served; no test may change it."""
+    """A mirror of the shipped model, a model of random bytes, and much that must not be served."""
     place = tmp_path_factory.mktemp("served")
     folder = place / "hub"
     mirror(folder, ["s-resnet20-digits"])
@@ -157,7 +160,10 @@ from zoo.errors import ZooError
 from zoo.networks.spiking import SpikingResNet
 for revision, local in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
-        net = SpikingResNet.from_pretrained({ID!r}, revision=revision, local_files_only=local == "local", token="hf_x")
+        only = local == "local"
+        net = SpikingResNet.from_pretrained(
+            {ID!r}, revision=revision, local_files_only=only, token="hf_x"
+        )
         print(net(torch.full((1, 1, 8, 8), 100, dtype=torch.uint8), timesteps=4).tolist())
     except ZooError as error:
         print(type(error).__name__)

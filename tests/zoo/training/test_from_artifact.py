@@ -1,4 +1,7 @@
-"""Training on from an artifact: the ANN it still holds, BatchNorm put back, and what the log says of it."""
+"""Training on from an artifact: the ANN it still holds.
+
+BatchNorm put back, and what the log says of it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def test_the_ann_of_an_artifact(converted, digits_ann, digits_test, tmp_path, ho
     config, tensors = read_artifact(tmp_path / "net")
     found = from_artifact.ann_params(config, tensors)
     for name, value in digits_ann.params.items():
-        # int8 rounds to 1/254 of a channel's largest weight, and lets errors make up for each other.
+        # int8 rounds to 1/254 of a channel's largest weight; errors make up for each other.
         near = 1e-5 if config.numerics == "float32" else 0.05
         assert (found[name] - value).norm() <= near * value.norm() + near, name
     for spec in digits_ann.net.layers:
