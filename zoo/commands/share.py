@@ -57,7 +57,7 @@ def mirror_command(
     names = models or [entry.name for entry in registry.shipped()]
     with terminal.progress(json_output=json_output) as progress:
         rows = mirroring.mirror(
-            folder, names, org=mirroring.ORG if name is None else name, progress=progress
+            folder, names, name=mirroring.ORG if name is None else name, progress=progress
         )
     if json_output:
         write_json([vars(row) | {"folder": str(row.folder)} for row in rows])

@@ -225,7 +225,7 @@ def raise_zoo_error(error: BaseException, what: str, host: str) -> NoReturn:
     ):
         raise NetworkError(
             f"{what} is not in the cache, and the zoo is offline: pull it once with a connection"
-        ) from error
+        ) from None
     if isinstance(error, LocalEntryNotFoundError | RuntimeError) and error.__cause__ is not None:
         raise_zoo_error(
             error.__cause__, what, host
@@ -233,7 +233,7 @@ def raise_zoo_error(error: BaseException, what: str, host: str) -> NoReturn:
     if isinstance(error, GatedRepoError):
         raise AuthError(
             f"{what} is gated: ask for access on its page at {host}, then set HF_TOKEN"
-        ) from error
+        ) from None
     if isinstance(error, HfHubHTTPError) and getattr(error, "response", None) is not None:
         _raise_status(error, what, host)
     if isinstance(error, httpx.TimeoutException):
@@ -241,45 +241,45 @@ def raise_zoo_error(error: BaseException, what: str, host: str) -> NoReturn:
         raise NetworkError(
             f"{host} did not answer within {longest} s about {what}: try again, or raise "
             "HF_HUB_DOWNLOAD_TIMEOUT"
-        ) from error
+        ) from None
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
         raise NetworkError(
             f"{host} ended the connection in the middle of {what}: try again"
-        ) from error
+        ) from None
     if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
         raise NetworkError(
             f"{host} could not be reached for {what} ({_line(error)}): check the connection, "
             "HF_ENDPOINT and proxies, "
             "or use `offline=True`"
-        ) from error
+        ) from None
     if isinstance(error, HFValidationError):
         raise UsageError(
             f"{what} cannot be the name of a repository: write it like org/name"
-        ) from error
+        ) from None
     if isinstance(error, OSError) and error.errno in _DISK:
         raise ZooError(
             f"{what}: the disk or a quota is full: free some space (zoo cache ls) and try again"
-        ) from error
+        ) from None
     if isinstance(error, OSError) and str(error).startswith("Consistency check failed"):
         raise IntegrityError(
             f"{what} came cut: its size is not the one {host} announced; nothing was kept: try "
             "again"
-        ) from error
+        ) from None
     if isinstance(error, FileMetadataError | ValueError | KeyError | TypeError | AttributeError):
         raise NetworkError(
             f"{host} did not answer about {what} as a hub does ({_line(error)}): check HF_ENDPOINT "
             "and proxies"
-        ) from error
+        ) from None
     if isinstance(
         error, ConnectionError | TimeoutError | RuntimeError
     ):  # hf_xet, which moves large files
         raise NetworkError(
             f"{what} did not come through from {host} or go to it ({_line(error)}): try again"
-        ) from error
+        ) from None
     if isinstance(error, OSError):
         raise ZooError(
             f"{what} could not be stored ({error.strerror or _line(error)}): check HF_HOME"
-        ) from error
+        ) from None
     raise error
 
 
@@ -291,7 +291,7 @@ def _raise_status(error: Any, what: str, host: str) -> NoReturn:
     if status == 401 and signed:
         raise AuthError(
             f"{host} refused the token{said}: make a new one, and set HF_TOKEN"
-        ) from error
+        ) from None
     if (
         status == 401
         and code != "RepoNotFound"
@@ -300,33 +300,33 @@ def _raise_status(error: Any, what: str, host: str) -> NoReturn:
         raise AuthError(
             f"{host} wants a token for {what}: set HF_TOKEN (it goes to HF_ENDPOINT alone, not to "
             "another `endpoint`)"
-        ) from error
+        ) from None
     if status == 401 or (status == 404 and code in ("", "RepoNotFound")):
         raise NotFoundError(
             f"{what} is not at {host}, or is private: check the name, or set HF_TOKEN"
-        ) from error
+        ) from None
     if status == 404 and code == "RevisionNotFound":
         raise NotFoundError(
             f"{what} has no such revision at {host}: leave the revision out for the newest"
-        ) from error
+        ) from None
     if status == 404:
         raise NotFoundError(
             f"{what} is not at {host}: check the name, or name another revision"
-        ) from error
+        ) from None
     if status == 403:
         raise AuthError(
             f"{host} does not allow this with the token{said}: use one that may read or write "
             f"{what}"
-        ) from error
+        ) from None
     if status == 429:
         raise NetworkError(
             f"{host} asks to wait before more requests: try again in some minutes, or set HF_TOKEN"
-        ) from error
+        ) from None
     if status >= 500:
         raise NetworkError(
             f"{host} answered {status} about {what}: it has a problem; try again later"
-        ) from error
-    raise ZooError(f"{host} answered {status} about {what}{said}: check the command") from error
+        ) from None
+    raise ZooError(f"{host} answered {status} about {what}{said}: check the command") from None
 
 
 def _line(error: object) -> str:

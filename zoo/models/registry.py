@@ -89,7 +89,7 @@ def index() -> dict[str, IndexEntry]:
     except (OSError, ValidationError) as error:
         raise IntegrityError(
             f"{path} cannot be used ({str(error)[:120]}): install spiking-zoo again"
-        ) from error
+        ) from None
 
 
 def entry(folder: Path, name: str | None = None) -> Entry:
@@ -265,7 +265,7 @@ def resolve(
             *wanted, expected=expected, token=token, offline=offline, progress=progress
         ).folder
     except (NotFoundError, NetworkError) as error:
-        raise type(error)(f"{text} is no folder here, and {error}") from error
+        raise type(error)(f"{text} is no folder here, and {error}") from None
 
 
 def near(text: str) -> str:
@@ -409,6 +409,6 @@ if __name__ == "__main__":
     try:
         text = json.dumps(make_index(), indent=2) + "\n"
     except ZooError as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {error}") from None
     (_SHIPPED / "index.json").write_text(text)
     print(f"wrote {_SHIPPED / 'index.json'}")

@@ -232,7 +232,7 @@ def _file_of(repo: str, file: str, **how: Any) -> Path:
     try:
         return download.fetch_file(repo, file, **how)
     except NotFoundError as error:
-        if isinstance(error.__cause__, EntryNotFoundError):
+        if isinstance(error.__context__, EntryNotFoundError):
             raise NotFoundError(
                 f"{repo} has no {file}, so it is not in timm's layout: give {FORMS}"
             ) from error

@@ -82,24 +82,24 @@ def _identity(found: os.stat_result) -> tuple[int, ...]:
 class Folder:
     """The part of a folder that may be read.
 
-    `flat` is the org of a folder that holds artifacts directly; without it the folder is
+    `name` is the org of a folder that holds artifacts directly; without it the folder is
     root/org/name.
     """
 
-    def __init__(self, root: str | Path, flat: str | None = None) -> None:
-        self.root, self.flat = Path(root), flat
+    def __init__(self, root: str | Path, name: str | None = None) -> None:
+        self.root, self.org = Path(root), name
         if not self.root.is_dir():
             raise NotFoundError(f"{root} is not a folder: fill one with zoo mirror")
-        if flat is not None and not is_repo(f"{flat}/name"):
+        if name is not None and not is_repo(f"{name}/x"):
             raise UsageError(
-                f"`name={flat}` cannot be an org: letters, digits, single - _ and . only"
+                f"`name={name}` cannot be an org: letters, digits, single - _ and . only"
             )
         self._known: dict[str, ServedSnapshot] = {}
 
     def ids(self) -> list[str]:
         """Return every org/name that has a folder, whole or not."""
-        orgs = [self.flat] if self.flat is not None else self._folders(self.root)
-        place = {org: self.root if self.flat is not None else self.root / org for org in orgs}
+        orgs = [self.org] if self.org is not None else self._folders(self.root)
+        place = {org: self.root if self.org is not None else self.root / org for org in orgs}
         return [f"{org}/{name}" for org in orgs for name in self._folders(place[org])]
 
     @staticmethod
@@ -122,11 +122,11 @@ class Folder:
             Changed: it changes while it is read, or a file has to be hashed and `hashing` is False.
         """
         identity = f"{org}/{name}"
-        if not is_repo(identity) or self.flat not in (None, org):
+        if not is_repo(identity) or self.org not in (None, org):
             raise NotFoundError(f"no repository {identity!r} here: zoo mirror adds one")
         with contextlib.ExitStack() as stack:
             try:
-                files = self._open(stack, [name] if self.flat is not None else [org, name])
+                files = self._open(stack, [name] if self.org is not None else [org, name])
             except OSError:
                 files = {}
             if CONFIG not in files or WEIGHTS not in files:

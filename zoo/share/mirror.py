@@ -46,7 +46,7 @@ def repository(folder: Path, org: str = ORG) -> str:
 
 
 def mirror(
-    root: str | Path, models: list[str], *, org: str = ORG, progress: Progress | None = None
+    root: str | Path, models: list[str], *, name: str = ORG, progress: Progress | None = None
 ) -> list[Mirrored]:
     """Copy artifacts into `root` as root/org/name, each checked as `zoo.load` checks it.
 
@@ -55,7 +55,7 @@ def mirror(
 
     Args:
         models: names of the zoo, artifact folders, or `org/name[@revision]` of a hub.
-        org: for those that have none of their own.
+        name: the org of those that have none of their own.
 
     Raises:
         NotFoundError: a model does not exist.
@@ -71,7 +71,7 @@ def mirror(
     wanted: dict[str, Path] = {}
     for model in models:
         folder = registry.resolve(model, progress=progress)
-        identity = repository(folder, org)
+        identity = repository(folder, name)
         if wanted.setdefault(identity, folder) != folder:
             raise UsageError(
                 f"{wanted[identity]} and {folder} would both be {identity}: mirror one under "

@@ -174,8 +174,10 @@ def test_a_hub_that_answers_with_paths_or_another_commit(
 def test_what_is_not_there(
     server: MiniHub, repo: str, path: str, revision: str, error: type[ZooError], says: str
 ) -> None:
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=says) as caught:
         download.fetch_file(repo, path, revision=revision)
+    # One exception for a Python user, not the client's and the zoo's.
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 def test_private_repositories(server: MiniHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_copies_what_belongs_to_an_artifact(own: Path, tmp_path: Path) -> None:
     root = tmp_path / "hub"
     stages: list[tuple[str, int, int]] = []
     found = mirror(
-        root, [NAME, str(own)], org="my-lab", progress=lambda *stage: stages.append(stage)
+        root, [NAME, str(own)], name="my-lab", progress=lambda *stage: stages.append(stage)
     )
     assert [(row.id, row.changed) for row in found] == [
         (f"my-lab/{NAME}", True),
@@ -87,7 +87,7 @@ def test_refusals(own: Path, tmp_path: Path) -> None:
         mirror(root, [str(own), str(other)])
     for org in ("..", "a/b", "", ".hidden", "a--b", "x" * 97, "a\n"):
         with refuses(UsageError, "cannot name a repository"):
-            mirror(root, [str(own)], org=org)
+            mirror(root, [str(own)], name=org)
     assert not root.exists()  # nothing was begun
     (root / "spiking-zoo" / "net").mkdir(parents=True)
     (root / "spiking-zoo" / "net" / "thesis.tex").write_text("years of work")
