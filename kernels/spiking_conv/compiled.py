@@ -4,11 +4,11 @@ In torch operations the neurons of a window are over half of a run: each operati
 every potential again. The compiled form reads and writes a potential once a window.
 
 The library is a plain C one, loaded by ctypes: it needs no header of torch or Python and builds in
-3 s, torch's `cpp_extension` in 30 s. Its OpenMP calls are left unresolved and find torch's own
-runtime, so both use one pool of threads; where they do not, a library without threads is built.
-Before it is used it must reproduce torch operations on random and extreme inputs. What fails on the
-way (no compiler, a folder that cannot be written, a wrong result) leaves the neurons in torch
-operations and is kept as the reason that `zoo doctor` shows.
+3 s. Its OpenMP calls are left unresolved and find torch's own runtime, so both use one pool of
+threads; where they do not, a library without threads is built. Before it is used it must reproduce
+torch operations on random and extreme inputs. What fails on the way (no compiler, a folder that
+cannot be written, a wrong result) leaves the neurons in torch operations and is kept as the reason
+that `zoo doctor` shows.
 """
 
 from __future__ import annotations

@@ -117,8 +117,8 @@ def _keep_freed_memory() -> None:
     """Let glibc keep up to 64 MB of freed memory, for the currents and spikes of the next layer.
 
     glibc gives a freed block of 128 KB or more back to the system until it has seen a larger one
-    freed: without this, page faults are 10 to 20 % of a run. Nothing is written to the block, so
-    it takes no memory. It is just under 32 MB, the largest size that glibc learns from.
+    freed, and every layer would fault its pages in anew. Nothing is written to the block, so it
+    takes no memory. It is just under 32 MB, the largest size that glibc learns from.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
