@@ -1,4 +1,7 @@
-"""CIFAR's archives are read in all four layouts; cut, altered and hostile ones are refused, and no pickle runs code."""
+"""CIFAR's archives are read in all four layouts.
+
+Cut, altered and hostile ones are refused, and no pickle runs code.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +188,7 @@ def test_pickle_may_name_only_array_constructors(tmp_path, name):
 
 def test_pickle_cannot_make_objects_of_raw_bytes(tmp_path):
     folder = write_cifar(tmp_path)
-    # numpy.ndarray((1,), "O", buffer) would read eight bytes of the file as the address of a Python object.
+    # numpy.ndarray((1,), "O", buffer) would take eight bytes of the file as an object's address.
     array = b"cnumpy\nndarray\n(K\x01\x85X\x01\x00\x00\x00OC\x08" + b"\xff" * 8 + b"tR"
     batch = b"\x80\x03}(X\x04\x00\x00\x00data" + array + b"X\x06\x00\x00\x00labels](K\x00eu."
     (folder / "test_batch").write_bytes(batch)

@@ -1,4 +1,7 @@
-"""Data sets by name: fetched from a hub once, pinned and checked, with the real client; and what is said without a network."""
+"""Data sets by name: fetched from a hub once, pinned and checked, with the real client.
+
+And what is said without a network.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every image set, whatever its form, is sampled, preprocessed and hashed as documented; unusable ones are refused."""
+"""Every image set, whatever its form, is sampled, preprocessed and hashed as documented.
+
+Unusable ones are refused.
+"""
 
 from __future__ import annotations
 
@@ -262,7 +265,7 @@ def test_heavy_packages_load_only_when_used():
 
 
 def test_labels_by_the_names_of_the_networks_classes(tmp_path):
-    """A folder with some of a network's classes is labelled as the network labels them, or refused with one line."""
+    """Folders of some of a network's classes are labelled as the network does, or refused."""
     names = ("ant", "bee", "cat", "dog")
     for name in ("bee", "dog"):
         (tmp_path / "some" / name).mkdir(parents=True)
@@ -306,7 +309,7 @@ def test_folders_named_by_wordnet_ids_are_imagenets_classes(tmp_path):
     side=st.integers(1, 4),
 )
 def test_resize_and_crop_are_torchvisions(width, height, resize, side):
-    """Shorter side to `resize`, the longer one cut to whole pixels; the crop's offset rounded half to even."""
+    """Shorter side to `resize`, the longer cut to whole pixels; offsets round half to even."""
     ramp = np.arange(width * height, dtype=np.uint32).astype(np.uint8).reshape(height, width)
     image = Image.fromarray(np.stack([ramp] * 3, -1))
     long = resize * max(width, height) // min(width, height)

@@ -1,4 +1,7 @@
-"""Every form of image set is opened and split as documented, and damaged or hostile files are refused."""
+"""Every form of image set is opened and split as documented.
+
+And damaged or hostile files are refused.
+"""
 
 from __future__ import annotations
 
