@@ -34,7 +34,8 @@ def kernels(interpret: bool) -> ModuleType:
     """
     import triton
 
-    package = ModuleType(f"{__package__}.{'interpreted' if interpret else 'compiled'}")
+    # No file of this folder has such a name: it would be found in place of the file.
+    package = ModuleType(f"{__package__}._kernels_{'interpreted' if interpret else 'compiled'}")
     package.__path__ = [str(Path(__file__).parent)]
     sys.modules[package.__name__] = package
     with triton.knobs.runtime.scope():

@@ -5,6 +5,7 @@ Without them torch operations do.
 
 from __future__ import annotations
 
+import importlib
 import os
 import stat
 import threading
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.zoo.spiking_fixtures import random_network, random_pixels, tiny_topology
-from zoo.kernels.spiking_conv import SpikingConv, compiled, window
+from zoo.kernels.spiking_conv import SpikingConv, compiled, launch, window
 from zoo.kernels.spiking_conv import reference as reference_module
 from zoo.kernels.spiking_conv.compiled import (
     CompiledNeuron,
@@ -310,3 +311,13 @@ def test_processes_that_build_at_once_leave_one_library(tmp_path):
 def _nothing() -> tuple[Tensor | None, ...]:
     empty, one = torch.empty(1, 0, 1, 1, 1), torch.ones(1)
     return None, None, empty, None, None, None, one[None], one, empty.to(torch.uint8)
+
+
+def test_kernels_and_compiled_neurons_live_in_one_process() -> None:
+    """The kernels, loaded under names of their own, hide no module of the folder."""
+    pytest.importorskip("triton")
+    launch.kernels(True)
+    launch.kernels(False)
+    for path in Path(launch.__file__).parent.glob("[a-z]*.py"):
+        name = f"zoo.kernels.spiking_conv.{path.stem}"
+        assert importlib.import_module(name).__file__ is not None

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 SCRIPT = """
-import json, resource
+import json
 import torch
+from zoo.environment import peak_memory
 from zoo.pretrained.checkpoint import Checkpoint
 from zoo.data.images import ImageSet
 from zoo.networks.batchnorm import fold_batchnorm
@@ -36,7 +37,7 @@ spec = BuildSpec(
 network = build_network(spec, pixels[:2], 1).network
 logits = network.run(pixels, 64, snapshots=(32, 64)).logits
 assert logits.shape == (64, 100, 10)
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+print(json.dumps(peak_memory()))
 """
 
 
