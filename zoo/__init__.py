@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.version import __version__
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.artifact.results import Evaluation
     from zoo.conversion.convert import Conversion
     from zoo.data.images import ImageSet
+    from zoo.data.rule import LabelRule
     from zoo.models.registry import list_models, pull
     from zoo.networks.backends import Backend
     from zoo.networks.spiking import SpikingResNet
@@ -138,6 +139,8 @@ def evaluate(
     ann: str | Path | None = None,
     device: str = "cpu",
     backend: Backend = "auto",
+    labels: LabelRule = "auto",
+    on_bad_image: Literal["stop", "skip"] = "stop",
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -147,7 +150,7 @@ def evaluate(
         name: as in `load`.
         images: labelled images, as `zoo.data.open.open_images` takes them; default: the test images
             of the data set that the model was calibrated on, where it is a known one.
-        timesteps, batch_size, ann, device, backend, state, progress: as in
+        timesteps, batch_size, ann, device, backend, labels, on_bad_image, state, progress: as in
             `zoo.evaluation.evaluate.evaluate`.
 
     Raises:
@@ -176,6 +179,8 @@ def evaluate(
         ann=ann,
         device=device,
         backend=backend,
+        labels=labels,
+        on_bad_image=on_bad_image,
         state=state,
         progress=progress,
     )

@@ -11,6 +11,7 @@ import typer
 from zoo.commands import arguments
 from zoo.commands.common import Json, epilog, terminal
 from zoo.commands.terminal import print_lines, write_json
+from zoo.data.rule import LabelRule
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,21 @@ def convert_command(
     calib: Annotated[
         Path | None,
         typer.Option(metavar="PATH", help="Training images to calibrate on; data-free takes none."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="Part of the calibration images.")
+    ] = "train",
+    labels: Annotated[
+        LabelRule,
+        typer.Option(help="Way in which labels of the calibration images become the network's."),
+    ] = "auto",
+    image_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of parquet with the image.  [default: found]"),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of parquet with the label.  [default: found]"),
     ] = None,
     arch: Annotated[
         str | None,
@@ -171,6 +187,7 @@ def convert_command(
 
     from zoo.commands import report
     from zoo.conversion import convert as conversion
+    from zoo.conversion.inputs import with_network_labels
     from zoo.data.open import open_images
     from zoo.models.registry import default_data
     from zoo.pretrained.sources import read_source
@@ -181,9 +198,13 @@ def convert_command(
         )
     if license is None and checkpoint.origin.license is not None:
         terminal.note(f"{checkpoint.name}: license {checkpoint.origin.license}")
-    images = None if calib is None else open_images(calib, "train")
-    if images is not None:
-        terminal.note(f"calibrating on {calib}: {images.description}")
+    images = None
+    if calib is not None:
+        images = open_images(calib, split, image_column=image_column, label_column=label_column)
+        matched = with_network_labels(checkpoint, images, labels).matched or "none"
+        for note in images.notes:
+            terminal.note(note)
+        terminal.note(f"calibrating on {calib}: {images.description}; labels: {matched}")
     with terminal.progress(json_output=json_output) as progress:
         result = conversion.convert(
             checkpoint,
@@ -203,6 +224,7 @@ def convert_command(
             license=license,
             url=url,
             parameters=settings,
+            labels=labels,
             progress=progress,
         )
         config = result.save(out, force=force)

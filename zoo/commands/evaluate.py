@@ -11,6 +11,7 @@ import typer
 from zoo.commands import arguments
 from zoo.commands.common import Json, Model, epilog, find_model, terminal
 from zoo.commands.terminal import write_json
+from zoo.data.rule import LabelRule
 from zoo.distributed import pick_device
 from zoo.errors import GateError, UsageError, ZooError
 from zoo.files import replaced_file
@@ -43,7 +44,36 @@ def evaluate_command(
             help="Labelled images to measure on.  [default: the model's own, if at hand]",
         ),
     ] = None,
-    split: Annotated[Literal["test", "train"], typer.Option(help="Part of the data set.")] = "test",
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Part of the data set: test (or val, if only that has labels), train, or another "
+            "name that it has.",
+        ),
+    ] = "test",
+    labels: Annotated[
+        LabelRule,
+        typer.Option(
+            help="Way in which labels become the network's; auto: by name, else by number, else by "
+            "position, and an error where it could be wrong."
+        ),
+    ] = "auto",
+    on_bad_image: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(
+            help="Treatment of an image that cannot be decoded; skip looks at all of them first "
+            "and counts those it leaves out."
+        ),
+    ] = "stop",
+    image_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of parquet with the image.  [default: found]"),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Column of parquet with the label.  [default: found]"),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -126,10 +156,13 @@ def evaluate_command(
     where = data if data is not None else registry.default_data(config)
     if where is None:
         raise UsageError(f"{model} comes without images to measure on: pass --data PATH ({FORMS})")
-    images = open_images(where, split)
+    images = open_images(where, split, image_column=image_column, label_column=label_column)
+    images = images.for_classes(config.num_classes, config.class_names, labels)
     if limit is not None:
         images = images.take(limit, seed=0)
-    terminal.note(f"measuring on {where}: {images.description}")
+    for note in images.notes:
+        terminal.note(note)
+    terminal.note(f"measuring on {where}: {images.description}; labels: {images.matched or 'none'}")
     if resume is not None and resume.exists():
         terminal.note(f"going on from {resume}")
 
@@ -144,6 +177,7 @@ def evaluate_command(
             ann=ann,
             device=pick_device(device, backend),
             backend=backend,
+            on_bad_image=on_bad_image,
             state=resume,
             progress=progress,
         )

@@ -11,11 +11,14 @@ import re
 # By command, the parameters whose option is their name with dashes.
 _PLAIN = {
     "convert": (
-        "arch force input_size interpolation license mean method neuron numerics resize samples "
-        "schedule seed shortcut std stride_in timesteps url"
+        "arch force image_column input_size interpolation label_column labels license mean method "
+        "neuron numerics resize samples schedule seed shortcut split std stride_in timesteps url"
     ),
     "doctor": "endpoint offline",
-    "eval": "ann backend batch_size device limit plot resume split timesteps",
+    "eval": (
+        "ann backend batch_size device image_column label_column labels limit on_bad_image plot "
+        "resume split timesteps"
+    ),
     "list": "endpoint",
     "mirror": "name",
     "publish": "endpoint private tag",

@@ -39,6 +39,7 @@ from zoo.conversion.registry import method_named
 from zoo.conversion.settings import Request, Value
 from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
+from zoo.data.rule import LabelRule
 from zoo.errors import UsageError
 from zoo.kernels.neuron import Neuron
 from zoo.networks.preprocess import Preprocess
@@ -116,6 +117,7 @@ def convert(
     license: str | None = None,
     url: str | None = None,
     parameters: Mapping[str, Value] | None = None,
+    labels: LabelRule = "auto",
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a pretrained ANN with training images, or data-free.
@@ -137,6 +139,7 @@ def convert(
         license, url: of the checkpoint, written to the artifact (default: what its origin says).
         parameters: settings of the method in place of its defaults. A multi-level neuron takes one
             more, `bits` (2 or 4, default 4), of its graded spikes.
+        labels: how labels of the images become the network's, as `ImageSet.for_classes` takes it.
         progress: called with a stage, what is done and how much there is.
 
     Raises:
@@ -179,7 +182,7 @@ def convert(
     settings = settings.model_copy(update={"images": min(count, len(images))})
     drawn = images.take(count, seed)
     # Of all images, since a few may not show which classes they are of.
-    labelled = with_network_labels(checkpoint, images).take(count, seed)
+    labelled = with_network_labels(checkpoint, images, labels).take(count, seed)
     job = Job(
         checkpoint=checkpoint,
         request=request,

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
 from zoo.data.images import ImageSet
+from zoo.data.rule import LabelRule
 from zoo.errors import UsageError
 from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from zoo.networks.preprocess import Preprocess
@@ -79,20 +78,32 @@ def preprocessing(
     )
 
 
-def with_network_labels(checkpoint: Checkpoint, images: ImageSet) -> ImageSet:
+def with_network_labels(
+    checkpoint: Checkpoint, images: ImageSet, rule: LabelRule = "auto"
+) -> ImageSet:
     """Return the images with the network's labels, -1 where its classes are not theirs.
 
-    Calibration does not mind missing labels.
+    Calibration does not mind missing labels; `matched` of the result says why they are missing.
+
+    Args:
+        checkpoint: whose classes they are.
+        images: as they were opened.
+        rule: as `ImageSet.for_classes` takes it; what is asked for and cannot be is an error.
+
+    Raises:
+        UsageError: a rule that does not fit, other than "auto".
     """
     classes = checkpoint.net.num_classes
-    unlabelled = replace(images, labels=np.full(len(images), -1), class_names=None)
     try:
-        labelled = images.for_classes(classes, checkpoint.origin.class_names)
-    except UsageError:
-        return unlabelled
-    if labelled.labels.max() < classes:
+        labelled = images.for_classes(classes, checkpoint.origin.class_names, rule)
+    except UsageError as error:
+        if rule != "auto":
+            raise
+        return images.without_labels(f"not used: {error}")
+    if len(labelled) == 0 or labelled.labels.max() < classes:
         return labelled
-    return replace(labelled, labels=unlabelled.labels)
+    why = f"not used: they go up to {labelled.labels.max()}, the network's to {classes - 1}"
+    return replace(labelled.without_labels(why), class_names=labelled.class_names)
 
 
 def class_names(checkpoint: Checkpoint, images: ImageSet) -> list[str] | None:

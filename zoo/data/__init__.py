@@ -1,4 +1,4 @@
-"""Image sets: CIFAR archives, parquet, folders, .npz and named data sets, all as one class.
+"""Image sets: CIFAR archives, parquet, folders, shards, .npz, named data sets, all as one class.
 
 `open.open_images`, `images.ImageSet`, `datasets.identify`.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data.readers import AGAIN, Found, no_split, reading
+from zoo.data.base import AGAIN, Found, no_split, reading
 from zoo.errors import IntegrityError
 
 
@@ -54,7 +54,7 @@ _LAYOUTS = (
 
 def read_cifar(path: Path, split: str) -> Found | None:
     """Return the images of the archive (tar, gzipped or not) or of its unpacked folder, or None."""
-    wanted = {name for layout in _LAYOUTS for name in (*layout.files[split], layout.meta)}
+    wanted = {name for layout in _LAYOUTS for name in (*layout.files.get(split, ()), layout.meta)}
     present, data = (_folder_members if path.is_dir() else _tar_members)(path, wanted)
     for layout in _LAYOUTS:
         splits = [name for name, files in layout.files.items() if present.intersection(files)]

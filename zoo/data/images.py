@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.data.readers import (
-    ImageFiles,
-    decode_image,
-)
-from zoo.errors import UsageError
-from zoo.imagenet import imagenet_classes
+from zoo.data.base import ImageFiles, decode_image
+from zoo.data.labels import Named, match_labels, match_numbers
+from zoo.data.rule import LabelRule
+from zoo.errors import IntegrityError, UsageError
 from zoo.networks.preprocess import Preprocess, fit_image
+from zoo.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import torch
+
+
+# Image files that are held at a time while all of a set are tried.
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,24 @@ class _Encoded:
         image = decode_image(*self.files.read(np.array([row]))[0])
         return (1 if image.mode in ("1", "L") else 3), image.height, image.width
 
+    def problems(self, rows: np.ndarray) -> dict[int, str]:
+        """Return why images of these rows cannot be decoded, by position in `rows`."""
+
+        def alone(row: int) -> str | None:
+            try:
+                return _problem(self.files.read(np.array([row]))[0])
+            except IntegrityError as error:
+                return str(error)
+
+        try:
+            files = self.files.read(rows)
+        except IntegrityError:  # of one of them
+            found = [alone(row) for row in rows]
+        else:
+            with ThreadPoolExecutor() as pool:
+                found = list(pool.map(_problem, files))
+        return {i: why for i, why in enumerate(found) if why is not None}
+
     def contents(self, rows: np.ndarray) -> Iterator[bytes]:
         for start in range(0, len(rows), 256):
             yield from (data for _, data in self.files.read(rows[start : start + 256]))
@@ -92,7 +111,10 @@ class ImageSet:
         class_names: in label order, where the source names them.
         description: one line for the user.
         source: the path or name that was opened.
-        split: "train" or "test"; None where the source does not say.
+        split: "train", "test" or another name that was asked for; None where the source does not
+            say.
+        notes: lines for the user about what was assumed and what was passed over.
+        matched: how the labels became a network's, such as "by name"; None: they are the source's.
     """
 
     labels: np.ndarray
@@ -102,6 +124,12 @@ class ImageSet:
     split: str | None
     _store: _Arrays | _Encoded
     _rows: np.ndarray  # int64 [N], rows of the store
+    notes: tuple[str, ...] = ()
+    matched: str | None = None
+    # Labels and names of the innermost folders, where they are other classes than `labels`.
+    _finer: tuple[np.ndarray, tuple[str, ...]] | None = None
+    # Labels that have images in the whole set; None: it is whole.
+    _seen: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -127,51 +155,114 @@ class ImageSet:
         )
         how = f"the first {n}" if seed is None else f"{n} drawn with seed {seed}"
         description = f"{self.description}; {how}" if n < len(self) else self.description
-        chosen = order[:n]
-        return replace(
-            self, labels=self.labels[chosen], description=description, _rows=self._rows[chosen]
-        )
+        return replace(self._chosen(order[:n]), description=description)
 
-    def for_classes(self, classes: int, names: Sequence[str] | None = None) -> ImageSet:
+    def for_classes(
+        self, classes: int, names: Sequence[str] | None = None, labels: LabelRule = "auto"
+    ) -> ImageSet:
         """Return the images with the labels of a network of so many classes, perhaps with `names`.
 
-        Where every class that has images is a class of the network by name, names decide: a folder
-        with some of a network's classes is labelled right. A network of 1,000 classes without names
-        has ImageNet's, if the folders are named by WordNet ids. Else the labels stay, if there are
-        as many classes.
+        `matched` of the result says how they were found: by name, by number or by position, as
+        `zoo.data.labels.match_labels` does it. Images without labels stay as they are.
+
+        Args:
+            labels: the only way to try; "auto" tries each and refuses what could mean two things.
 
         Raises:
             UsageError: names contradict each other, or they are not the network's and not as many.
         """
-        if self.class_names is None or self.labels.min(initial=0) < 0:
+        if len(self) == 0 or self.labels.min() < 0:
             return self
-        seen = np.unique(self.labels)
-        used = [self.class_names[label] for label in seen]
-        if names is None and classes == 1000:
-            names = imagenet_classes()
-            names = names if set(used) <= set(names) else None
-        often = Counter(names)
-        label_of = {
-            name: label for label, name in enumerate(names or ()) if often[name] == 1
-        }  # ImageNet has two cranes
-        if names is not None and set(used) <= label_of.keys():
-            table = np.zeros(len(self.class_names), np.int64)
-            table[seen] = [label_of[name] for name in used]
-            return replace(self, labels=table[self.labels], class_names=tuple(names))
-        if len(self.class_names) != classes:
+        if self.class_names is None:
+            match = match_numbers(self.labels, self._classes_seen(), classes, labels, self.source)
+        else:
+            match = match_labels(self.source, self._candidates(), classes, names, labels)
+        again = self.matched is not None and np.array_equal(match.labels, self.labels)
+        return replace(
+            self,
+            labels=match.labels,
+            class_names=match.names,
+            matched=self.matched if again else match.how,
+            _finer=None,
+            _seen=match.seen,
+        )
+
+    def without_labels(self, why: str) -> ImageSet:
+        """Return the images without labels and names of classes; `matched` says why."""
+        return replace(
+            self,
+            labels=np.full(len(self), -1),
+            class_names=None,
+            matched=why,
+            _finer=None,
+            _seen=None,
+        )
+
+    def _classes_seen(self) -> np.ndarray:
+        return np.unique(self.labels) if self._seen is None else self._seen
+
+    def _candidates(self) -> list[Named]:
+        """Return the classes as they are, as the innermost folders, and without empty ones."""
+        assert self.class_names is not None
+        folders = self.description.startswith("image folder")
+        seen = self._classes_seen()
+        what = f"{'folder' if folders else 'class'} names"
+        found = [Named(self.labels, self.class_names, what, seen)]
+        if self._finer is not None:
+            every = np.arange(len(self._finer[1]))
+            found.append(Named(*self._finer, "names of the innermost folders", every))
+        if folders and len(seen) < len(self.class_names):
+            used = [self.class_names[label] for label in seen]
+            what = f"folders that have images, {len(self.class_names) - len(used)} have none"
+            labels = np.searchsorted(seen, self.labels)
+            found.append(Named(labels, used, what, np.arange(len(used))))
+        return found
+
+    def unreadable(self, start: int, stop: int, progress: Progress | None = None) -> dict[int, str]:
+        """Return which images from `start` to `stop` cannot be decoded, and why, by index.
+
+        Every one is decoded; of arrays none can be damaged.
+        """
+        found: dict[int, str] = {}
+        for first in range(start, stop, _AT_ONCE):
+            if isinstance(self._store, _Arrays):
+                break
+            last = min(first + _AT_ONCE, stop)
+            why = self._store.problems(self._rows[first:last])
+            found.update((first + i, reason) for i, reason in why.items())
+            if progress is not None:
+                progress("trying images", last - start, stop - start)
+        return found
+
+    def without(self, bad: Mapping[int, str]) -> ImageSet:
+        """Return the images without those at some indices; the description counts and names them.
+
+        Args:
+            bad: why they are left out, by index.
+
+        Raises:
+            UsageError: none would be left.
+        """
+        if not bad:
+            return self
+        count = len(self)
+        if len(bad) == count:
             raise UsageError(
-                f"{self.source} has {len(self.class_names)} named classes "
-                f"({', '.join(used[:2])}, ...), the network {classes} and not all of these: add a "
-                "wnids.json beside the folders, a list of the network's classes in its order"
+                f"{self.source}: none of its {count} images can be decoded: replace it"
             )
-        for label, name in zip(seen.tolist(), used, strict=True):
-            if label_of.get(name, label) != label:
-                raise UsageError(
-                    f"{self.source} has {name} as class {label}, the network as class "
-                    f"{label_of[name]}, and other names differ: name all classes as the network "
-                    "does"
-                )
-        return self
+        some = "; ".join(bad[i] for i in sorted(bad)[:3]) + ("; ..." if len(bad) > 3 else "")
+        kept = np.delete(np.arange(count), sorted(bad))
+        description = (
+            f"{self.description}; {len(bad)} of {count} images skipped, {len(kept)} left ({some})"
+        )
+        return replace(self._chosen(kept), description=description)
+
+    def _chosen(self, rows: np.ndarray) -> ImageSet:
+        finer = None if self._finer is None else (self._finer[0][rows], self._finer[1])
+        seen = self._classes_seen()
+        return replace(
+            self, labels=self.labels[rows], _rows=self._rows[rows], _finer=finer, _seen=seen
+        )
 
     def batch(self, indices: slice | Sequence[int] | np.ndarray, prep: Preprocess) -> torch.Tensor:
         """Return the images at these indices as contiguous uint8 `[B, C, H, W]`.
@@ -214,6 +305,14 @@ class ImageSet:
             digest.update(data)
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def _problem(file: tuple[str, bytes]) -> str | None:
+    try:
+        decode_image(*file)
+    except IntegrityError as error:
+        return str(error)
+    return None
 
 
 def unlabelled(pixels: np.ndarray, description: str, source: str) -> ImageSet:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +25,9 @@ from zoo.artifact.results import AnnFacts, ClassRow, DataFacts, Evaluation, Laye
 from zoo.artifact.tensors import network_of
 from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
+from zoo.data.rule import LabelRule
 from zoo.environment import peak_memory, versions
-from zoo.errors import UsageError, ZooError
+from zoo.errors import IntegrityError, UsageError, ZooError
 from zoo.evaluation.energy import (
     count_operations,
     dense_macs,
@@ -61,6 +64,8 @@ def evaluate(
     ann: str | Path | None = None,
     device: str = "cpu",
     backend: Backend = "auto",
+    labels: LabelRule = "auto",
+    on_bad_image: Literal["stop", "skip"] = "stop",
     state: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -78,6 +83,9 @@ def evaluate(
         ann: the checkpoint the artifact was converted from, as `zoo.pretrained.sources` takes it;
             without it, the file that `zoo.convert` read, where it is still in its place.
         backend: as in `zoo.load`.
+        labels: how the labels become the network's, as `ImageSet.for_classes` takes it.
+        on_bad_image: "skip" leaves out images that cannot be decoded, which takes a pass over all
+            of them before; the description of the data then counts and names them.
         state: a file that keeps what is counted, and where it exists says where to go on; the
             figures are those of a run that was never stopped. It is removed at the end. Under
             torchrun each process has its own, with its number behind the name.
@@ -100,7 +108,9 @@ def evaluate(
         )
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size} is too small: use 1 or more")
-    images = images.for_classes(config.num_classes, config.class_names)
+    if on_bad_image not in ("stop", "skip"):
+        raise UsageError(f"unknown on_bad_image {on_bad_image!r}: use stop or skip")
+    images = images.for_classes(config.num_classes, config.class_names, labels)
     if len(images) == 0 or images.labels.min() < 0 or images.labels.max() >= config.num_classes:
         raise UsageError(
             f"{images.description}: labels must be 0 to {config.num_classes - 1} for {config.arch} "
@@ -108,6 +118,8 @@ def evaluate(
         )
     source = _ann_checkpoint(config, ann)
     ranks = distributed.current_ranks()
+    if on_bad_image == "skip":
+        images = _readable(images, ranks, progress)
     # One process reads all images for their hash, not each.
     texts = ranks.exchange(
         f"{images.sha256() if ranks.first else ''} {'without' if source is None else 'with'}"
@@ -192,7 +204,7 @@ def evaluate(
         numerics=config.numerics,
         weights_sha256=config.weights_sha256,
         data=DataFacts(
-            description=images.description,
+            description=f"{images.description}; labels {images.matched}",
             dataset=identify(images) if ranks.first else None,
             sha256=sha256,
             images=count,
@@ -219,6 +231,13 @@ def evaluate(
         command="",
         config=config,
     )
+
+
+def _readable(images: ImageSet, ranks: distributed.Ranks, progress: Progress | None) -> ImageSet:
+    """Return the images without those that cannot be decoded; the processes share the work."""
+    first, last = (len(images) * (ranks.rank + i) // ranks.world for i in (0, 1))
+    parts = ranks.exchange(json.dumps(images.unreadable(first, last, progress)))
+    return images.without({int(i): why for part in parts for i, why in json.loads(part).items()})
 
 
 def _count(
@@ -248,7 +267,13 @@ def _count(
     try:
         for begin in mine[tally.batches :]:
             part = slice(begin, begin + batch_size)
-            batch, labels = images.batch(part, prep), torch.from_numpy(images.labels[part].copy())
+            try:
+                batch = images.batch(part, prep)
+            except IntegrityError as error:
+                raise IntegrityError(
+                    f'{error}, or leave such images out with `on_bad_image="skip"`'
+                ) from None
+            labels = torch.from_numpy(images.labels[part].copy())
             # Counted apart and added at once, so that an interruption never leaves half a batch.
             fresh = start()
             fresh.batches = 1

@@ -240,7 +240,6 @@ def test_no_images_are_refused(tmp_path):
 
 def test_unusable_paths(tmp_path):
     refused(NotFoundError, "does not exist", tmp_path / "nowhere")
-    refused(UsageError, "unknown split 'dev': use train or test", tmp_path, "dev")
     (tmp_path / "empty").mkdir()
     (tmp_path / "classes" / "cat").mkdir(parents=True)
     (tmp_path / "manifest").mkdir()
@@ -278,7 +277,9 @@ def test_labels_by_the_names_of_the_networks_classes(tmp_path):
         0,
         1,
     ]  # a network without names, of as many classes
-    assert some.for_classes(2, ("fly", "fox")).labels.tolist() == [0, 1]
+    with refuses(UsageError, "of which not all are the network's .*`labels=position`"):
+        some.for_classes(2, ("fly", "fox"))
+    assert some.for_classes(2, ("fly", "fox"), "position").labels.tolist() == [0, 1]
     assert some.for_classes(2, ("dog", "bee")).labels.tolist() == [1, 0]
     for classes, names in (
         (4, None),

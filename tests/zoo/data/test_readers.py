@@ -205,7 +205,7 @@ def test_parquet_file_serves_the_split_its_name_states(tmp_path):
 def test_two_folders_of_parquet_are_two_sets(tmp_path):
     for name in ("a", "b"):
         write_parquet(tmp_path / name / "test-00000.parquet", random_images(1), [0])
-    refused(UsageError, "nothing recognised", tmp_path)
+    refused(UsageError, r"holds 2 sets of parquet files \(a, b\): give", tmp_path)
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
@@ -243,12 +243,12 @@ def test_damaged_parquet_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("contents", "error", "match"),
     [
-        ({"labels": [0, 1, None, 1]}, IntegrityError, "missing or not integers"),
-        ({"labels": ["a"] * 4}, IntegrityError, "not integers"),
+        ({"labels": [0, 1, None, 1]}, IntegrityError, "1 labels that are missing"),
+        ({"labels": [0.5] * 4}, IntegrityError, "not integers"),
         ({"labels": [-1] * 4}, IntegrityError, "outside 0"),
         ({"labels": [0, 1, 2, 0], "names": ["a", "b"]}, IntegrityError, "outside 0 to 1"),
         ({"label": "coarse_label"}, IntegrityError, "lacks img or image"),
-        ({"image": "photo"}, IntegrityError, "it has photo, label"),
+        ({"image": "photo", "fields": ("path",)}, IntegrityError, "it has photo, label"),
         ({"images": [None] * 4}, IntegrityError, "has no bytes for the image of row 0"),
         ({"images": [], "labels": np.zeros(0, int)}, UsageError, "has no images"),
     ],
@@ -286,7 +286,7 @@ def test_folder_by_class(tmp_path):
 @pytest.mark.parametrize("held_out", ["test", "val", "validation"])
 def test_folder_by_split_and_class(tmp_path, held_out):
     write_folder(tmp_path / held_out, {"a": 1, "b": 2})
-    refused(NotFoundError, "no train split, only test:", tmp_path, "train")
+    refused(NotFoundError, f"no train split, only {held_out}:", tmp_path, "train")
     write_folder(tmp_path / "train", {"a": 3, "b": 1})
     assert open_images(tmp_path, "test").labels.tolist() == [0, 1, 1]
     train = open_images(tmp_path, "train")
