@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-_MAX_TIMESTEPS = 4096
-
 
 def timesteps(text: str) -> list[int]:
     """Return `4,8,16` as sorted numbers, each once."""
+    from zoo.artifact.config import MAX_TIMESTEPS
+
     try:
         values = sorted({int(part) for part in text.split(",")})
     except ValueError:
         raise UsageError(
             f"--timesteps {text!r} is not a list of whole numbers: write it like 4,8,16"
         ) from None
-    if values[0] < 1 or values[-1] > _MAX_TIMESTEPS:
-        raise UsageError(f"--timesteps {text!r} leaves 1 to {_MAX_TIMESTEPS}: write it like 4,8,16")
+    if values[0] < 1 or values[-1] > MAX_TIMESTEPS:
+        raise UsageError(f"--timesteps {text!r} leaves 1 to {MAX_TIMESTEPS}: write it like 4,8,16")
     return values
 
 

@@ -46,8 +46,10 @@ def export_command(
             f"{len(graph.edges)} edges"
         ],
     )
+    from zoo.artifact.config import MAX_TIMESTEPS
+
     exact = graph.metadata["exact_timesteps_in_float32"]
-    if exact < 4096:
+    if exact < MAX_TIMESTEPS:
         terminal.note(
             f"in float32 its potentials are exact up to {exact} timesteps, whatever the image"
         )

@@ -83,7 +83,7 @@ def pull_command(
             offline=offline,
             force=force,
             progress=progress,
-            talk=terminal.note,
+            log=terminal.note,
         )
     if local_dir is not None:
         pulled = cache.copy_out(pulled, local_dir)

@@ -128,5 +128,5 @@ def serve_command(
         host,
         port,
         ready=lambda url: print(url, flush=True),
-        talk=None if terminal.quiet else terminal.note,
+        log=None if terminal.quiet else terminal.note,
     )

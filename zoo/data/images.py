@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -86,7 +87,7 @@ class _Encoded:
             try:
                 return _problem(self.files.read(np.array([row]))[0])
             except IntegrityError as error:
-                return str(error)
+                return _short(error)
 
         try:
             files = self.files.read(rows)
@@ -308,11 +309,17 @@ class ImageSet:
 
 
 def _problem(file: tuple[str, bytes]) -> str | None:
+    """Return why an image cannot be decoded, for a list: no folders and no advice."""
+    name, data = file
     try:
-        decode_image(*file)
+        decode_image(name.rpartition("/")[2], data)
     except IntegrityError as error:
-        return str(error)
+        return _short(error)
     return None
+
+
+def _short(error: IntegrityError) -> str:
+    return re.sub(r"^/?(?:[^/()]*/)+", "", str(error).rpartition(": ")[0])
 
 
 def unlabelled(pixels: np.ndarray, description: str, source: str) -> ImageSet:

@@ -237,8 +237,8 @@ def _by_number(
         )
     first = 1 if rule == "number-from-1" or (low > 0 and high == classes) else 0
     how = f"by number in the {named.what} ({low} to {high}, counted from {first})"
-    if whole and not text_order:
-        how += "; sorted as text they would differ, as a network trained on such folders may need"
+    if names is None and whole and not text_order:
+        how += ", which is not their order as text"
     own = tuple(sorted(used, key=lambda name: number[name])) if whole else None
     return named.match(
         {name: value - first for name, value in number.items()},
@@ -263,7 +263,8 @@ def _by_position(
             raise UsageError(
                 f"{source} has {len(named.names)} classes, the network {classes}: give as many"
             )
-        return named.match(place, names, "by position")
+        own = named.names if fits else None
+        return named.match(place, names if names is not None else own, "by position")
     if not fits:
         raise UsageError(
             f"{source} has {len(named.names)} named classes ({_some(used)}), the network {classes} "

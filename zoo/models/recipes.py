@@ -195,7 +195,7 @@ def make(
     offline: bool = False,
     force: bool = False,
     progress: Progress | None = None,
-    talk: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> cache.Pulled:
     """Makes the artifact of a recipe, or finds it made, and lets the name mean it.
 
@@ -210,7 +210,7 @@ def make(
         offline: the checkpoint has to be in its cache.
         force: make it again; a checkpoint in its cache serves.
         progress: called with a file or a stage, what is done and how much there is.
-        talk: called with lines for the user.
+        log: called with lines for the user.
 
     Raises:
         NetworkError, NotFoundError, AuthError: the checkpoint cannot be had.
@@ -249,12 +249,12 @@ def make(
         offline=offline,
         progress=progress,
     )
-    with _turn(folder.parent, talk):
+    with _turn(folder.parent, log):
         if not force and (found := _found(recipe, folder)):
             return found
         _sweep(folder.parent)
-        talk(f"{name}: converting {checkpoint.name} {how}; this takes minutes")
-        _make(recipe, checkpoint, calibration, count, folder, progress, talk)
+        log(f"{name}: converting {checkpoint.name} {how}; this takes minutes")
+        _make(recipe, checkpoint, calibration, count, folder, progress, log)
         made = _found(recipe, folder, fetched=True)
     if made is None:
         raise IntegrityError(
@@ -270,7 +270,7 @@ def _make(
     samples: int,
     folder: Path,
     progress: Progress | None,
-    talk: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> None:
     from zoo.artifact.folder import verify_artifact
     from zoo.conversion.convert import convert
@@ -300,7 +300,7 @@ def _make(
                 f"{recipe.name}: what was made is not sound ({bad[0].detail}): nothing was kept; "
                 "try again"
             )
-    talk(
+    log(
         f"{recipe.name} predicts what the ANN predicts on {result.agreement:.1%} of these images "
         f"at T = {recipe.timesteps}"
     )
@@ -333,7 +333,7 @@ def _found(recipe: Recipe, folder: Path, *, fetched: bool = False) -> cache.Pull
 
 @contextlib.contextmanager
 def _turn(
-    home: Path, talk: Callable[[str], None] = lambda _: None, *, wait: bool = True
+    home: Path, log: Callable[[str], None] = lambda _: None, *, wait: bool = True
 ) -> Iterator[bool]:
     """Hold a folder's lock; yield whether it is held: without `wait` another may have it.
 
@@ -350,7 +350,7 @@ def _turn(
             if not wait:
                 yield False
                 return
-            talk(f"another process is making {home.name}: waiting for it")
+            log(f"another process is making {home.name}: waiting for it")
             lock.acquire()
     except (OSError, NotImplementedError) as error:
         why = getattr(error, "strerror", None) or str(error)

@@ -284,13 +284,13 @@ def pull(
     offline: bool = False,
     force: bool = False,
     progress: Progress | None = None,
-    talk: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> cache.Pulled:
     """Make a model ready for use without a network, every file checked.
 
     Args:
         text: a name of the zoo, or `org/name[@revision]` of a hub.
-        images, samples, talk: of a model that a recipe makes; see `zoo.models.recipes.make`.
+        images, samples, log: of a model that a recipe makes; see `zoo.models.recipes.make`.
         endpoint: another hub than HF_ENDPOINT; it gets no token.
         offline: take what is in the package or the cache.
         force: fetch or make it again.
@@ -309,7 +309,7 @@ def pull(
             offline=offline,
             force=force,
             progress=progress,
-            talk=talk,
+            log=log,
         )
     if images is not None or samples is not None:
         raise UsageError(

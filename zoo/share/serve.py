@@ -41,7 +41,7 @@ _CONNECTIONS = 1024
 _GRACE = 3  # seconds that downloads get to end after Ctrl-C
 
 
-Talk = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -255,8 +255,8 @@ def _facts(snapshot: ServedSnapshot, blobs: bool = False) -> dict[str, Any]:
     }
 
 
-def app(folder: Folder, talk: Talk | None = None) -> ASGIApp:
-    """Return the ASGI application over a folder; `talk` gets one line for each answer.
+def app(folder: Folder, log: Log | None = None) -> ASGIApp:
+    """Return the ASGI application over a folder; `log` gets one line for each answer.
 
     Raises UsageError without starlette.
     """
@@ -313,11 +313,11 @@ def app(folder: Folder, talk: Talk | None = None) -> ASGIApp:
                 raise
             # The head has gone out: ending here without the rest makes the server cut the
             # connection.
-            if talk is not None:
-                talk(f"{scope['path']} changed while it was sent: the download was cut")
+            if log is not None:
+                log(f"{scope['path']} changed while it was sent: the download was cut")
             return
-        if talk is not None and scope["type"] == "http":
-            talk(f"{(scope.get('client') or ('-',))[0]} {scope['method']} {scope['path']} {status}")
+        if log is not None and scope["type"] == "http":
+            log(f"{(scope.get('client') or ('-',))[0]} {scope['method']} {scope['path']} {status}")
 
     return outer
 
@@ -342,7 +342,7 @@ def _require() -> None:
 
 
 def serve(
-    folder: Folder, host: str, port: int, *, ready: Callable[[str], None], talk: Talk | None = None
+    folder: Folder, host: str, port: int, *, ready: Callable[[str], None], log: Log | None = None
 ) -> None:
     """Serves until a signal; `ready` gets the URL when connections are taken.
 
@@ -364,7 +364,7 @@ def serve(
             f"cannot listen on {host} port {port} ({reason}): choose another `host` or `port`"
         ) from error
     config = uvicorn.Config(
-        app(folder, talk),
+        app(folder, log),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -93,7 +93,10 @@ def train(
         IntegrityError: a file that is damaged.
         ZooError: the folder cannot be written.
     """
-    images, test = open_images(dataset, "train"), open_images(dataset, "test")
+    images, test = _labelled(open_images(dataset, "train"), open_images(dataset, "test"))
+    for note in (*images.notes, *test.notes):
+        if log is not None:
+            log(note)
     channels, side, mean, std = _geometry(arch, str(dataset))
     net = topology(arch, num_classes=_classes(images), in_channels=channels, shortcut=shortcut)
     prep = Preprocess((channels, side, side), 256 if side == 224 else None)
@@ -253,6 +256,16 @@ def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Seque
         return 1, 8, DIGITS_MEAN, DIGITS_STD
     side = 224 if topology(arch).layers[0].max_pool else 32
     return 3, side, IMAGENET_MEAN, IMAGENET_STD
+
+
+def _labelled(images: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Return both with the same labels for the same classes, numbered folders by their numbers."""
+    classes = _classes(images)
+    try:
+        images = images.for_classes(classes)
+    except UsageError:  # any order will do for a network that is not trained yet
+        images = images.for_classes(classes, labels="position")
+    return images, test.for_classes(classes, images.class_names)
 
 
 def _classes(images: ImageSet) -> int:
