@@ -175,7 +175,10 @@ def _read_one(root: Path, given: Path, split: str) -> Found | None:
     """Return the images of one split, or of a folder that has no splits."""
     stated = split_named(root.name)
     root = _innermost(root, stated)
-    trees = {folder.name: _tree(folder) for folder in subfolders(root)}
+    trees = {
+        folder.name: _tree(folder, above=frozenset((root.resolve(),)))
+        for folder in subfolders(root)
+    }
     direct = _images_in(root)
     used = [name for name, tree in trees.items() if tree.files]
     if not used or (len(used) == 1 and used[0].lower() in _PLAIN and not direct):
