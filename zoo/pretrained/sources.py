@@ -75,7 +75,7 @@ _IMAGENET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint file that was found.
+    """A checkpoint file, and what its origin states about it.
 
     Attributes:
         name: what it is recorded under.
@@ -235,7 +235,7 @@ def _file_of(repo: str, file: str, **how: Any) -> Path:
         if isinstance(error.__context__, EntryNotFoundError):
             raise NotFoundError(
                 f"{repo} has no {file}, so it is not in timm's layout: give {FORMS}"
-            ) from error
+            ) from None
         raise
 
 
@@ -247,12 +247,12 @@ def _timm(data: bytes, where: str) -> tuple[str, int | None, Origin]:
         if b'"spiking-zoo"' in data:
             raise UsageError(
                 f"{where} is a spiking network already: give the ANN it was converted from"
-            ) from error
+            ) from None
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))[:100] or "the file"
         raise IntegrityError(
             f"{where}/{_CONFIG} is not timm's: {place}: {first['msg'][:160]}: give {FORMS}"
-        ) from error
+        ) from None
     arch, pretrained = config.architecture, config.pretrained_cfg
     if arch not in ARCHITECTURES:
         plain = ", ".join(name for name in ARCHITECTURES if name in TORCHVISION)
@@ -355,7 +355,7 @@ def _download(base: str, name: str, offline: bool, progress: Progress | None) ->
     except OSError as error:
         raise ZooError(
             f"{path.parent} cannot be written ({error.strerror}): set TORCH_HOME to another folder"
-        ) from error
+        ) from None
     with replaced_file(path, advice="free some space or set TORCH_HOME") as partial:
         with open(partial, "wb") as file:
             sha256 = _receive(base + name, file, progress)
@@ -404,7 +404,7 @@ def _receive(url: str, file: Any, progress: Progress | None) -> str:
     except urllib.error.HTTPError as error:
         raise NetworkError(
             f"{url} answered {error.code}: try again later, or give the file itself"
-        ) from error
+        ) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         why = getattr(error, "reason", None) or error
         raise NetworkError(

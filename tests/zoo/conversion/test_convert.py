@@ -48,13 +48,13 @@ def test_every_combination_saves_and_verifies(
     converted, tmp_path, method, neuron, schedule, numerics
 ):
     few = {"steps": 2} if method == "hu2018" else {"rows": 4}
-    made = converted(
+    result = converted(
         method=method, neuron=neuron, schedule=schedule, numerics=numerics, parameters=few
     )
-    made.save(tmp_path / "a")
+    result.save(tmp_path / "a")
     assert [check.ok for check in verify_artifact(tmp_path / "a", deep=True)] == [True] * 3
-    assert all(np.isfinite(layer.error) and 0 <= layer.firing_rate <= 1 for layer in made.layers)
-    assert len(made.layers) == 19 and made.summary()["agreement"] == made.agreement
+    assert all(np.isfinite(layer.error) and 0 <= layer.firing_rate <= 1 for layer in result.layers)
+    assert len(result.layers) == 19 and result.summary()["agreement"] == result.agreement
 
 
 @pytest.mark.parametrize("numerics", ["int8", "float32"])
@@ -64,8 +64,8 @@ def test_graded_spikes(converted, digits_test, digits_file, tmp_path, bits, nume
     some = digits_test.take(200, 1)
 
     def right(name, timesteps, **how):
-        made = converted(numerics=numerics, timesteps=4, **how)
-        made.save(tmp_path / name)
+        result = converted(numerics=numerics, timesteps=4, **how)
+        result.save(tmp_path / name)
         assert [check.ok for check in verify_artifact(tmp_path / name, deep=True)] == [True] * 3
         return evaluate(tmp_path / name, some, [timesteps], ann=digits_file)
 
@@ -132,8 +132,8 @@ def test_calibration_brings_the_network_nearer_to_its_ann(digits_ann, digits, di
 
 
 def test_hu2018_is_the_papers_algebra(converted):
-    made = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
-    layers, net = made.network.layers, made.network.topology
+    result = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
+    layers, net = result.network.layers, result.network.topology
     scale = {}
     for spec in net.layers:
         theta = layers[spec.name].threshold
@@ -148,7 +148,7 @@ def test_hu2018_is_the_papers_algebra(converted):
                 gain / scale[spec.name],
                 (scale[spec.shortcut.source] / scale[spec.name]).expand_as(gain),
             )
-    assert made.config.method.parameters["compensation"] == 1.0
+    assert result.config.method.parameters["compensation"] == 1.0
 
 
 def test_hu2018_compensation_scales_weights_and_shortcuts_alone(digits_ann, digits):
@@ -246,28 +246,28 @@ def test_a_causal_network_is_tuned_for_its_levels_and_converted_as_one_trained_s
     monkeypatch.setattr(
         building,
         "build_network",
-        lambda recipe, *about: seen.append(recipe) or build_network(recipe, *about),
+        lambda spec, *about: seen.append(spec) or build_network(spec, *about),
     )
-    made = convert(
+    result = convert(
         digits_ann,
         digits,
         **options,
         parameters={"tune": 2, "tune_images": 64, "levels": 8, "rows": 2},
     )
-    (recipe,) = seen
-    assert recipe.checkpoint.params["levels"].item() == 8 and recipe.calibration is not None
-    for name, theta in recipe.theta.items():
-        assert torch.equal(theta, recipe.checkpoint.params[f"{name}.threshold"])
+    (spec,) = seen
+    assert spec.checkpoint.params["levels"].item() == 8 and spec.calibration is not None
+    for name, theta in spec.theta.items():
+        assert torch.equal(theta, spec.checkpoint.params[f"{name}.threshold"])
     assert not torch.equal(
-        recipe.checkpoint.params["conv1.weight"], digits_ann.params["conv1.weight"]
+        spec.checkpoint.params["conv1.weight"], digits_ann.params["conv1.weight"]
     )
     assert "levels" not in digits_ann.params
-    assert made.config.source.sha256 == digits_ann.sha256 and made.config.bias_rows == 3
-    assert made.agreement > 0.5
+    assert result.config.source.sha256 == digits_ann.sha256 and result.config.bias_rows == 3
+    assert result.agreement > 0.5
 
 
 def test_tuned_layerwise_converts(digits_ann, digits):
-    made = convert(
+    result = convert(
         digits_ann,
         digits,
         schedule="layerwise",
@@ -278,7 +278,7 @@ def test_tuned_layerwise_converts(digits_ann, digits):
         timesteps=4,
         parameters={"tune": 2, "tune_images": 64},
     )
-    assert made.config.method.parameters["tune"] == 2 and made.config.bias_rows == 1
+    assert result.config.method.parameters["tune"] == 2 and result.config.bias_rows == 1
 
 
 def test_percentile_takes_the_papers_index():
@@ -349,7 +349,7 @@ def test_calibrated_channels_fire_as_often_as_wanted(neuron):
     assert torch.equal(found.run(spikes, None, membrane), fired)
 
 
-def test_layerwise_totals_are_met_at_every_mark():
+def test_layerwise_totals_are_met_at_every_number_of_timesteps():
     threshold = torch.tensor([100, 250], dtype=torch.int32)
     layer = SpikingConv(
         torch.zeros(2, 1, 1, 1, dtype=torch.int8),
@@ -360,14 +360,14 @@ def test_layerwise_totals_are_met_at_every_mark():
     generator = torch.Generator().manual_seed(0)
     target = torch.rand(30, 2, 6, 6, generator=generator) * threshold.view(-1, 1, 1)
     drive = target * 0.8 + 5
-    charges = {mark: drive * mark + threshold.view(-1, 1, 1) / 2 for mark in (1, 4, 8)}
-    found = calibrate.layerwise(layer, charges, target, calibrate.Settings(sample=10**6))
+    inputs = {steps: drive * steps + threshold.view(-1, 1, 1) / 2 for steps in (1, 4, 8)}
+    found = calibrate.layerwise(layer, inputs, target, calibrate.Settings(sample=10**6))
     assert found.bias.shape == (9, 2)
-    for mark, charge in charges.items():
-        extra = found.bias[:mark].sum(0) - mark * layer.bias[0]
-        counts = found.fire(charge + extra.view(-1, 1, 1), mark).float()
+    for steps, accumulated in inputs.items():
+        extra = found.bias[:steps].sum(0) - steps * layer.bias[0]
+        counts = found.fire(accumulated + extra.view(-1, 1, 1), steps).float()
         assert torch.allclose(
-            counts.mean((0, 2, 3)) / mark, target.mean((0, 2, 3)) / threshold, atol=0.03
+            counts.mean((0, 2, 3)) / steps, target.mean((0, 2, 3)) / threshold, atol=0.03
         )
 
 
@@ -412,10 +412,10 @@ def test_images_without_labels_and_none_at_all(digits_ann, tmp_path, method):
 
 def test_hu2018_in_unit_threshold_form(converted, digits_ann):
     """Weights and identities are scaled by lambda_in / lambda_out, biases by 1 / lambda_out."""
-    made = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
-    layers, params = made.network.layers, digits_ann.params
+    result = converted(method="hu2018", numerics="float32", parameters={"steps": 1})
+    layers, params = result.network.layers, digits_ann.params
     scale = {name: layer.threshold[0].item() for name, layer in layers.items()} | {"image": 1.0}
-    for spec in made.network.topology.layers:
+    for spec in result.network.topology.layers:
         layer, out = layers[spec.name], scale[spec.name]
         target = params[f"{spec.name}.weight"] * scale[spec.source] / out
         torch.testing.assert_close(layer.weight / out, target)

@@ -41,21 +41,21 @@ def layer(neuron="if", bits=1, projection=False):
 )
 def test_the_limit_has_the_means_that_are_wanted(neuron, bits, projection):
     gen = torch.Generator().manual_seed(0)
-    made, most = layer(neuron, bits, projection), 2**bits - 1
+    made, max_level = layer(neuron, bits, projection), 2**bits - 1
     x, side = (
-        most * torch.rand(3, 4, 6, 6, generator=gen),
-        most * torch.rand(3, 5, 6, 6, generator=gen),
+        max_level * torch.rand(3, 4, 6, 6, generator=gen),
+        max_level * torch.rand(3, 5, 6, 6, generator=gen),
     )
     theta = made.threshold.view(-1, 1, 1)
-    target = 1.5 * most * theta * torch.rand(3, 5, 6, 6, generator=gen)
+    target = 1.5 * max_level * theta * torch.rand(3, 5, 6, 6, generator=gen)
     found, rates = calibrate.limit(made, x, side, target, SETTINGS)
     assert torch.equal(found.bias[:-1], made.bias[:-1]) and found.bias.dtype == torch.int32
     shortcut = (
         F.conv2d(side, made.projection.float()) if projection else side * made.gain.view(-1, 1, 1)
     )
     z = F.conv2d(x, made.weight.float(), padding=1) + shortcut + found.bias[-1].view(-1, 1, 1)
-    torch.testing.assert_close(rates, (z / theta).clamp(0, most), atol=1e-4, rtol=1e-4)
-    asked = (target / theta).clamp_max(most).mean((0, 2, 3))
+    torch.testing.assert_close(rates, (z / theta).clamp(0, max_level), atol=1e-4, rtol=1e-4)
+    asked = (target / theta).clamp_max(max_level).mean((0, 2, 3))
     # The bias is a whole number: half of one, in thresholds, is what the mean may be off.
     assert ((rates.mean((0, 2, 3)) - asked).abs() <= 0.5 / made.threshold + 1e-3).all()
 

@@ -9,23 +9,23 @@ from zoo.conversion import calibrate, rounding
 from zoo.kernels.spiking_conv import SpikingConv
 
 
-@pytest.mark.parametrize(("most", "signed"), [(1, False), (1, True), (3, False), (15, False)])
-def test_the_shift_is_that_of_trying_every_one(most, signed):
-    gen = torch.Generator().manual_seed(most)
+@pytest.mark.parametrize(("max_level", "signed"), [(1, False), (1, True), (3, False), (15, False)])
+def test_the_shift_is_that_of_trying_every_one(max_level, signed):
+    gen = torch.Generator().manual_seed(max_level)
     potential = (
-        torch.randn(6, 300, generator=gen) * (1 + most / 3) * 64
+        torch.randn(6, 300, generator=gen) * (1 + max_level / 3) * 64
     ).round() / 64  # many lie on a threshold
     # Near what fires without a shift, so that none of two thresholds is the answer to all.
-    missing = potential.floor().clamp(0, most).mean(1) + torch.rand(6, generator=gen) - 0.5
+    missing = potential.floor().clamp(0, max_level).mean(1) + torch.rand(6, generator=gen) - 0.5
     owing = torch.rand(6, 300, generator=gen) < 0.4 if signed else None
     means = []
     for shift in calibrate._GRID:
         v = potential + shift
-        spikes = v.floor().clamp(0, most)
+        spikes = v.floor().clamp(0, max_level)
         total = (spikes - ((v < 0) & owing).float() if owing is not None else spikes).sum(1)
         means.append(total.long() / 300)
     target = calibrate._nearest(calibrate._GRID.expand(6, -1), torch.stack(means, 1), missing)
-    found = calibrate._shift(potential, missing, owing, most)
+    found = calibrate._shift(potential, missing, owing, max_level)
     assert torch.equal(found, target) and len(found.unique()) > 2
 
 
