@@ -180,10 +180,20 @@ def test_classes_in_folders_of_folders(tmp_path):
     ]
 
 
+def test_parts_of_classes_are_no_classes(tmp_path):
+    images = folders(tmp_path, ["a/part1", "a/part2", "a/part3", "b/part1"])
+    with refuses(UsageError, "has 2 named classes .a, b., the network 3"):
+        images.for_classes(3)
+    assert images.for_classes(2).labels.tolist() == [0, 0, 0, 1]
+
+
 def test_a_draw_is_labelled_as_the_whole_set_is(tmp_path):
     images = folders(tmp_path, [str(i) for i in range(12)])
     drawn = images.take(3, 1).for_classes(12)
     assert drawn.labels.tolist() == images.for_classes(12).take(3, 1).labels.tolist()
+    letters = tuple("abcdefghijkl")
+    named = images.for_classes(12, letters)
+    assert named.for_classes(12, letters).matched == named.matched != "by name"
     again = drawn.for_classes(12)
     assert (again.labels.tolist(), again.matched) == (drawn.labels.tolist(), drawn.matched)
 

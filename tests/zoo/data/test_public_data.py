@@ -395,7 +395,9 @@ def test_images_beside_parquet(tmp_path):
     refused(IntegrityError, r"paths in place of images \(1.png\), and no such file is beside", path)
     (tmp_path / "1.png").write_bytes(encoded(PIXELS[1]))
     assert np.array_equal(nhwc(open_images(path, "test")), PIXELS[:2])
-    cells[1]["path"] = "../1.png"
+    # Never a file outside the folder, even where there is one.
+    (tmp_path / "a").mkdir()
+    cells[1]["path"] = "a/../1.png"
     refused(
         IntegrityError,
         "paths in place of images",
