@@ -10,6 +10,7 @@ Python. What goes wrong is a `zoo.errors.ZooError`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,6 +116,9 @@ def convert(
         settings: as `zoo.conversion.convert.convert` takes them: `method`, `neuron`, `schedule`,
             `timesteps`, `samples`, ...
 
+    Warns:
+        UserWarning: a normalisation that had to be assumed, or one that the ANN does not work with.
+
     Raises:
         NotFoundError, IntegrityError, UsageError: as `zoo.pretrained.sources.read_source` and
             `zoo.conversion.convert.convert`.
@@ -127,7 +131,10 @@ def convert(
     checkpoint = source if isinstance(source, Checkpoint) else read_source(source, arch)
     if isinstance(images, str | Path):
         images = open_images(images, "train")
-    return conversion.convert(checkpoint, images, **settings)
+    made = conversion.convert(checkpoint, images, **settings)
+    for text in (*made.assumed, *made.warnings):
+        warnings.warn(text, stacklevel=2)
+    return made
 
 
 def evaluate(

@@ -10,6 +10,7 @@ import typer
 
 from zoo.commands import arguments
 from zoo.commands.common import Json, epilog, terminal
+from zoo.commands.messages import in_option_words
 from zoo.commands.terminal import print_lines, write_json
 from zoo.data.rule import LabelRule
 from zoo.errors import UsageError
@@ -232,11 +233,13 @@ def convert_command(
         write_json({"path": str(out), **result.summary(), "config": config.model_dump(mode="json")})
     else:
         report.layer_errors(terminal.out, result.layers)
+        right = result.ann_accuracy
+        ann = [] if right is None else [f"the ANN is right on {right:.1%} of the labelled images"]
         agreement = (
             f"predicts what the ANN predicts on {result.agreement:.1%} of the calibration images "
             f"at T = {steps[0]}"
         )
-        print_lines(terminal.out, ["", agreement, f"wrote {out}"])
+        print_lines(terminal.out, ["", *ann, agreement, f"wrote {out}"])
     _warn_of_bad(result)
     data = default_data(config)
     following = ["zoo", "eval", str(out), *([] if data else ["--data", str(calib or "IMAGES")])]
@@ -244,6 +247,10 @@ def convert_command(
 
 
 def _warn_of_bad(result: Conversion) -> None:
+    for text in result.assumed:
+        terminal.note(in_option_words(text, "convert"))
+    for text in result.warnings:
+        terminal.warn(in_option_words(text, "convert"))
     if not result.agreement >= 0.5:
         terminal.warn(
             f"it predicts what the ANN predicts on only {result.agreement:.1%} of the calibration "

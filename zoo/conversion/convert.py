@@ -28,6 +28,7 @@ from zoo.artifact.folder import write_artifact
 from zoo.artifact.tensors import tensors_of
 from zoo.conversion.build import Built, LayerReport
 from zoo.conversion.inputs import (
+    assumed_normalisation,
     class_names,
     normalisation,
     preprocessing,
@@ -37,6 +38,7 @@ from zoo.conversion.methods.base import Job
 from zoo.conversion.readout import agreement
 from zoo.conversion.registry import method_named
 from zoo.conversion.settings import Request, Value
+from zoo.conversion.soundness import ann_accuracy, poor_accuracy, wrong_normalisation
 from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
 from zoo.data.rule import LabelRule
@@ -64,6 +66,11 @@ class Conversion:
             `config.timesteps`.
         config: of the artifact, but for the checksums that saving adds.
         source: the checkpoint's file; None where it was not read from one.
+        ann_accuracy: share of the labelled calibration images that the ANN is right on; None where
+            none has a label.
+        assumed: what was taken for granted, a sentence each.
+        warnings: what speaks against the ANN's inputs (`zoo.conversion.soundness`), a sentence
+            each.
     """
 
     network: SpikingResNet
@@ -72,6 +79,9 @@ class Conversion:
     agreement: float
     config: Config
     source: Path | None = None
+    ann_accuracy: float | None = None
+    assumed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def save(self, folder: str | Path, force: bool = False) -> Config:
         """Write the artifact atomically and return its config.
@@ -91,6 +101,9 @@ class Conversion:
         """Return the report, ready for JSON."""
         return {
             "agreement": self.agreement,
+            "ann_accuracy": self.ann_accuracy,
+            "assumed": list(self.assumed),
+            "warnings": list(self.warnings),
             "layers": [asdict(layer) for layer in self.layers],
             "method": self.config.method.model_dump(),
             "calibration": self.config.calibration.model_dump(),
@@ -155,6 +168,7 @@ def convert(
     how.check_images(images is not None)
     stem = int(settings.parameters().get("stem", 1))
     with_stem(checkpoint.net, stem)  # a network that cannot have it is refused before the work
+    assumed = assumed_normalisation(checkpoint, mean, std)
     mean, std = normalisation(checkpoint, mean, std)
     source = _source(checkpoint, license, url)
     if seed < 0:
@@ -210,6 +224,9 @@ def convert(
         ),
         names=class_names(checkpoint, labelled),
     )
+    right = ann_accuracy(built.ann_logits, job.labels)
+    # Images that are made from the statistics fit them whatever the normalisation is.
+    wrong = None if how.makes_images else wrong_normalisation(checkpoint, job.pixels, mean, std)
     return Conversion(
         network=built.network,
         scales=built.scales,
@@ -217,6 +234,11 @@ def convert(
         agreement=agreement(built, timesteps),
         config=config,
         source=checkpoint.path,
+        ann_accuracy=right,
+        assumed=() if assumed is None else (assumed,),
+        warnings=tuple(
+            text for text in (wrong, poor_accuracy(right, job.labels)) if text is not None
+        ),
     )
 
 

@@ -27,7 +27,8 @@ def normalisation(
     ImageNet's, which most checkpoints use.
 
     Raises:
-        UsageError: not one finite value a channel, or a standard deviation that is not positive.
+        UsageError: not one finite value a channel, a standard deviation that is not positive, or
+            values that cannot be for pixels in 0 to 1.
     """
     channels, training, origin = checkpoint.net.in_channels, checkpoint.training, checkpoint.origin
     trained = (None, None) if training is None else (training.mean, training.std)
@@ -46,7 +47,36 @@ def normalisation(
         raise UsageError(
             f"`std` must be positive, not {min(std)}: give one a channel, for pixels in 0 to 1"
         )
+    if min(mean) < 0:
+        raise UsageError(
+            f"`mean` must be 0 to 1, not {min(mean):g}: give one a channel, for pixels in 0 to 1"
+        )
+    if max(*mean, *std) > 1:
+        divided = (",".join(f"{value / 255:.4g}" for value in side) for side in (mean, std))
+        what = "`mean`" if max(mean) > 1 else "`std`"
+        raise UsageError(
+            f"{what} has {max(mean if max(mean) > 1 else std):g}, which is not for pixels in 0 to "
+            f"1: both divided by 255 are `mean={next(divided)}` `std={next(divided)}`"
+        )
     return mean, std
+
+
+def assumed_normalisation(checkpoint: Checkpoint, mean: object, std: object) -> str | None:
+    """Return a note where `normalisation` takes ImageNet's values for want of a better source."""
+    training, origin = checkpoint.training, checkpoint.origin
+    names = [
+        what
+        for what, given, stated in (("mean", mean, origin.mean), ("std", std, origin.std))
+        if given is None and stated is None and training is None
+    ]
+    if not names:
+        return None
+    values = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    said = " and ".join(f"{what} {','.join(map(str, values[what]))}" for what in names)
+    return (
+        f"{checkpoint.name} does not say how its training normalised pixels: {said} (ImageNet's) "
+        f"assumed; give {' and '.join(f'`{what}`' for what in names)} where they are others"
+    )
 
 
 def _first(*choices: Sequence[float] | None) -> Sequence[float]:

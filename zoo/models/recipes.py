@@ -300,6 +300,8 @@ def _make(
                 f"{recipe.name}: what was made is not sound ({bad[0].detail}): nothing was kept; "
                 "try again"
             )
+    for text in (*result.assumed, *result.warnings):
+        log(text)
     log(
         f"{recipe.name} predicts what the ANN predicts on {result.agreement:.1%} of these images "
         f"at T = {recipe.timesteps}"

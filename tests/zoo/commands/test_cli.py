@@ -164,7 +164,9 @@ def test_convert_quietly(zoo: Zoo, made: Material, tmp_path: Path) -> None:
     ended = zoo(
         "convert", made.checkpoint, "--calib", made.images, "--out", tmp_path / "net", *QUICK, "-q"
     )
-    assert (ended.code, ended.err) == (0, "")
+    # Its weights are random, which is worth a warning; notes are what -q silences.
+    assert ended.code == 0 and ended.err.count("\n") == 1
+    assert ended.err.startswith("warning: the ANN itself is right on only ")
 
 
 @pytest.mark.parametrize(
