@@ -103,6 +103,7 @@ def convert(
     images: str | Path | ImageSet | None = None,
     *,
     arch: str | None = None,
+    weights: Literal["ema", "raw"] | None = None,
     **settings: Any,
 ) -> Conversion:
     """Return the spiking network of a pretrained ANN; `.save(folder)` writes its artifact.
@@ -112,7 +113,8 @@ def convert(
             or a `Checkpoint`.
         images: training images, as `zoo.data.open.open_images` takes them; None for
             `method="data-free"`.
-        arch: architecture of a plain file, `resnet20` for example.
+        arch: architecture of the source, `resnet20` for example; default: what it says itself.
+        weights: which one of a file that holds a network and its moving average (the default).
         settings: as `zoo.conversion.convert.convert` takes them: `method`, `neuron`, `schedule`,
             `timesteps`, `samples`, ...
 
@@ -128,11 +130,13 @@ def convert(
     from zoo.pretrained.checkpoint import Checkpoint
     from zoo.pretrained.sources import read_source
 
-    checkpoint = source if isinstance(source, Checkpoint) else read_source(source, arch)
+    checkpoint = (
+        source if isinstance(source, Checkpoint) else read_source(source, arch, weights=weights)
+    )
     if isinstance(images, str | Path):
         images = open_images(images, "train")
     made = conversion.convert(checkpoint, images, **settings)
-    for text in (*made.assumed, *made.warnings):
+    for text in (*checkpoint.notes, *made.assumed, *made.warnings):
         warnings.warn(text, stacklevel=2)
     return made
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 def printable(text: str) -> str:
     """Return text from a file with "?" for the control characters that would drive the terminal."""
@@ -22,3 +27,10 @@ def human_count(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.2f} {unit}"
     return f"{value:.0f}"
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return "rows.0.top5: what is wrong with it" of the first field that pydantic refused."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))[:100] or "the file"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')[:160]}"

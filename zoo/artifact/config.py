@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from zoo.errors import IntegrityError
 from zoo.kernels.neuron import Neuron
+from zoo.text import first_fault
 
 FORMAT_VERSION = 1
 MAX_TIMESTEPS = 4096
@@ -84,7 +85,8 @@ class TrainingConfig(_Strict):
 class SourceConfig(_Strict):
     """The pretrained ANN.
 
-    `revision` is the commit where a hub has it, `training` is set where `zoo train` made it.
+    `revision` is the commit where a hub has it, `training` is set where `zoo train` made it,
+    `weights` where its file holds two networks: the averaged (`ema`) or the other (`raw`).
     """
 
     name: Text
@@ -93,6 +95,10 @@ class SourceConfig(_Strict):
     license: Text | None = None
     url: Text | None = None
     training: TrainingConfig | None = None
+    # Left out where it is None, as most files hold one network: their bytes stay what they were.
+    weights: Annotated[
+        Literal["ema", "raw"] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
 
 
 class CalibrationConfig(_Strict):
@@ -220,11 +226,7 @@ def parse_config(data: bytes, where: str) -> Config:
     try:
         config = Config.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])[:100] or "the file"
-        raise IntegrityError(
-            f"{where}: {place}: {first['msg'][:160]}: fetch the artifact again"
-        ) from error
+        raise IntegrityError(f"{where}: {first_fault(error)}: fetch the artifact again") from error
     except RecursionError as error:
         raise IntegrityError(f"{where} is nested too deeply: fetch the artifact again") from error
     if config.format_version != FORMAT_VERSION:

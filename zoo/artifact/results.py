@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from zoo.artifact.config import EVALUATION, MAX_BYTES, Config, Sha256, Text, Timesteps
 from zoo.errors import IntegrityError, NotFoundError
+from zoo.text import first_fault
 
 # The modelled energies of one image (`zoo.evaluation.energy`), each of which a row has.
 ENERGIES = ("snn_int8", "ann_quantised", "snn_float", "ann_float")
@@ -217,9 +218,7 @@ def read_evaluation(path: str | Path, remedy: str | None = None) -> Evaluation:
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])[:100] or "the file"
-        raise IntegrityError(f"{path}: {place}: {first['msg'][:160]}: {remedy}") from error
+        raise IntegrityError(f"{path}: {first_fault(error)}: {remedy}") from error
     except RecursionError as error:
         raise IntegrityError(f"{path} is nested too deeply: {remedy}") from error
 

@@ -67,7 +67,7 @@ def convert_command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Architecture such as resnet20; required for a plain file.  [default: SRC's]",
+            help="Architecture such as resnet20.  [default: what SRC says, or its keys]",
         ),
     ] = None,
     method: Annotated[
@@ -118,6 +118,13 @@ def convert_command(
             help="Convolution of a bottleneck that has its stride; 1x1 in the first ResNets (v1)."
         ),
     ] = "3x3",
+    weights: Annotated[
+        Literal["ema", "raw"] | None,
+        typer.Option(
+            help="Network to read from a file that holds one and its moving average.  "
+            "[default: ema, where there is one]",
+        ),
+    ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
@@ -195,8 +202,15 @@ def convert_command(
 
     with terminal.progress(json_output=json_output) as progress:
         checkpoint = read_source(
-            source, arch, shortcut=shortcut, stride_in=stride_in, progress=progress
+            source,
+            arch,
+            shortcut=shortcut,
+            stride_in=stride_in,
+            weights=weights,
+            progress=progress,
         )
+    for note in checkpoint.notes:
+        terminal.note(in_option_words(note, "convert"))
     if license is None and checkpoint.origin.license is not None:
         terminal.note(f"{checkpoint.name}: license {checkpoint.origin.license}")
     images = None

@@ -12,7 +12,8 @@ import re
 _PLAIN = {
     "convert": (
         "arch force image_column input_size interpolation label_column labels license mean method "
-        "neuron numerics resize samples schedule seed shortcut split std stride_in timesteps url"
+        "neuron numerics resize samples schedule seed shortcut split std stride_in timesteps url "
+        "weights"
     ),
     "doctor": "endpoint offline",
     "eval": (

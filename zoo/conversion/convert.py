@@ -50,6 +50,7 @@ from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import with_stem
 from zoo.pretrained.checkpoint import Checkpoint, remember_source
 from zoo.progress import Progress
+from zoo.text import first_fault
 
 _BATCH = 64
 
@@ -260,6 +261,7 @@ def _source(checkpoint: Checkpoint, license: str | None, url: str | None) -> Sou
         license=license,
         url=url,
         training=checkpoint.training,
+        weights=checkpoint.weights,
     )
 
 
@@ -303,7 +305,4 @@ def _describe(
             calibration=calibration,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}: give another value"
-        ) from None
+        raise UsageError(f"{first_fault(error)}: give another value") from None

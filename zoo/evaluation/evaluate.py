@@ -43,6 +43,7 @@ from zoo.networks.resnet import ann_forward
 from zoo.networks.spiking import SpikingResNet
 from zoo.pretrained.checkpoint import Checkpoint, find_source, read_checkpoint
 from zoo.pretrained.sources import find_checkpoint
+from zoo.pretrained.state import Weights
 from zoo.progress import Progress
 
 # Seconds between two state files.
@@ -380,9 +381,22 @@ def _ann_checkpoint(config: Config, ann: str | Path | None) -> Checkpoint | None
         path, sha256 = noted, config.source.sha256
     else:
         return None
-    checkpoint = read_checkpoint(
-        path, config.arch, shortcut=config.shortcut, stride_in=config.stride_in, sha256=sha256
-    )
+
+    def read(weights: Weights | None) -> Checkpoint:
+        return read_checkpoint(
+            path,
+            config.arch,
+            shortcut=config.shortcut,
+            stride_in=config.stride_in,
+            weights=weights,
+            sha256=sha256,
+        )
+
+    checkpoint = read(config.source.weights)
+    if checkpoint.weights is not None and config.source.weights is None:
+        # An artifact from before files with two networks were told apart: of those that stand in
+        # wrappers of their own, the one that is not averaged was read.
+        checkpoint = read("raw")
     if checkpoint.sha256 != config.source.sha256:
         raise UsageError(
             f"{path} is not {config.source.name}, which this network was converted from: "

@@ -1,7 +1,7 @@
 """Read a pretrained ANN: the folded parameters of one topology, or one clear error.
 
-A `.pth`, `.pt` or `.th` file is read with `weights_only=True`: no code in it is ever executed.
-`.safetensors` is read as it is.
+Nothing in a file is ever executed (`zoo.pretrained.unpickle`), and which of its tensors are the
+network is found out by `zoo.pretrained.state`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,22 +22,10 @@ from zoo.artifact.config import TrainingConfig
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.files import cache_folder
 from zoo.networks.batchnorm import Moments, fold_batchnorm, recorded_moments
-from zoo.networks.topology import StrideIn, Topology, topology
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights", "model_ema")
-
-
-_MAX_WRAPPERS = 8
-
+from zoo.networks.topology import ARCHITECTURES, StrideIn, Topology, topology
+from zoo.pretrained.state import Weights, read_state
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-_PREFIXES = ("module.", "model.", "_orig_mod.")
-
-
-# Other names for torchvision's keys: akamaster's CIFAR ResNets say `linear` and `shortcut`.
-_RENAMES = (("linear.", "fc."), (".shortcut.", ".downsample."))
 
 
 # Parts that other residual networks have, by a key that only they have.
@@ -88,6 +75,8 @@ class Checkpoint:
             (`zoo.networks.batchnorm.recorded_moments`); None where it recorded nothing.
         origin: see `zoo.pretrained.sources`.
         path: the file that it was read from; None where there is none.
+        weights: which of two networks of the file it is; None where there is one.
+        notes: what reading it found and assumed, a sentence each.
     """
 
     net: Topology
@@ -98,14 +87,17 @@ class Checkpoint:
     moments: dict[str, Moments] | None = None
     origin: Origin = Origin()
     path: Path | None = None
+    weights: Weights | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_checkpoint(
     path: str | Path,
-    arch: str,
+    arch: str | None = None,
     *,
     shortcut: Literal["A", "B"] | None = None,
     stride_in: StrideIn = "3x3",
+    weights: Weights | None = None,
     sha256: str | None = None,
 ) -> Checkpoint:
     """Return the network in a checkpoint file.
@@ -113,8 +105,9 @@ def read_checkpoint(
     The number of classes and of input channels, and the shortcut, follow from the file.
 
     Args:
-        arch: architecture that the file must fit.
+        arch: architecture that the file must fit; default: the one that its keys are of.
         stride_in: convolution of a bottleneck that has its stride, which no file says.
+        weights: as `zoo.pretrained.state.read_state` takes it.
         sha256: of the file, from a caller that has just hashed it; default: it is hashed.
 
     Raises:
@@ -127,7 +120,14 @@ def read_checkpoint(
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist: give a .pth, .th, .pt or .safetensors file")
-    state = _canonical(_tensors(path))
+    found = read_state(path, weights)
+    state = found.tensors
+    arch = arch or _architecture(state)
+    if arch is None:
+        raise UsageError(
+            f"{path} does not say its architecture, and its keys are of none that the zoo has: "
+            f"pass `arch`, one of {', '.join(ARCHITECTURES)}, to see what differs"
+        )
     if shortcut is None and any(".downsample." in key for key in state):
         shortcut = "B"
     stem, head = state.get("conv1.weight"), state.get("fc.weight")
@@ -153,11 +153,28 @@ def read_checkpoint(
         name=path.name,
         sha256=sha256,
         training=training_of(path, sha256),
+        weights=found.weights,
+        notes=found.notes,
+        origin=Origin(mean=found.mean, std=found.std),
         moments=recorded_moments(net, state, params),
         # Not resolved: the file may be a link of the hub client's cache, to a name without the
         # suffix.
         path=path.absolute(),
     )
+
+
+def _architecture(state: Mapping[str, Tensor]) -> str | None:
+    """Return the only architecture whose convolutions have these names and widths, or None."""
+    widths = {
+        key: len(value)
+        for key, value in state.items()
+        if value.ndim == 4 and ".downsample." not in key
+    }
+    for arch in ARCHITECTURES:
+        layers = topology(arch).layers
+        if widths == {f"{layer.name}.weight": layer.out_channels for layer in layers}:
+            return arch
+    return None
 
 
 def sha256_of(path: Path) -> str:
@@ -209,67 +226,6 @@ def find_source(sha256: str) -> Path | None:
         if sha256_of(path) == sha256:
             return path
     return None
-
-
-def _tensors(path: Path) -> Mapping[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise IntegrityError(
-                f"{path} is not a whole safetensors file ({_line(error)}): fetch it again"
-            ) from error
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise IntegrityError(
-            f"{path} holds more than tensors, or is no checkpoint ({_line(error)}): nothing was "
-            "executed; save its state_dict alone, or as .safetensors"
-        ) from error
-    except Exception as error:
-        # A damaged file can raise anything: KeyError, OverflowError, AssertionError, ...
-        raise IntegrityError(
-            f"{path} is not a whole PyTorch checkpoint ({_line(error)}): fetch it again"
-        ) from error
-    for _ in range(_MAX_WRAPPERS):
-        if not isinstance(loaded, Mapping):
-            break
-        inner = next(
-            (loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None
-        )
-        if inner is None:
-            return loaded
-        loaded = inner
-    raise IntegrityError(
-        f"{path} holds a {type(loaded).__name__}, not a state_dict: save model.state_dict()"
-    )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-def _canonical(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    while prefix := next(
-        (p for p in _PREFIXES if tensors and all(key.startswith(p) for key in tensors)), None
-    ):
-        tensors = {key[len(prefix) :]: value for key, value in tensors.items()}
-    renamed = {}
-    for key, value in tensors.items():
-        for old, new in _RENAMES:
-            key = (
-                new + key[len(old) :]
-                if key.startswith(old)
-                else key.replace(old, new)
-                if old[0] == "."
-                else key
-            )
-        renamed[key] = value
-    return renamed
 
 
 def _expected(net: Topology, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -325,10 +281,13 @@ def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
             for what, keys in (("missing", missing), ("unexpected", unexpected))
             if keys
         ]
-        raise UsageError(
-            f"{path} does not fit `arch={net.arch}`: {'; '.join(parts)}: choose the file's own "
-            "architecture"
+        fits = _architecture(state)
+        advice = (
+            "choose the file's own architecture"
+            if fits in (None, net.arch)
+            else f"its keys are those of {fits}, leave `arch` out"
         )
+        raise UsageError(f"{path} does not fit `arch={net.arch}`: {'; '.join(parts)}: {advice}")
     for key, shape in expected.items():
         if tuple(state[key].shape) != shape:
             raise UsageError(

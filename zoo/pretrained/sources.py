@@ -30,7 +30,9 @@ from zoo.hub import download
 from zoo.imagenet import imagenet_classes
 from zoo.networks.topology import ARCHITECTURES, StrideIn
 from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint, sha256_of
+from zoo.pretrained.state import Weights
 from zoo.progress import Progress
+from zoo.text import first_fault
 
 FORMS = (
     "a .pth, .pt, .th or .safetensors file, a folder or hub repository in timm's layout, or "
@@ -60,7 +62,7 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _MAX_CONFIG, _MAX_WEIGHTS = 4_000_000, 2_000_000_000  # bytes; ResNet-152 has 241 MB
 
 
-_SUFFIXES = (".pth", ".pt", ".th", ".safetensors")
+_SUFFIXES = (".pth", ".pt", ".th", ".bin", ".safetensors")
 
 
 _TIMEOUT = 30  # seconds without a byte
@@ -123,6 +125,7 @@ def read_source(
     *,
     shortcut: Literal["A", "B"] | None = None,
     stride_in: StrideIn = "3x3",
+    weights: Weights | None = None,
     sha256: str | None = None,
     endpoint: str | None = None,
     offline: bool = False,
@@ -131,8 +134,8 @@ def read_source(
     """Return the pretrained ANN that `text` names, in any of the forms above.
 
     Args:
-        arch: architecture; needed for a plain file alone, the other forms state it.
-        shortcut, stride_in: as in `zoo.pretrained.checkpoint.read_checkpoint`.
+        arch: architecture; default: what the source states, or its keys are of.
+        shortcut, stride_in, weights: as in `zoo.pretrained.checkpoint.read_checkpoint`.
         sha256: expected hash of a hub's weights, beside the one that the hub stores them under.
         endpoint: another hub than HF_ENDPOINT, for `org/name` alone.
         offline: use what is in a cache alone.
@@ -141,23 +144,19 @@ def read_source(
     Raises:
         NotFoundError, NetworkError, AuthError: there is no such source, or it cannot be reached.
         IntegrityError: a file is not what it should be.
-        UsageError: the architecture is missing, contradicts the source, or is not one the zoo has.
+        UsageError: the architecture cannot be told, contradicts the source, or is not the zoo's.
     """
     source = find_checkpoint(
         text, sha256=sha256, endpoint=endpoint, offline=offline, progress=progress
     )
-    if source.arch is None and arch is None:
-        raise UsageError(
-            f"{source.name} does not say its architecture: pass `arch`, one of "
-            f"{', '.join(ARCHITECTURES)}"
-        )
     if None not in (source.arch, arch) and source.arch != arch:
         raise UsageError(f"{source.name} is a {source.arch}, not a {arch}: leave `arch` out")
     checkpoint = read_checkpoint(
         source.path,
-        source.arch or arch or "",
+        source.arch or arch,
         shortcut=shortcut,
         stride_in=stride_in,
+        weights=weights,
         sha256=source.sha256,
     )
     classes, origin = checkpoint.net.num_classes, source.origin
@@ -168,6 +167,8 @@ def read_source(
         )
     if origin.class_names is not None and len(origin.class_names) != classes:
         origin = replace(origin, class_names=None)
+    if origin.mean is None and origin.std is None:
+        origin = replace(origin, mean=checkpoint.origin.mean, std=checkpoint.origin.std)
     return replace(checkpoint, name=source.name, origin=origin)
 
 
@@ -248,10 +249,8 @@ def _timm(data: bytes, where: str) -> tuple[str, int | None, Origin]:
             raise UsageError(
                 f"{where} is a spiking network already: give the ANN it was converted from"
             ) from None
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))[:100] or "the file"
         raise IntegrityError(
-            f"{where}/{_CONFIG} is not timm's: {place}: {first['msg'][:160]}: give {FORMS}"
+            f"{where}/{_CONFIG} is not timm's: {first_fault(error)}: give {FORMS}"
         ) from None
     arch, pretrained = config.architecture, config.pretrained_cfg
     if arch not in ARCHITECTURES:
