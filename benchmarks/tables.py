@@ -1,6 +1,9 @@
-"""Fills the tables of README.md from the committed result files; `--check` fails when they differ.
+"""Fills the tables of README.md and docs/ from the committed result files.
 
-python -m benchmarks.readme [--check]
+python -m benchmarks.tables [--check]
+
+A table stands between `<!-- name -->` and `<!-- /name -->`. With `--check` nothing is written, and
+a document that differs is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +16,53 @@ from pathlib import Path
 from benchmarks import cifar10, datafree, imagenet
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
+DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits (UCI)"}
+
+
+def documents() -> list[Path]:
+    """Return the files that have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def headline() -> str:
+    """Return the sentence that opens README.md, with the figure of the shallowest network."""
+    path = ROOT / "zoo" / "models" / "s-resnet20" / "eval.json"
+    result = json.loads(path.read_text())
+    top1 = {row["timesteps"]: row["top1"] for row in result["rows"]}
+    return (
+        "Pretrained ResNets, converted once to deep spiking networks that work: "
+        f"`{result['name']}` classifies {top1[32]:.2f} % of CIFAR-10's 10,000 test images in 32 "
+        f"timesteps of binary\nspikes (its ANN {result['ann']['top1']:.2f} %), with int8 weights "
+        "and integer neurons that give the same spikes, bit for bit, on every backend and machine."
+    )
+
+
+def shown() -> str:
+    """Return the first table that people see: at most eight models, few columns.
+
+    Energy is modelled (`zoo.evaluation.energy`): that of the spiking network at T = 8 with int8
+    weights, as a share of that of its ANN with as many activation levels.
+    """
+    results = [
+        json.loads(path.read_text())
+        for path in sorted((ROOT / "zoo" / "models").glob("*/eval.json"))
+    ]
+    lines = ["| data set | model | ANN | T=4 | T=8 | T=32 | energy at T=8, ANN = 1 |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for result in results:
+        rows = {row["timesteps"]: row for row in result["rows"]}
+        energy = rows[8]["energy_nj"]
+        cells = [
+            DATA_SETS[result["data"]["dataset"]],
+            f"`{result['name']}`",
+            *(
+                f"{value:.2f}"
+                for value in (result["ann"]["top1"], *(rows[t]["top1"] for t in (4, 8, 32)))
+            ),
+            f"{energy['snn_int8'] / energy['ann_quantised']:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines[:10])
 
 
 def models() -> str:
@@ -93,32 +142,38 @@ def cpu() -> str:
     return "\n".join(lines)
 
 
+TABLES = {
+    "headline": headline,
+    "shown": shown,
+    "models": models,
+    "family": family,
+    "cifar10": cifar10.render,
+    "int8": cifar10.numerics,
+    "datafree": datafree.render,
+    "imagenet": imagenet.render,
+    "cpu": cpu,
+}
+
+
 def filled(text: str) -> str:
-    """Return README.md with every block filled."""
-    tables = {
-        "models": models,
-        "family": family,
-        "cifar10": cifar10.render,
-        "int8": cifar10.numerics,
-        "datafree": datafree.render,
-        "imagenet": imagenet.render,
-        "cpu": cpu,
-    }
-    for name, table in tables.items():
-        block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
-        text = re.sub(
-            f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, block=block: block, text, flags=re.S
-        )
-    return text
+    """Return a document with every table filled."""
+    return re.sub(
+        r"<!-- (\w+) -->.*?<!-- /\1 -->",
+        lambda found: f"<!-- {found[1]} -->\n{TABLES[found[1]]()}\n<!-- /{found[1]} -->",
+        text,
+        flags=re.S,
+    )
 
 
 def main() -> None:
-    """Write README.md, or check it."""
-    text = README.read_text()
-    if "--check" in sys.argv and filled(text) != text:
-        raise SystemExit("README.md differs from the result files: run python -m benchmarks.readme")
-    if "--check" not in sys.argv:
-        README.write_text(filled(text))
+    """Write the documents, or check them."""
+    for path in documents():
+        text = path.read_text()
+        if filled(text) == text:
+            continue
+        if "--check" in sys.argv:
+            raise SystemExit(f"{path} differs from the results: run python -m benchmarks.tables")
+        path.write_text(filled(text))
 
 
 if __name__ == "__main__":
