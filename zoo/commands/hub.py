@@ -87,6 +87,8 @@ def pull_command(
         )
     if local_dir is not None:
         pulled = cache.copy_out(pulled, local_dir)
+    if pulled.warning is not None:
+        terminal.warn(pulled.warning)
     if json_output:
         write_json(
             {
@@ -97,6 +99,7 @@ def pull_command(
                 "size": pulled.size,
                 "fetched": pulled.fetched,
                 "made": pulled.made,
+                "warning": pulled.warning,
                 "files": _files(pulled.files),
             }
         )
@@ -121,11 +124,17 @@ def pull_command(
     epilog=epilog(
         "zoo publish ./s-resnet20 me/s-resnet20 --tag v1",
         "zoo publish ./s-resnet20 me/s-resnet20 --dry-run",
+        "zoo publish s-resnet20-digits me/s-resnet20-digits --private",
     ),
 )
 def publish_command(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Artifact folder with its eval.json.")
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Artifact folder with its eval.json, name of `zoo list`, or org/name[@revision].",
+            autocompletion=names,
+        ),
     ],
     repo: Annotated[
         str,
@@ -156,10 +165,10 @@ def publish_command(
     """
     from zoo.share.publish import publish
 
-    terminal.note(f"checking {folder}: files, spikes, card")
+    terminal.note(f"checking {model}: files, spikes, card")
     with terminal.progress(json_output=json_output) as progress:
         published = publish(
-            folder,
+            model,
             repo,
             private=private,
             tag=tag,

@@ -34,7 +34,7 @@ _OTHERS = {
     "convert": {"folder": "--out", "images": "--calib", "parameters": "--parameter"},
     "eval": {"images": "--data", "state": "--resume"},
     "mirror": {"folder": "DIR"},
-    "publish": {"folder": "DIR"},
+    "publish": {"name": "MODEL"},
     "pull": {"folder": "--local-dir", "images": "--calib"},
     "serve": {"folder": "DIR"},
     "site": {"folder": "--out"},

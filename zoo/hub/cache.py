@@ -39,6 +39,8 @@ class Pulled:
     just now.
 
     `made`: what it was converted from and how, where a recipe made it here.
+
+    `warning`: why it may not be the newest, where the hub could not be asked; None otherwise.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Pulled:
     files: dict[str, tuple[int, str]]
     fetched: bool
     made: str | None = None
+    warning: str | None = None
 
     @property
     def size(self) -> int:
@@ -149,8 +152,9 @@ def fetch_artifact(
 ) -> Pulled:
     """Brings one commit of an artifact into the cache and checks every file of it.
 
-    A branch or tag is looked up once; every file is of the commit it is at that time. A commit in
-    the cache needs no network.
+    A branch or tag is looked up once; every file is of the commit it is at that time. When that
+    fails for the network, the commit of the last look-up serves if it is whole in the cache, and
+    `warning` says so. A commit in the cache needs no network.
 
     Args:
         revision: a commit, tag or branch; the newest of main without it.
@@ -164,7 +168,18 @@ def fetch_artifact(
             cannot be used.
     """
     local = hub.is_offline(offline)
-    commit = _commit(repo, revision, endpoint, token, local)
+    warning: str | None = None
+    try:
+        commit = _commit(repo, revision, endpoint, token, local)
+    except NetworkError as error:
+        folder_at_hand = None if local or force else cached(repo, revision)
+        if folder_at_hand is None:
+            raise
+        commit, local = folder_at_hand.name, True
+        warning = (
+            f"took {repo} at commit {commit[:12]} from the cache, which {revision or 'main'} was "
+            f"when it was last pulled and may no longer be: {error}"
+        )
     had = None if force else cached(repo, commit)
     names = [name for name in FILES if expected is None or name in expected]
     files: dict[str, tuple[int, str]] = {}
@@ -209,9 +224,9 @@ def fetch_artifact(
                 f"{repo}/{WEIGHTS} does not match the sha256 in {CONFIG}; it was removed from the "
                 "cache"
             )
-    if revision != commit:
+    if revision != commit and warning is None:
         _remember(folder.parent.parent, revision or "main", commit)
-    return Pulled(repo, repo, commit, folder, files, fetched=had is None)
+    return Pulled(repo, repo, commit, folder, files, fetched=had is None, warning=warning)
 
 
 def _commit(

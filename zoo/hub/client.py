@@ -290,7 +290,8 @@ def _raise_status(error: Any, what: str, host: str) -> NoReturn:
     said = f" ({_line(said)})" if said else ""
     if status == 401 and signed:
         raise AuthError(
-            f"{host} refused the token{said}: make a new one, and set HF_TOKEN"
+            f"{host} refused the token that is set{said}, which may be old: unset HF_TOKEN or run "
+            "hf auth logout for what is public, make a new one for what is private"
         ) from None
     if (
         status == 401

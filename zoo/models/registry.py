@@ -11,6 +11,7 @@ import difflib
 import fnmatch
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,6 +297,10 @@ def pull(
         force: fetch or make it again.
         progress: called with a stage, what is done and how much there is.
 
+    Warns:
+        UserWarning: the hub does not answer, and a branch or tag is what it was when it was last
+            pulled; `Pulled.warning` says the same.
+
     Raises NotFoundError for a name that does not exist, IntegrityError, and what
     `zoo.hub.cache.fetch_artifact` and `zoo.models.recipes.make` raise.
     """
@@ -330,7 +335,7 @@ def pull(
         raise NotFoundError(
             f"{text} is neither a model of the zoo nor org/name of a hub; {near(text)}"
         )
-    return cache.fetch_artifact(
+    pulled = cache.fetch_artifact(
         *wanted,
         expected=named.files if named else None,
         endpoint=endpoint,
@@ -338,6 +343,9 @@ def pull(
         force=force,
         progress=progress,
     )
+    if pulled.warning is not None:
+        warnings.warn(pulled.warning, stacklevel=2)
+    return pulled
 
 
 def check(folder: Path) -> str | None:

@@ -14,6 +14,7 @@ from zoo.errors import GateError, IntegrityError, NetworkError, UsageError, ZooE
 from zoo.files import git_blob
 from zoo.hub import cache
 from zoo.hub import client as hub
+from zoo.models import registry
 from zoo.progress import Progress
 
 
@@ -42,7 +43,7 @@ class Published:
 
 
 def publish(
-    folder: Path,
+    name: str | Path,
     repo: str,
     *,
     private: bool = False,
@@ -61,12 +62,17 @@ def publish(
     the meantime is never overwritten.
 
     Args:
+        name: an artifact folder, a name of the zoo, or `org/name[@revision]` of a hub, as
+            `zoo.load` takes it.
+        repo: `org/name` of the repository to publish to; it is created if it does not exist.
         private: make the repository private, if it does not exist yet.
         tag: a name for the commit; one that stands for another commit is an error before anything
             is written.
-        dry_run: stop before the hub is asked anything.
+        dry_run: stop before the hub is asked to publish anything.
+        endpoint, token: of the hub to publish to.
 
     Raises:
+        NotFoundError: there is no such model.
         IntegrityError: the artifact is not sound, or the hub holds other bytes than were sent.
         GateError, NotFoundError: the card would lack something; the message says what.
         NetworkError, AuthError, ZooError: as `zoo.hub.client.errors`; the repository then holds
@@ -77,6 +83,7 @@ def publish(
     if tag is not None and (not cache.REVISION.fullmatch(tag) or ".." in tag):
         raise UsageError(f"`tag={tag}` cannot be a tag: write it like v1")
     url = f"{hub.base(endpoint)}/{repo}"
+    folder = registry.resolve(name, token=token if endpoint is None else None, progress=progress)
     payload = _payload(folder)
     files = {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in payload.items()}
     if dry_run:
@@ -104,7 +111,7 @@ def publish(
             operations = [CommitOperationAdd(name, data) for name, data in payload.items()]
             client.preupload_lfs_files(repo, operations)
             done("files")
-            title = message or f"Publish {folder.resolve().name}"
+            title = message or f"Publish {cache.name_of(folder)}"
             try:
                 commit = str(
                     client.create_commit(

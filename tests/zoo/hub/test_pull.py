@@ -141,6 +141,68 @@ def test_a_pull_that_fails_leaves_the_older_one(
     )  # no half of the newer one can be used
 
 
+@pytest.mark.parametrize("kind", [503, "stall", "gone"])
+@pytest.mark.parametrize("revision", ["", "@v1"])
+def test_a_hub_that_is_gone_leaves_the_cache(
+    server: MiniHub,
+    shared_net: str,
+    zoo: Zoo,
+    revision: str,
+    kind: str | int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.repos["model", "org/net"].tags["v1"] = shared_net
+    zoo("pull", f"org/net{revision}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
+    where: list[str] = []
+    if kind == "gone":
+        where = ["--endpoint", "http://127.0.0.1:9"]
+    else:
+        server.faults.append(Fault("/api/", kind, times=-1, seconds=2))
+    ended = zoo("pull", f"org/net{revision}", *where)
+    assert ended.code == 0 and Path(ended.out.strip()).name == shared_net
+    assert f"warning: took org/net at commit {shared_net[:12]} from the cache" in ended.err
+    found = json.loads(zoo("pull", f"org/net{revision}", "--json", *where).out)
+    assert not found["fetched"] and (revision[1:] or "main") in found["warning"]
+    zoo("pull", f"org/net{revision}", "--force", *where).failed(4)
+    zoo("pull", "org/net@v2", *where).failed(4)  # never pulled
+    if kind == 503:
+        with pytest.warns(UserWarning, match="may no longer be: .* answered 503"):
+            assert package.pull(f"org/net{revision}").commit == shared_net
+
+
+def test_a_hub_that_answers_no_is_believed(server: MiniHub, shared_net: str, zoo: Zoo) -> None:
+    repo = server.repos["model", "org/net"]
+    repo.tags["v1"] = shared_net
+    zoo("pull", "org/net@v1")
+    del repo.tags["v1"]
+    assert "no such revision" in zoo("pull", "org/net@v1").failed(3)
+    del server.repos["model", "org/net"]
+    zoo("pull", "org/net").failed(3)
+
+
+@pytest.mark.parametrize("stored", ["variable", "file"])
+def test_an_old_token_and_a_public_model(
+    server: MiniHub,
+    shared_net: str,
+    zoo: Zoo,
+    home: Path,
+    stored: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The hub refuses a token that it does not know, whatever is asked for.
+    server.faults.append(Fault("/api/models/org/net", 401, times=1))
+    if stored == "variable":
+        monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    else:
+        home.mkdir(exist_ok=True)
+        (home / "token").write_text("hf_expired")
+    said = zoo("pull", "org/net").failed(6)
+    assert "refused the token" in said
+    assert "unset HF_TOKEN or run hf auth logout for what is public" in said
+    assert "hf_expired" not in said and server.log[0].token == "Bearer hf_expired"
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_force_fetches_again(server: MiniHub, shared_net: str, zoo: Zoo, force: bool) -> None:
     zoo("pull", "org/net")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
 
+import zoo as package
 from tests.minihub import MiniHub
 from tests.minihub_data import Fault
 from tests.zoo.commands.conftest import QUICK, Zoo
@@ -132,7 +133,7 @@ def test_private(server: MiniHub, folder: Path, zoo: Zoo, monkeypatch: pytest.Mo
         ),
         (lambda folder: edit(folder, "checksum", sha256="0" * 64), 5, "failed at spikes"),
         (lambda folder: unlicensed(folder), 7, "licence"),
-        (lambda folder: shutil.rmtree(folder), 3, "does not exist"),
+        (lambda folder: shutil.rmtree(folder), 3, "is neither a folder, nor a model"),
     ],
 )
 def test_what_is_not_fit_to_publish(
@@ -292,6 +293,21 @@ def test_from_one_machine_to_another(
     there = zoo("eval", f"me/s-net@{remote[0]['commit']}", "--timesteps", "1,2,4,8", "--json")
     rows = [[row["top1"] for row in json.loads(ended.out)["rows"][:4]] for ended in (here, there)]
     assert rows[0] == rows[1]
+
+
+def test_a_model_by_its_name(server: MiniHub, zoo: Zoo, payload: dict[str, bytes]) -> None:
+    """One that ships, then one that was pulled, to a hub of its own."""
+    ended = zoo("publish", DIGITS, "me/net", "--tag", "v1")
+    assert ended.code == 0, ended
+    assert files_of(server) == payload and commits(server) == [f"Publish {DIGITS}"]
+    assert zoo("pull", "me/net@v1").code == 0
+    with MiniHub(token=None) as other:
+        ended = zoo("publish", "me/net@v1", "you/net", "--endpoint", other.url)
+        assert ended.code == 0 and files_of(other, "you/net") == payload
+        assert commits(other, "you/net") == ["Publish me/net"]
+    assert "known: s-resnet20-digits" in zoo("publish", "s-resnet20-digitz", "me/net").err
+    published = package.publish(DIGITS, "me/again")
+    assert published.commit == server.repos["model", "me/again"].head
 
 
 def test_the_client_sees_what_was_published(server: MiniHub, folder: Path, zoo: Zoo) -> None:
