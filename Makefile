@@ -12,7 +12,7 @@ HUB_CLIENTS := 1.33.0 2.4.0
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test emulate lint wheel smoke cards hub-clients check clean
+.PHONY: help run test emulate lint docs wheel smoke cards hub-clients check clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev  ## build the pages into site/: links checked, notebooks shown, the gallery beside them
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/zoo site --out site/gallery
 
 wheel: $(VENV)/.dev  ## build dist/*.whl
 	rm -rf dist
@@ -55,7 +59,7 @@ cards: $(VENV)/.run  ## write the index of the shipped models, and model_cards/ 
 	$(BIN)/python -m zoo.models.registry
 	for folder in zoo/models/*/; do name=$$(basename $$folder); $(BIN)/zoo card $$name --output model_cards/$$name.md; done
 
-check: lint test wheel smoke  ## lint, test, wheel and smoke: what CI runs
+check: lint test docs wheel smoke  ## lint, test, docs, wheel and smoke: what CI runs
 
 hub-clients: $(VENV)/.dev  ## the hub tests with each client of the hub in HUB_CLIENTS, each in a folder of its own
 	@set -e; there=$$(mktemp -d); trap 'rm -rf "$$there"' EXIT; \
@@ -67,7 +71,7 @@ hub-clients: $(VENV)/.dev  ## the hub tests with each client of the hub in HUB_C
 	done
 
 clean:  ## remove .venv, dist and every cache
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find zoo kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says which set is installed, so a second make is quick. The install is editable: sources need no new one.
@@ -78,5 +82,5 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(INSTALL) -e ".[data,plots,dev]"
+	$(BIN)/python $(INSTALL) -e ".[data,plots,docs,dev]"
 	touch $(VENV)/.run $@

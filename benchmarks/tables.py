@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks import cifar10, datafree, imagenet
 
@@ -142,7 +143,83 @@ def cpu() -> str:
     return "\n".join(lines)
 
 
+def published() -> str:
+    """Return other methods' figures (benchmarks/published.json), with the zoo's among them."""
+    raw = json.loads((ROOT / "benchmarks" / "published.json").read_text())
+    rows = [(row, False) for row in raw["rows"]]
+    rows += [(row, True) for row in _own()]
+    steps = sorted({int(t) for row, _ in rows for t in row["t"]})
+    heads = [
+        "data set",
+        "network",
+        "method",
+        "neuron",
+        "training",
+        "ANN",
+        *(f"T={t}" for t in steps),
+    ]
+    lines = [f"| {' | '.join([*heads, 'source'])} |", "|" + "---|" * (len(heads) + 1)]
+    order = list(dict.fromkeys(row["data"] for row in raw["rows"]))
+    kinds = sorted({row["network"] for row, _ in rows})
+    rows.sort(key=lambda pair: (order.index(pair[0]["data"]), kinds.index(pair[0]["network"])))
+    numbers = {name: index for index, name in enumerate(raw["sources"], 1)}
+    for row, own in rows:
+        mark = "**" if own else ""
+        cells = [row[key] for key in ("data", "network", "method", "neuron", "training")]
+        cells += [f"{row['ann']:.2f}"]
+        cells += [f"{row['t'][str(t)]:.2f}" if str(t) in row["t"] else "" for t in steps]
+        cells = [f"{mark}{cell}{mark}" if cell else "" for cell in cells]
+        cells += ["" if own else f"[{numbers[row['source']]}]"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", *(f"{number}. {raw['sources'][name]}" for name, number in numbers.items())]
+    return "\n".join(lines)
+
+
+def _levels(result: dict[str, Any]) -> int:
+    """Return the levels that our ANN was trained with; 0 for ReLU, as all public ones are."""
+    training = result.get("config", {"source": {}})["source"].get("training")
+    return int(training["settings"]["levels"]) if training else 0
+
+
+def _own() -> list[dict[str, Any]]:
+    """Return the zoo's rows of networks that others have published, in the form of published.json.
+
+    Measured on all 10,000 test images.
+    """
+    shipped = sorted((ROOT / "zoo" / "models").glob("*/eval.json"))
+    public = sorted(
+        (ROOT / "benchmarks" / "results" / "cifar10").glob("resnet20-calibrated-*.json")
+    )
+    found = [(path.parent.name, json.loads(path.read_text())) for path in shipped]
+    found += [
+        (
+            f"akamaster's, calibrated{', tuned' if 'tuned' in path.stem else ''}",
+            json.loads(path.read_text()),
+        )
+        for path in public
+        if "seed" not in path.stem
+    ]
+    neurons = {"if": "binary", "signed": "ternary", "multi-level": "graded, 4 bits"}
+    return [
+        {
+            "data": DATA_SETS[result["data"].get("dataset", "cifar10")],
+            "network": "ResNet-20",
+            "method": f"Spiking Zoo, {name}",
+            "neuron": neurons[result["neuron"]],
+            "training": "quantised activations" if _levels(result) else "ReLU",
+            "ann": result["ann"]["top1"],
+            "t": {str(row["timesteps"]): row["top1"] for row in result["rows"]},
+        }
+        for name, result in found
+        if result["arch"] == "resnet20"
+        and result["data"]["images"] == 10_000
+        and result["schedule"] == "causal"
+        and result["numerics"] == "int8"
+    ]
+
+
 TABLES = {
+    "published": published,
     "headline": headline,
     "shown": shown,
     "models": models,
