@@ -78,15 +78,17 @@ def _accuracy_axis(values: Iterable[float]) -> Axis:
 
 
 def _stretched_axis(values: Iterable[float]) -> Axis:
-    """Return an axis from the lowest value to 100 %.
+    """Return an axis from the lowest value to 100 %, or 95 where no value is above.
 
     It has more room for the upper end, where the models meet.
     """
+    values = list(values)
     low = min(90.0, math.floor(min(values) / 10) * 10.0)
-    ticks = [tick for tick in (0, 20, 40, 60, 80, 90, 95, 100) if tick >= low]
+    high = 95 if max(values) <= 95 else 100
+    ticks = [tick for tick in (0, 20, 40, 60, 80, 90, 95, 100) if low <= tick <= high]
     return Axis(
         low,
-        100,
+        high,
         {float(tick): str(tick) for tick in ticks},
         "accuracy %, stretched towards 100",
         "percent",
@@ -115,8 +117,8 @@ def _marks(
     ]
 
 
-def accuracy_of_all(models: Sequence[Series]) -> Markup:
-    """Draw a line for each model over its timesteps.
+def accuracy_of_all(models: Sequence[Series], key: str) -> Markup:
+    """Draw a line for each model over its timesteps; `key` makes the drawing's ids unique.
 
     The ANN it was made from stands at the right, joined by a dashed line.
     """
@@ -127,7 +129,7 @@ def accuracy_of_all(models: Sequence[Series]) -> Markup:
     plot = Plot(timesteps_axis(steps), _stretched_axis(values), right=42)
     column = plot.right + 24
     plot.add(element("text", "ANN", x=column, y=plot.bottom + 17, class_="tick middle"))
-    for index, series in enumerate(models):
+    for series in models:
         rows, ann = series.measured.rows, series.ann.top1
         points = [(float(row.timesteps), row.top1) for row in rows]
         end, at = points[-1], plot.y(ann)
@@ -141,7 +143,7 @@ def accuracy_of_all(models: Sequence[Series]) -> Markup:
             plot,
             [(float(row.timesteps), row.top1, _said(series, row), "mark") for row in rows],
         )
-        plot.add(_group(series, dashed, bar, plot.path(points), *marks, data_series=index))
+        plot.add(_group(series, dashed, bar, plot.path(points), *marks, data_series=series.name))
     best = "; ".join(
         f"{series.name} {series.measured.rows[0].top1:.2f} % at T = "
         f"{series.measured.rows[0].timesteps} to "
@@ -149,11 +151,13 @@ def accuracy_of_all(models: Sequence[Series]) -> Markup:
         f"{series.ann.top1:.2f} %"
         for series in models
     )
-    return plot.svg("accuracy", "Accuracy by timesteps", f"{best}. The table has every number.")
+    return plot.svg(
+        f"accuracy-{key}", "Accuracy by timesteps", f"{best}. The table has every number."
+    )
 
 
-def energy_of_all(models: Sequence[Series]) -> Markup:
-    """Draw accuracy by modelled energy.
+def energy_of_all(models: Sequence[Series], key: str) -> Markup:
+    """Draw accuracy by modelled energy; `key` makes the drawing's ids unique.
 
     A mark is hollow where the quantised ANN, drawn dashed, is cheaper at the same precision.
     """
@@ -161,7 +165,7 @@ def energy_of_all(models: Sequence[Series]) -> Markup:
     energies = [row.energy_nj[which] for row in rows for which in ("snn_int8", "ann_quantised")]
     values = [row.top1 for row in rows] + [series.ann.top1 for series in models]
     plot = Plot(_energy_axis(energies, "modelled energy of one image, nJ"), _stretched_axis(values))
-    for index, series in enumerate(models):
+    for series in models:
         points, places, marks = [], [], []
         for row in series.measured.rows:
             spent, ann = row.energy_nj["snn_int8"], row.energy_nj["ann_quantised"]
@@ -188,11 +192,11 @@ def energy_of_all(models: Sequence[Series]) -> Markup:
                 *marks,
                 plot.path(points),
                 *_marks(series, plot, places),
-                data_series=index,
+                data_series=series.name,
             )
         )
     verdicts = "; ".join(f"{series.name}: {verdict(series.measured.rows)}" for series in models)
-    return plot.svg("energy", "Accuracy by modelled energy per image", f"{verdicts}.")
+    return plot.svg(f"energy-{key}", "Accuracy by modelled energy per image", f"{verdicts}.")
 
 
 def accuracy_of(series: Series) -> Markup:

@@ -294,7 +294,7 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
         "index.html": environment.get_template("index.html").render(
             **common,
             models=models,
-            series=[model.series for model in models],
+            groups=_by_images(models),
             steps=steps,
             shown=shown,
         )
@@ -309,6 +309,17 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
             snippets=snippets(model),
         )
     return pages
+
+
+def _by_images(models: Sequence[Model]) -> list[tuple[str, list[Model]]]:
+    """Return the models by the data set they were measured on, the one with most models first.
+
+    Accuracies on different images do not belong in one chart.
+    """
+    groups: dict[str, list[Model]] = {}
+    for model in models:
+        groups.setdefault(model.images, []).append(model)
+    return sorted(groups.items(), key=lambda group: -len(group[1]))
 
 
 def _hash(text: str) -> str:

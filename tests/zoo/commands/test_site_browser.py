@@ -286,6 +286,40 @@ def test_a_legend_picks_out_its_line(opened: webdriver.Chrome) -> None:
     link = _all(opened, ".legend a")[3]
     opened.execute_script("arguments[0].focus()", link)
     assert len(_all(opened, "g.dim")) == lines - 2
-    assert not _all(opened, "g.dim[data-series='3']")
+    assert not _all(opened, f"g.dim[data-series='{link.text}']")
     opened.execute_script("arguments[0].blur()", link)
     assert not _all(opened, "g.dim")
+
+
+def test_the_table_is_sorted_and_filtered(opened: webdriver.Chrome) -> None:
+    def names() -> list[str]:
+        return [a.text for a in _all(opened, ".models tbody tr:not([hidden]) th a")]
+
+    opened.refresh()
+    before = names()
+    head = next(button for button in _all(opened, "thead button") if button.text == "model")
+    assert len(set(before)) > 2
+    head.send_keys("\n")  # by keyboard
+    ascending = names()
+    head.click()
+    assert names() == ascending[::-1] and sorted(ascending) == sorted(before)
+    assert _all(opened, "thead [aria-sort=descending]")[0].text.startswith("model")
+    head.click()
+    assert names() == before and not _all(opened, "[aria-sort]")
+
+    field = _all(opened, ".filter input")[0]
+    field.send_keys(before[1])
+    assert names() == [name for name in before if before[1] in name]
+    assert _all(opened, ".filter [role=status]")[0].text == f"{len(names())} of {len(before)}"
+
+
+def test_script_and_style_move_nothing(opened: webdriver.Chrome) -> None:
+    """The browser's own measure of layout shift stays zero while the page loads."""
+    shift = (
+        "new PerformanceObserver(list => {}).observe({type: 'layout-shift', buffered: true});"
+        "const done = arguments[0];"
+        "new PerformanceObserver(list => done(list.getEntries().reduce((s, e) => s + e.value, 0)))"
+        ".observe({type: 'layout-shift', buffered: true}); setTimeout(() => done(0), 500);"
+    )
+    opened.refresh()
+    assert opened.execute_async_script(shift) == 0

@@ -211,3 +211,17 @@ def test_up_to_a_dozen_models_look_different() -> None:
     assert len({(colour, shape % 4) for colour, shape in looks}) == len(sources)
     assert looks[0][0] == looks[2][0] == looks[4][0] != looks[1][0]
     assert max(colour for colour, _ in looks) < figures.COLOURS
+
+
+def test_each_data_set_has_its_own_charts(gallery: Path) -> None:
+    page = Page((gallery / "index.html").read_text())
+    headings = [a for a in page.all("h3") if a.get("class") == "images"]
+    assert len(headings) == 2
+    assert len([a for a in page.all("figure") if a.get("class") == "chart"]) == 2 * 2
+    ids = [a["id"] for tag in ("title", "desc") for a in page.all(tag) if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_stretched_axis_ends_where_the_models_do() -> None:
+    assert figures._stretched_axis([47.6, 91.5]).high == 95
+    assert figures._stretched_axis([47.6, 95.1]).high == 100
