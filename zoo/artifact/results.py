@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,6 +25,10 @@ Amount = Annotated[float, Field(ge=0)]
 FiringRate = Annotated[float, Field(ge=0, le=4)]
 
 
+# Left out of the file where it is None: files from before there was such a field stay as they are.
+_ABSENT: Any = Field(exclude_if=lambda value: value is None)
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -35,12 +39,17 @@ class DataFacts(_Model):
     Attributes:
         dataset: the name of `zoo.data.datasets` that the images are a whole split of, if they are.
         sha256: over pixels and labels.
+        name, source, license: of another data set, as its user states them: what people call it,
+            where it is from, and the terms it comes with.
     """
 
     description: Text
     dataset: Text | None
     sha256: Sha256
     images: Annotated[int, Field(ge=1)]
+    name: Annotated[Text | None, _ABSENT] = None
+    source: Annotated[Text | None, _ABSENT] = None
+    license: Annotated[Text | None, _ABSENT] = None
 
 
 class AnnFacts(_Model):
@@ -95,11 +104,18 @@ class Row(_Model):
 
 
 class LayerRow(_Model):
-    """The firing rate of one layer, in spikes per neuron and timestep, by number of timesteps."""
+    """The figures of one layer by number of timesteps.
+
+    Attributes:
+        firing_rate: spikes per neuron and timestep.
+        operations: effective synaptic operations of one image over all timesteps; None in files
+            from before they were kept.
+    """
 
     name: Text
     neurons: Annotated[int, Field(ge=1)]
     firing_rate: dict[Timesteps, FiringRate]
+    operations: Annotated[dict[Timesteps, Amount] | None, _ABSENT] = None
 
 
 class ClassRow(_Model):
@@ -184,6 +200,11 @@ class Evaluation(_Model):
             if missing := sorted({*steps} - layer.firing_rate.keys()):
                 raise ValueError(
                     f"firing_rate of layer {layer.name[:40]} at T = {missing[0]} is missing"
+                )
+            counted = layer.operations
+            if counted is not None and (missing := sorted({*steps} - counted.keys())):
+                raise ValueError(
+                    f"operations of layer {layer.name[:40]} at T = {missing[0]} are missing"
                 )
         images = sum(row.images for row in self.classes)
         if self.classes and images != self.data.images:

@@ -65,6 +65,25 @@ def check_text(option: str, text: str | None) -> None:
         )
 
 
+def check_statements(
+    license: str | None,
+    url: str | None,
+    data_name: str | None,
+    data_url: str | None,
+    data_license: str | None,
+) -> None:
+    """Raise UsageError if what is stated for a card would not fit into its files."""
+    stated = {
+        "--license": license,
+        "--url": url,
+        "--data-name": data_name,
+        "--data-url": data_url,
+        "--data-license": data_license,
+    }
+    for option, text in stated.items():
+        check_text(option, text)
+
+
 def check_replaceable(folder: Path, force: bool, option: str = "--out") -> None:
     """Raise UsageError early, before the work, if `folder` is taken.
 

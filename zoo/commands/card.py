@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from zoo.commands import arguments
-from zoo.commands.common import Json, Model, epilog, find_model, terminal
+from zoo.commands.common import (
+    DataLicense,
+    DataName,
+    DataUrl,
+    Json,
+    License,
+    Model,
+    Url,
+    epilog,
+    find_model,
+    terminal,
+)
 from zoo.commands.terminal import write_json
 from zoo.errors import GateError, NotFoundError
 from zoo.files import replaced_file
@@ -32,16 +43,24 @@ def card_command(
         Path | None,
         typer.Option(metavar="FILE", help="File to compare with the card; exit 7 if it differs."),
     ] = None,
+    license: License = None,
+    url: Url = None,
+    data_name: DataName = None,
+    data_url: DataUrl = None,
+    data_license: DataLicense = None,
     json_output: Json = False,
 ) -> None:
-    """Render a model's card from its eval.json.
+    """Render a model's card from what zoo eval measured.
 
-    Exits 7 if something is missing that a card must say.
+    Exits 7 if something is missing that a card must say; all of it is named.
     """
     arguments.check_writable("--output", output)
+    arguments.check_statements(license, url, data_name, data_url, data_license)
+    from zoo.data.datasets import terms_of
     from zoo.render import card as cards
 
-    text = cards.for_folder(find_model(model, json_output=json_output))
+    stated = cards.Statements(license, url, terms_of(data_name, data_url, data_license))
+    text = cards.for_folder(find_model(model, json_output=json_output), stated)
     if check is not None:
         if not check.is_file():
             raise NotFoundError(

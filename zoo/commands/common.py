@@ -55,3 +55,34 @@ Model = Annotated[
         autocompletion=names,
     ),
 ]
+
+
+# What a card says and an artifact may not: the same options wherever they may be given.
+License = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="License of the ANN, if the model has none yet.")
+]
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Address that the ANN came from, if the model has none yet."),
+]
+
+
+DataName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="Name of the images measured on; imagenet brings its source and license.",
+    ),
+]
+
+
+DataUrl = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Address that these images are from.")
+]
+
+
+DataLicense = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="License that these images come with.")
+]

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from zoo.commands import arguments
-from zoo.commands.common import Json, Model, epilog, find_model, terminal
+from zoo.commands.common import (
+    DataLicense,
+    DataName,
+    DataUrl,
+    Json,
+    Model,
+    epilog,
+    find_model,
+    terminal,
+)
+from zoo.commands.messages import in_option_words
 from zoo.commands.terminal import write_json
 from zoo.data.rule import LabelRule
 from zoo.distributed import pick_device
@@ -17,7 +26,10 @@ from zoo.errors import GateError, UsageError, ZooError
 from zoo.files import replaced_file
 
 if TYPE_CHECKING:
+    from zoo.artifact.config import Config
     from zoo.artifact.results import Evaluation
+    from zoo.data.datasets import Terms
+    from zoo.data.images import ImageSet
 
 app = typer.Typer()
 
@@ -26,8 +38,8 @@ app = typer.Typer()
     "eval",
     epilog=epilog(
         "zoo eval s-resnet20-digits --timesteps 4,8,16",
-        "zoo eval ./s-resnet20 --data cifar-10-python.tar.gz --ann resnet20.th --output eval.json "
-        "--plot eval.png",
+        "zoo eval ./s-resnet20 --data cifar-10-python.tar.gz --ann resnet20.th --save",
+        "zoo eval ./s-resnet50 --data imagenet/val --data-name imagenet --save --plot eval.png",
         "torchrun --nproc-per-node 8 -m zoo eval ./s-resnet50 --data imagenet/val --resume "
         "eval.part --output eval.json",
     ),
@@ -109,6 +121,17 @@ def evaluate_command(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="File to write all measurements to.")
     ] = None,
+    save: Annotated[
+        bool,
+        typer.Option(
+            "--save",
+            help="Keep the measurements where zoo card, publish, list, show and site find them: in "
+            "an artifact folder as its eval.json, beside any other model as measured here.",
+        ),
+    ] = False,
+    data_name: DataName = None,
+    data_url: DataUrl = None,
+    data_license: DataLicense = None,
     resume: Annotated[
         Path | None,
         typer.Option(
@@ -139,12 +162,14 @@ def evaluate_command(
     arguments.check_writable("--plot", plot, suffix=".png")
     arguments.check_writable("--output", output)
     arguments.check_writable("--resume", resume)
+    arguments.check_statements(None, None, data_name, data_url, data_license)
     from zoo import distributed
     from zoo.artifact.folder import read_config
     from zoo.commands import report
+    from zoo.data import datasets
     from zoo.data.open import FORMS, open_images
     from zoo.hub import cache
-    from zoo.models import registry
+    from zoo.models import measured, registry
     from zoo.render import chart
 
     if plot is not None:
@@ -158,6 +183,8 @@ def evaluate_command(
         raise UsageError(f"{model} comes without images to measure on: pass --data PATH ({FORMS})")
     images = open_images(where, split, image_column=image_column, label_column=label_column)
     images = images.for_classes(config.num_classes, config.class_names, labels)
+    whole = datasets.identify(images) if limit is not None and save else None
+    stated = datasets.terms_of(data_name or whole, data_url, data_license)
     if limit is not None:
         images = images.take(limit, seed=0)
     for note in images.notes:
@@ -165,6 +192,8 @@ def evaluate_command(
     terminal.note(f"measuring on {where}: {images.description}; labels: {images.matched or 'none'}")
     if resume is not None and resume.exists():
         terminal.note(f"going on from {resume}")
+    if save:
+        _ask(folder, config, images, stated, ann)
 
     from zoo.evaluation import evaluate as evaluation
 
@@ -179,6 +208,7 @@ def evaluate_command(
             backend=backend,
             on_bad_image=on_bad_image,
             state=resume,
+            terms=stated,
             progress=progress,
         )
     if not ranks.first:
@@ -189,6 +219,10 @@ def evaluate_command(
     failure: ZooError | None = None
     try:
         _write_evaluation(result, output, plot)
+        if save:
+            own = registry.entry(folder).origin == "folder"
+            path = measured.save_measurement(folder, result, own=own)
+            terminal.note(f"wrote {path}" + ("" if own else f", as measured here of {model}"))
     except ZooError as error:
         failure = error
     if json_output:
@@ -210,12 +244,32 @@ def evaluate_command(
         )
 
 
+def _ask(folder: Path, config: Config, images: ImageSet, stated: Terms, ann: str | None) -> None:
+    """Say before a long run what a card of it would lack: all at once."""
+    from zoo.data.datasets import KNOWN, identify
+    from zoo.models import registry
+    from zoo.pretrained.checkpoint import find_source
+    from zoo.render import card
+
+    if registry.entry(folder).origin != "folder":
+        return
+    if None in vars(stated).values() and (known := identify(images)) is not None:
+        stated = KNOWN[known].terms
+    has_ann = ann is not None or find_source(config.source.sha256) is not None
+    if missing := card.lacks(config, stated, has_ann=has_ann):
+        later = "; the rest also later, to zoo card and zoo publish" if has_ann else ""
+        said = in_option_words("; ".join(missing), "publish")
+        text = f"a card of this would lack {said}: give it now{later}"
+        terminal.note(text) if has_ann else terminal.warn(text)
+
+
 def _write_evaluation(result: Evaluation, output: Path | None, plot: Path | None) -> None:
+    from zoo.models.measured import to_json
     from zoo.render import chart
 
     if output is not None:
         with replaced_file(output) as temporary:
-            temporary.write_text(json.dumps(result.model_dump(mode="json"), indent=2) + "\n")
+            temporary.write_text(to_json(result))
         terminal.note(f"wrote {output}")
     if plot is not None:
         curve = chart.Curve(

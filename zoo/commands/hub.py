@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands import arguments
-from zoo.commands.common import Endpoint, Json, Offline, epilog, names, terminal
+from zoo.commands.common import (
+    DataLicense,
+    DataName,
+    DataUrl,
+    Endpoint,
+    Json,
+    License,
+    Model,
+    Offline,
+    Url,
+    epilog,
+    names,
+    terminal,
+)
 from zoo.commands.terminal import new_table, print_lines, write_json
 from zoo.text import human_bytes, printable
 
@@ -125,17 +138,12 @@ def pull_command(
         "zoo publish ./s-resnet20 me/s-resnet20 --tag v1",
         "zoo publish ./s-resnet20 me/s-resnet20 --dry-run",
         "zoo publish s-resnet20-digits me/s-resnet20-digits --private",
+        "zoo publish ./s-flowers me/s-flowers --license mit --url https://example.org/resnet18.pth "
+        '--data-name "Flowers-102" --data-url https://example.org/flowers --data-license "CC BY"',
     ),
 )
 def publish_command(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="Artifact folder with its eval.json, name of `zoo list`, or org/name[@revision].",
-            autocompletion=names,
-        ),
-    ],
+    model: Model,
     repo: Annotated[
         str,
         typer.Argument(
@@ -154,15 +162,21 @@ def publish_command(
     message: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Message of the commit.")
     ] = None,
+    license: License = None,
+    url: Url = None,
+    data_name: DataName = None,
+    data_url: DataUrl = None,
+    data_license: DataLicense = None,
     endpoint: Endpoint = None,
     json_output: Json = False,
 ) -> None:
     """Put an artifact and its card on a hub, in one commit.
 
-    It is verified first, its spikes too, and the card is rendered from its eval.json. Needs
-    HF_TOKEN with write access; for a hub of your own set HF_ENDPOINT with it. The same bytes again
-    make no commit.
+    It is verified first, its spikes too, and the card is rendered from what zoo eval --save left;
+    what the card lacks is named at once and can be given here. Needs HF_TOKEN with write access;
+    for a hub of your own set HF_ENDPOINT with it. The same bytes again make no commit.
     """
+    arguments.check_statements(license, url, data_name, data_url, data_license)
     from zoo.share.publish import publish
 
     terminal.note(f"checking {model}: files, spikes, card")
@@ -170,6 +184,11 @@ def publish_command(
         published = publish(
             model,
             repo,
+            license=license,
+            url=url,
+            data_name=data_name,
+            data_url=data_url,
+            data_license=data_license,
             private=private,
             tag=tag,
             message=message,

@@ -15,14 +15,15 @@ _PLAIN = {
         "neuron numerics resize samples schedule seed shortcut split std stride_in timesteps url "
         "weights"
     ),
+    "card": "data_license data_name data_url license url",
     "doctor": "endpoint offline",
     "eval": (
-        "ann backend batch_size device image_column label_column labels limit on_bad_image plot "
-        "resume split timesteps"
+        "ann backend batch_size data_license data_name data_url device image_column label_column "
+        "labels limit on_bad_image plot resume split timesteps"
     ),
-    "list": "endpoint",
+    "list": "endpoint timesteps",
     "mirror": "name",
-    "publish": "endpoint private tag",
+    "publish": "data_license data_name data_url endpoint license private tag url",
     "pull": "endpoint force offline samples",
     "search": "endpoint",
     "serve": "host name port",

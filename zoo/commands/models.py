@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import csv
+import fnmatch
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,16 +15,24 @@ from zoo.commands.hub import list_remote
 from zoo.commands.terminal import write_json
 from zoo.errors import UsageError
 
+if TYPE_CHECKING:
+    from zoo.models.recipes import Recipe
+    from zoo.models.registry import Entry
+
 _FIELDS = (
     "name",
     "arch",
     "classes",
+    "dataset",
     "method",
     "neuron",
     "schedule",
     "numerics",
     "timesteps",
     "top1",
+    "ann",
+    "measured",
+    "accuracy",
     "size",
     "folder",
     "origin",
@@ -33,8 +45,35 @@ _FIELDS = (
 app = typer.Typer()
 
 
-@app.command("list", epilog=epilog("zoo list", "zoo list --json", "zoo list --remote --author me"))
+@app.command(
+    "list",
+    epilog=epilog(
+        "zoo list",
+        "zoo list --filter cifar10 --timesteps 8 --sort top1",
+        "zoo list --csv",
+        "zoo list --remote --author me",
+    ),
+)
 def list_command(
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Pattern such as 's-resnet20*', or a part, of the name, data set, architecture "
+            "or neuron.",
+        ),
+    ] = None,
+    sort: Annotated[
+        Literal["name", "dataset", "ann", "top1", "timesteps", "size"] | None,
+        typer.Option(help="Column to sort by, accuracies from the highest.  [default: by origin]"),
+    ] = None,
+    timesteps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="T", min=1, help="Timesteps of TOP-1.  [default: the most measured at]"
+        ),
+    ] = None,
+    csv_output: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     remote: Annotated[
         bool, typer.Option("--remote", help="List the models on the hub instead.")
     ] = False,
@@ -53,54 +92,102 @@ def list_command(
     follows. To find a model on a hub use zoo search.
     """
     if remote:
+        if filter or sort or timesteps or csv_output:
+            raise UsageError("--filter, --sort, --timesteps and --csv are not for --remote")
         list_remote(None, author, endpoint, json_output)
         return
     if author or endpoint:
         raise UsageError("--author and --endpoint are about the hub: add --remote")
-    from zoo.commands import report
-    from zoo.models import registry
-
-    entries, recipes = registry.at_hand(), registry.to_make()
+    if csv_output and json_output:
+        raise UsageError("--csv and --json are two forms: choose one")
+    found = [row for row in rows(timesteps) if filter is None or _matches(row, filter)]
+    if sort is not None:
+        found.sort(key=lambda row: _order(row[sort], falling=sort in ("ann", "top1")))
     if json_output:
-        write_json(
-            [
-                {
-                    "name": entry.name,
-                    "arch": entry.config.arch,
-                    "classes": entry.config.num_classes,
-                    "method": entry.config.method.name,
-                    "neuron": entry.config.neuron,
-                    "schedule": entry.config.schedule,
-                    "numerics": entry.config.numerics,
-                    "timesteps": entry.evaluation and entry.evaluation.best.timesteps,
-                    "top1": entry.evaluation and entry.evaluation.best.top1,
-                    "size": entry.size,
-                    "folder": str(entry.folder),
-                    "origin": entry.origin,
-                    "commit": entry.commit,
-                    "sha256": entry.config.weights_sha256,
-                    "spikes": entry.config.checksum.sha256,
-                }
-                for entry in entries
-            ]
-            + [
-                dict.fromkeys(_FIELDS)
-                | {
-                    "name": recipe.name,
-                    "arch": recipe.arch,
-                    "method": "data-free",
-                    "neuron": recipe.neuron,
-                    "schedule": "causal",
-                    "numerics": "int8",
-                    "origin": "recipe",
-                }
-                for recipe in recipes
-            ]
-        )
-    elif entries or recipes:
-        report.models(terminal.out, entries, recipes)
+        write_json(found)
+    elif csv_output:
+        _write_csv(found)
+    elif found:
+        from zoo.commands import report
+
+        report.models(terminal.out, found)
+    elif filter is not None:
+        terminal.note(f"no model matches {filter!r}: zoo list shows all, zoo search asks a hub")
     else:
         terminal.note("no model comes with this installation: make one with zoo convert")
+
+
+def rows(timesteps: int | None = None) -> list[dict[str, Any]]:
+    """Return the models that are here and the recipes not followed yet, as `zoo list` prints them.
+
+    Args:
+        timesteps: of `top1`; default: the most that a model was measured at.
+    """
+    from zoo.models import registry
+
+    return [
+        *(_of_entry(entry, timesteps) for entry in registry.at_hand()),
+        *(_of_recipe(recipe) for recipe in registry.to_make()),
+    ]
+
+
+def _of_entry(entry: Entry, timesteps: int | None) -> dict[str, Any]:
+    config, found = entry.config, entry.figures
+    accuracy = {} if found is None else {row.timesteps: row.top1 for row in found.rows}
+    step = timesteps or max(accuracy, default=None)
+    return {
+        "name": entry.name,
+        "arch": config.arch,
+        "classes": config.num_classes,
+        "dataset": entry.dataset,
+        "method": config.method.name,
+        "neuron": config.neuron,
+        "schedule": config.schedule,
+        "numerics": config.numerics,
+        "timesteps": step,
+        "top1": None if step is None else accuracy.get(step),
+        "ann": found and found.ann and found.ann.top1,
+        "measured": found and ("published" if found is entry.evaluation else "here"),
+        "accuracy": accuracy,
+        "size": entry.size,
+        "folder": str(entry.folder),
+        "origin": entry.origin,
+        "commit": entry.commit,
+        "sha256": config.weights_sha256,
+        "spikes": config.checksum.sha256,
+    }
+
+
+def _of_recipe(recipe: Recipe) -> dict[str, Any]:
+    return dict.fromkeys(_FIELDS) | {
+        "name": recipe.name,
+        "arch": recipe.arch,
+        "dataset": "imagenet",
+        "method": "data-free",
+        "neuron": recipe.neuron,
+        "schedule": "causal",
+        "numerics": "int8",
+        "accuracy": {},
+        "origin": "recipe",
+    }
+
+
+def _matches(row: Mapping[str, Any], pattern: str) -> bool:
+    pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    texts = (row[key] or "" for key in ("name", "dataset", "arch", "neuron"))
+    return any(fnmatch.fnmatch(text.lower(), pattern.lower()) for text in texts)
+
+
+def _order(value: Any, *, falling: bool) -> tuple[bool, Any]:
+    """Return a key to sort by; what is not known comes last."""
+    return value is None, (0 if value is None else -value if falling else value)
+
+
+def _write_csv(found: Sequence[Mapping[str, Any]]) -> None:
+    fields = [field for field in _FIELDS if field != "accuracy"]
+    writer = csv.DictWriter(sys.stdout, fields, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
 
 
 @app.command("show", epilog=epilog("zoo show s-resnet20-digits", "zoo show ./s-resnet20 --config"))
@@ -130,6 +217,9 @@ def show_command(
                 "config": entry.config.model_dump(mode="json"),
                 "evaluation": entry.evaluation
                 and entry.evaluation.model_dump(mode="json", exclude_unset=True),
+                "measured_here": [
+                    one.model_dump(mode="json", exclude_unset=True) for one in entry.here
+                ],
             }
         )
     else:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.commands.terminal import new_table, print_lines
 from zoo.render import facts
 from zoo.render.chart import bar, columns
-from zoo.text import human_bytes, human_count
+from zoo.text import human_bytes, human_count, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
     from zoo.artifact.results import Evaluation
     from zoo.conversion.build import LayerReport
-    from zoo.models.recipes import Recipe
     from zoo.models.registry import Entry
 
 _BAR = 20
@@ -122,60 +121,59 @@ def _firing_rates(console: Console, found: Evaluation) -> None:
     console.print()
 
 
-def models(console: Console, entries: Sequence[Entry], recipes: Sequence[Recipe] = ()) -> None:
-    """Print one line for each artifact, and one for each recipe that was not followed yet."""
-    table = new_table(
-        "NAME",
-        "ARCH",
-        "METHOD",
-        "NEURON",
-        "NUMERICS",
-        "FROM",
-        "SHA256",
-        "T",
-        "TOP-1",
-        "SIZE",
-        left=7,
-    )
-    for entry in entries:
-        config, row = entry.config, entry.evaluation and entry.evaluation.best
-        top1 = facts.percent(row.top1) if row else "-"
-        steps = str(row.timesteps if row else config.timesteps)
-        table.add_row(
-            entry.name,
-            config.arch,
-            config.method.name,
-            config.neuron,
-            config.numerics,
-            entry.origin,
-            config.weights_sha256[:12],
-            steps,
-            top1,
-            human_bytes(entry.size),
-        )
-    for recipe in recipes:
-        table.add_row(
-            recipe.name,
-            recipe.arch,
-            "data-free",
-            recipe.neuron,
-            "int8",
-            "recipe",
-            "-",
-            str(recipe.timesteps),
-            "-",
-            "-",
-        )
+# Columns of `models`: heading, key of a row, and whether it is text. Those that a narrow terminal
+# goes without, the first one first.
+_COLUMNS = (
+    ("NAME", "name", True),
+    ("DATA", "dataset", True),
+    ("NEURON", "neuron", True),
+    ("ANN", "ann", False),
+    ("TOP-1", "top1", False),
+    ("T", "timesteps", False),
+    ("SIZE", "size", False),
+    ("FROM", "origin", True),
+)
+_DROPPED = ("neuron", "origin", "size", "dataset")
+_LONGEST_DATA = 16
+_ENDLESS = 10_000
+
+
+def models(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print one line for each row of `zoo.commands.models.rows`; no name is ever cut.
+
+    A terminal that is too narrow shows fewer columns.
+    """
+    for dropped in range(len(_DROPPED) + 1):
+        shown = [column for column in _COLUMNS if column[1] not in _DROPPED[:dropped]]
+        table = new_table(*(heading for heading, _, _ in shown), left=0)
+        for column, (_, _, is_text) in zip(table.columns, shown, strict=True):
+            column.justify, column.no_wrap = "left" if is_text else "right", True
+        for row in rows:
+            table.add_row(*(_cell(row, key) for _, key, _ in shown))
+        width = console.measure(table, options=console.options.update(width=_ENDLESS)).maximum
+        if width <= console.width:
+            break
+    console.width = max(console.width, width)
     console.print(table)
-    if recipes:
-        print_lines(
-            console,
-            [
-                "",
-                f"recipe: zoo pull {recipes[0].name} fetches a public ANN and converts it here, in "
-                "minutes",
-            ],
-        )
+    notes = []
+    if any(row["measured"] == "here" for row in rows):
+        notes.append("*: measured here, by zoo eval --save")
+    made = next((row["name"] for row in rows if row["origin"] == "recipe"), None)
+    if made is not None:
+        notes.append(f"recipe: zoo pull {made} fetches a public ANN and converts it here, minutes")
+    print_lines(console, ["", *notes] if notes else [])
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row[key]
+    if value is None:
+        return "-"
+    if key == "size":
+        return human_bytes(value)
+    if key in ("ann", "top1"):
+        return f"{value:.2f}{'*' if row['measured'] == 'here' else ''}"
+    text = printable(str(value))
+    return text[:_LONGEST_DATA] if key == "dataset" else text
 
 
 def model_facts(console: Console, entry: Entry) -> None:
@@ -185,6 +183,10 @@ def model_facts(console: Console, entry: Entry) -> None:
         "Network": {**stated["Network"]},
         "Conversion": {**stated["Conversion"], **stated["Source"]},
         "Accuracy": {**_accuracy(entry.evaluation)},
+        **{
+            f"Measured here, {index}" if index else "Measured here": {**_accuracy(found)}
+            for index, found in enumerate(entry.here)
+        },
         "Files": {
             "folder": entry.folder,
             **({"commit": entry.commit} if entry.commit else {}),

@@ -35,6 +35,21 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What a card says of a data set; None: nobody said it.
+
+    Attributes:
+        name: what people call it.
+        source: where it is from, an address for example.
+        license: the terms that its images come with.
+    """
+
+    name: str | None = None
+    source: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
 class DataSet:
     """A data set that has a name.
 
@@ -43,13 +58,24 @@ class DataSet:
         repo: its repository on the hub; None: the package holds it.
         revision: the commit of the repository.
         splits: by name, "train" and "test".
+        source: the address of its authors' page.
+        license: the terms that its images come with.
     """
 
     title: str
     repo: str | None
     revision: str | None
     splits: dict[str, Split]
+    source: str
+    license: str
 
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.title, self.source, self.license)
+
+
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html"
+_UNSTATED = "not stated by its authors"
 
 KNOWN = {
     "cifar10": DataSet(
@@ -70,6 +96,8 @@ KNOWN = {
                 "7742db831caeba84ea1d4663e0d07ca1879cbb76e501e036935be5fd5506749b",
             ),
         },
+        _CIFAR,
+        _UNSTATED,
     ),
     "cifar100": DataSet(
         "CIFAR-100",
@@ -89,6 +117,8 @@ KNOWN = {
                 "dc83e74dc0797ec7de75164abeb59d8c66b9677d62e46ddb8ce1ab1608ba1b7d",
             ),
         },
+        _CIFAR,
+        _UNSTATED,
     ),
     "digits": DataSet(
         "scikit-learn digits",
@@ -102,8 +132,45 @@ KNOWN = {
                 "", "", 360, "bc2188524b7fb3b20fa7fa8a420f38fbcf9dbd37989eabcd1b7563a810d7d42e"
             ),
         },
+        "https://doi.org/10.24432/C50P49",
+        "CC BY 4.0",
     ),
 }
+
+# Data sets whose images the zoo neither holds nor knows, by the short name that `terms_of` takes,
+# with their repository on the hub.
+_FAMILIAR = {
+    "imagenet": (
+        Terms(
+            "ImageNet-1k",
+            "https://www.image-net.org",
+            "ImageNet's terms of access: non-commercial research and education",
+        ),
+        "ILSVRC/imagenet-1k",
+    ),
+}
+
+
+def terms_of(
+    name: str | None = None, source: str | None = None, license: str | None = None
+) -> Terms:
+    """Return what a user states of a data set.
+
+    Args:
+        name: what people call it, or a short name: `imagenet`, `cifar10`, `cifar100` and `digits`
+            bring their source and licence.
+        source, license: as in `Terms`; they go before what a short name brings.
+    """
+    known = KNOWN[name].terms if name in KNOWN else _FAMILIAR.get(name or "", (Terms(name), ""))[0]
+    return Terms(known.name, source or known.source, license or known.license)
+
+
+def hub_name(title: str) -> str | None:
+    """Return the repository on the hub of the data set with this title, if that is known."""
+    known = {one.title: one.repo for one in KNOWN.values()}
+    return known.get(title) or next(
+        (repo for terms, repo in _FAMILIAR.values() if terms.name == title), None
+    )
 
 
 def fetch(name: str, split: str) -> Path:

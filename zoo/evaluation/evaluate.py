@@ -23,7 +23,7 @@ from zoo.artifact.config import CONFIG, MAX_TIMESTEPS, WEIGHTS, Config
 from zoo.artifact.folder import read_artifact
 from zoo.artifact.results import AnnFacts, ClassRow, DataFacts, Evaluation, LayerRow, Row, wilson
 from zoo.artifact.tensors import network_of
-from zoo.data.datasets import identify
+from zoo.data.datasets import Terms, identify
 from zoo.data.images import ImageSet
 from zoo.data.rule import LabelRule
 from zoo.environment import peak_memory, versions
@@ -68,6 +68,7 @@ def evaluate(
     labels: LabelRule = "auto",
     on_bad_image: Literal["stop", "skip"] = "stop",
     state: str | Path | None = None,
+    terms: Terms | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure the artifact at `folder` on labelled images.
@@ -90,6 +91,8 @@ def evaluate(
         state: a file that keeps what is counted, and where it exists says where to go on; the
             figures are those of a run that was never stopped. It is removed at the end. Under
             torchrun each process has its own, with its number behind the name.
+        terms: name, source and licence of the images, for the card; default: those of the data set
+            that they are a whole split of, if they are.
         progress: called with a stage, images done and images in all (of this process).
 
     Raises:
@@ -193,6 +196,7 @@ def evaluate(
             firing_rate={
                 step: tally.snapshots[step].spikes[name] / (size * count * step) for step in steps
             },
+            operations={step: tally.snapshots[step].operations[name] / count for step in steps},
         )
         for name, size in neurons.items()
     ]
@@ -209,6 +213,7 @@ def evaluate(
             dataset=identify(images) if ranks.first else None,
             sha256=sha256,
             images=count,
+            **(vars(terms) if terms is not None else {}),
         ),
         ann=None
         if source is None

@@ -25,6 +25,7 @@ from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, 
 from zoo.hub import cache
 from zoo.hub import client as hub
 from zoo.models import recipes
+from zoo.models.measured import measured_here
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ class _Index(
 class Entry:
     """An artifact that has a name.
 
-    `size` is that of its files in bytes, `evaluation` what its eval.json says, if it has one,
-    `origin` where its folder is, `commit` that of the repository it was pulled from.
+    `size` is that of config.json and the weights in bytes, `evaluation` what its eval.json says, if
+    it has one, `origin` where its folder is, `commit` that of the repository it was pulled from.
+    `here` is what was measured of it here, apart from `evaluation`, on most images first.
     """
 
     name: str
@@ -80,6 +82,18 @@ class Entry:
     evaluation: Evaluation | None
     origin: Origin = "folder"
     commit: str | None = None
+    here: tuple[Evaluation, ...] = ()
+
+    @property
+    def figures(self) -> Evaluation | None:
+        """What came with the model, or where nothing did what was measured here."""
+        return self.evaluation or next(iter(self.here), None)
+
+    @property
+    def dataset(self) -> str | None:
+        """Name of the data set that it was measured on, else calibrated on; None if it has none."""
+        data = self.figures and self.figures.data
+        return (data and (data.dataset or data.name)) or self.config.calibration.dataset
 
 
 def index() -> dict[str, IndexEntry]:
@@ -97,7 +111,8 @@ def entry(folder: Path, name: str | None = None) -> Entry:
     """Return the facts of one artifact folder, without its tensors."""
     config = parse_config((folder / "config.json").read_bytes(), f"{folder}/config.json")
     evaluation = read_evaluation(folder) if (folder / EVALUATION).is_file() else None
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    parts = [folder / file for file in (CONFIG, WEIGHTS)]
+    size = sum(path.stat().st_size for path in parts if path.is_file())
     pulled = cache.is_cached(folder)
     origin: Origin = "folder"
     if folder.parent == _SHIPPED:
@@ -112,6 +127,7 @@ def entry(folder: Path, name: str | None = None) -> Entry:
         evaluation,
         origin,
         folder.name if pulled else None,
+        measured_here(config.weights_sha256),
     )
 
 
@@ -181,7 +197,7 @@ def list_models(filter: str | None = None, dataset: str | None = None) -> list[M
             arch=model.config.arch,
             neuron=model.config.neuron,
             timesteps=model.config.timesteps,
-            dataset=model.config.calibration.dataset,
+            dataset=model.dataset,
             top1={row.timesteps: row.top1 for row in model.evaluation.rows}
             if model.evaluation
             else {},

@@ -9,56 +9,140 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.artifact.config import EVALUATION
-from zoo.errors import GateError
+from zoo.data.datasets import KNOWN, Terms, hub_name
+from zoo.errors import GateError, NotFoundError, UsageError
 from zoo.render import facts
 
 if TYPE_CHECKING:
     from zoo.artifact.config import Config, TrainingConfig
     from zoo.artifact.results import Evaluation
 
-TIMESTEPS = (1, 2, 4, 8, 16, 32, 64)
-
-
 _POOR = 2.0  # points below the ANN that make a number of timesteps too low
 
 
-def for_folder(folder: Path) -> str:
-    """Return the card of an artifact folder, from its eval.json.
+@dataclass(frozen=True)
+class Statements:
+    """What a user adds to what an artifact and its evaluation say themselves.
+
+    Attributes:
+        license, url: of the ANN.
+        data: name, source and licence of the images that were measured on.
+    """
+
+    license: str | None = None
+    url: str | None = None
+    data: Terms = Terms()
+
+
+NOTHING = Statements()
+
+
+def for_folder(folder: Path, stated: Statements = NOTHING, *, use: str | None = None) -> str:
+    """Return the card of an artifact folder, from what was measured of it.
+
+    Args:
+        stated: what neither config.json nor eval.json says.
+        use: what a reader calls the model; default: its name.
 
     Raises:
         NotFoundError: it was never measured.
         IntegrityError: eval.json is no evaluation.
-        GateError: it is of other weights, or misses something a card must say.
+        UsageError: a statement contradicts config.json or eval.json.
+        GateError: it is of other weights, or misses what a card must say: all of it is named.
+    """
+    return render_card(subject(folder, stated), use=use)
+
+
+def subject(folder: Path, stated: Statements = NOTHING) -> Evaluation:
+    """Return the evaluation that a card is about, with what a user states of it.
+
+    It is the one that came with the model, or where none did what was measured here. Raises what
+    `for_folder` raises, but GateError for what is missing.
     """
     from zoo.artifact.folder import read_config
-    from zoo.artifact.results import read_evaluation
+    from zoo.models import registry
 
-    path = folder / EVALUATION
-    steps = ",".join(map(str, TIMESTEPS))
-    found = read_evaluation(path, f"run zoo eval {folder} --timesteps {steps} --output {path}")
-    if found.weights_sha256 != read_config(folder).weights_sha256:
-        raise GateError(
-            f"{path} measured other weights: run zoo eval {folder} --output {path} again"
-        )
-    return render_card(found)
+    config = read_config(folder)
+    found = registry.entry(folder).figures
+    again = f"run zoo eval {shlex.quote(str(folder))} --save"
+    if found is None:
+        raise NotFoundError(f"{folder / EVALUATION} is missing: {again}")
+    if found.weights_sha256 != config.weights_sha256:
+        raise GateError(f"{folder / EVALUATION} measured other weights: {again} again")
+    source = config.source.model_copy(
+        update={
+            "license": _agreed("licence", config.source.license, stated.license, "config.json"),
+            "url": _agreed("URL", config.source.url, stated.url, "config.json"),
+        }
+    )
+    known = KNOWN.get(found.data.dataset or "")
+    own = known.terms if known else Terms(found.data.name, found.data.source, found.data.license)
+    where = "the images' digest" if known else "eval.json"
+    data = {
+        part: _agreed(f"{part} of the images", getattr(own, part), given, where)
+        for part, given in vars(stated.data).items()
+    }
+    facts_of_data = found.data if known else found.data.model_copy(update=data)
+    of_source = {"source": source}
+    if found.config.model_copy(update=of_source) != config.model_copy(update=of_source):
+        raise GateError(f"{folder / EVALUATION} is of another config.json: {again} again")
+    return found.model_copy(
+        update={"config": config.model_copy(update=of_source), "data": facts_of_data}
+    )
 
 
-def render_card(found: Evaluation) -> str:
-    """Return the card of one evaluation. Raises GateError for whatever is missing."""
+def _agreed(what: str, said: str | None, given: str | None, where: str) -> str | None:
+    """Return what is said or given; raise UsageError if both are and they differ."""
+    if None not in (said, given) and said != given:
+        raise UsageError(f"{where} says that the {what} is {said}, not {given}: leave it out")
+    return said or given
+
+
+def lacks(config: Config, data: Terms, *, has_ann: bool) -> list[str]:
+    """Return everything that a card must say and nobody has said yet, with how to say it."""
+    source = config.source
+    wanted = {
+        "the ANN's accuracy (zoo eval --ann FILE)": has_ann,
+        "the ANN's licence (`license`)": source.license,
+        "where the ANN comes from (`url`)": source.training or source.url,
+        "a name for the images (`data_name`)": data.name,
+        "where they are from (`data_url`)": data.source,
+        "their licence (`data_license`)": data.license,
+    }
+    return [what for what, found in wanted.items() if not found]
+
+
+def terms(found: Evaluation) -> Terms:
+    """Return name, source and licence of the images of an evaluation, as far as they are known."""
+    data = found.data
+    if data.dataset in KNOWN:
+        return KNOWN[data.dataset].terms
+    return Terms(data.name, data.source, data.license)
+
+
+def render_card(found: Evaluation, *, use: str | None = None) -> str:
+    """Return the card of one evaluation.
+
+    Args:
+        use: what a reader calls the model; default: its name.
+
+    Raises:
+        GateError: something is missing that a card must say; all of it is named.
+    """
     import jinja2
 
-    from zoo.data.datasets import KNOWN
     from zoo.render.chart import columns
     from zoo.text import human_count
 
-    _check(found)
+    if missing := lacks(found.config, terms(found), has_ann=found.ann is not None):
+        raise GateError(f"the card of {found.name} would lack {'; '.join(missing)}")
     config, ann = found.config, found.ann
-    assert ann is not None and found.data.dataset is not None
-    dataset = KNOWN[found.data.dataset]
+    assert ann is not None
     steps = [row.timesteps for row in found.rows]
     training = config.source.training
     environment = jinja2.Environment(
@@ -74,7 +158,9 @@ def render_card(found: Evaluation) -> str:
             "config": config,
             "source": config.source,
             "ann": ann,
-            "dataset": dataset,
+            "terms": {part: _flat(str(text)) for part, text in vars(terms(found)).items()},
+            "use": use or found.name,
+            "measured_on": _measured_on(found),
             "rows": found.rows,
             "layers": found.layers,
             "data": found.data,
@@ -97,6 +183,25 @@ def render_card(found: Evaluation) -> str:
     )
 
 
+def _split(found: Evaluation) -> str | None:
+    """Return the split that the images are, where they are a whole one of a known data set."""
+    known = KNOWN.get(found.data.dataset or "")
+    splits = known.splits.items() if known else ()
+    return next((name for name, one in splits if one.images == found.data.images), None)
+
+
+def _measured_on(found: Evaluation) -> str:
+    """Return the images in words: all of a split that is known, or as many as there were."""
+    count, name, split = found.data.images, _flat(str(terms(found).name)), _split(found)
+    if split is not None:
+        return f"all {count} {'training' if split == 'train' else split} images of {name}"
+    return f"{count} image{'s' if count > 1 else ''} of {name} ({_flat(found.data.description)})"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def _table(found: Evaluation) -> dict[str, str]:
     """Return the facts of a card's table as Markdown cells, label -> text."""
     groups = facts.config_facts(found.config).values()
@@ -104,8 +209,7 @@ def _table(found: Evaluation) -> dict[str, str]:
         name: text for group in groups for name, text in group.items()
     }
     return {
-        name: re.sub(r"\b([0-9a-f]{64})\b", r"`\1`", " ".join(text.split()).replace("|", "\\|"))
-        for name, text in rows.items()
+        name: re.sub(r"\b([0-9a-f]{64})\b", r"`\1`", _flat(text)) for name, text in rows.items()
     }
 
 
@@ -116,10 +220,10 @@ def metadata(found: Evaluation) -> str:
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    from zoo.data.datasets import KNOWN
-
-    assert found.data.dataset is not None and found.ann is not None
-    known = KNOWN[found.data.dataset]
+    name = terms(found).name
+    assert name is not None and found.ann is not None
+    known, repo = KNOWN.get(found.data.dataset or ""), hub_name(name)
+    slug = found.data.dataset or re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-")
     values = [(f"accuracy at T = {row.timesteps}", row.top1) for row in found.rows] + [
         ("accuracy of the ANN", found.ann.top1)
     ]
@@ -127,15 +231,15 @@ def metadata(found: Evaluation) -> str:
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=known.repo or found.data.dataset,
-            dataset_name=known.title,
-            dataset_split="test",
-            dataset_revision=known.revision,
+            dataset_type=repo or slug or "images",
+            dataset_name=name,
+            dataset_split=_split(found),
+            dataset_revision=known.revision if known else None,
             metric_type="accuracy",
-            metric_name=name,
+            metric_name=metric,
             metric_value=round(value, 4),
         )
-        for name, value in values
+        for metric, value in values
     ]
     url = found.config.source.url or ""
     base = url.removeprefix("https://huggingface.co/")
@@ -150,7 +254,7 @@ def metadata(found: Evaluation) -> str:
             "resnet",
             "int8" if found.numerics == "int8" else "float32",
         ],
-        datasets=[known.repo] if known.repo else None,
+        datasets=[repo] if repo else None,
         metrics=["accuracy"],
         base_model=base if base != url else None,
         model_name=found.name,
@@ -297,43 +401,4 @@ def _energy_note(found: Evaluation) -> str:
 
 
 def _title(dataset: str) -> str:
-    from zoo.data.datasets import KNOWN
-
     return KNOWN[dataset].title if dataset in KNOWN else dataset
-
-
-def _check(found: Evaluation) -> None:
-    """Raise GateError for the first thing that a card needs and this evaluation does not have."""
-    from zoo.data.datasets import KNOWN
-
-    config, have = found.config, {row.timesteps for row in found.rows}
-    wanted = set(TIMESTEPS) if config.schedule == "causal" else {config.timesteps}
-    source = config.source
-    missing = [
-        (
-            wanted - have,
-            f"accuracy at T = {', '.join(map(str, sorted(wanted - have)))}",
-            "measure with more --timesteps",
-        ),
-        (found.ann is None, "the ANN's accuracy", "pass --ann FILE to zoo eval"),
-        (
-            found.data.dataset not in KNOWN,
-            f"a known data set ({', '.join(KNOWN)})",
-            "measure on a whole test split of one",
-        ),
-        (source.license is None, "the ANN's licence", "convert with --license"),
-        (
-            not (source.training or source.url),
-            "where the ANN comes from",
-            "convert with --url, or what zoo train wrote",
-        ),
-    ]
-    for is_missing, what, remedy in missing:
-        if is_missing:
-            raise GateError(f"the card of {found.name} would lack {what}: {remedy}")
-    whole = KNOWN[str(found.data.dataset)].splits["test"].images
-    if found.data.images != whole:
-        raise GateError(
-            f"the card of {found.name} would be of {found.data.images} images, not all {whole}: "
-            "leave --limit out"
-        )

@@ -97,12 +97,19 @@ def evaluation_facts(found: Evaluation) -> dict[str, str]:
     """Return the facts of a measurement that are not figures of a row, label -> text."""
     return {
         "measured on": found.data.description,
+        **_terms(found),
         "test sha256": found.data.sha256,
         **({"ANN": f"{percent(found.ann.top1)}, {found.ann.source}"} if found.ann else {}),
         "speed": speed(found),
         "versions": _pairs(found.versions),
         "command": found.command or "not stated",
     }
+
+
+def _terms(found: Evaluation) -> dict[str, str]:
+    data = found.data
+    stated = {"data set": data.name, "from": data.source, "data license": data.license}
+    return {label: text for label, text in stated.items() if text}
 
 
 def size_facts(found: Evaluation) -> dict[str, str]:

@@ -63,9 +63,9 @@ class Model:
     def images(self) -> str:
         """The data set it was measured on, in a word or two."""
         data = self.measured.data
-        return (
-            KNOWN[data.dataset].title if data.dataset in KNOWN else data.description.split(",")[0]
-        )
+        if data.dataset in KNOWN:
+            return KNOWN[data.dataset].title
+        return data.name or data.description.split(",")[0]
 
     @property
     def by_timesteps(self) -> dict[int, Row]:
@@ -214,11 +214,8 @@ def measured_of(entry: Entry) -> tuple[Evaluation, AnnFacts]:
     Raises:
         UsageError: it was not measured, or a figure that the pages need is missing; which, is said.
     """
-    where, found = f"{entry.folder}/{EVALUATION}", entry.evaluation
-    again = (
-        f"measure again with zoo eval {shlex.quote(str(entry.folder))} --ann FILE "
-        f"--output {shlex.quote(where)}"
-    )
+    where, found = f"{entry.folder}/{EVALUATION}", entry.figures
+    again = f"measure again with zoo eval {shlex.quote(str(entry.folder))} --ann FILE --save"
     if found is None:
         raise UsageError(f"{where} is missing, and with it every figure of {entry.name}: {again}")
     if found.weights_sha256 != entry.config.weights_sha256:
@@ -367,7 +364,8 @@ def _origin(model: Model) -> dict[str, dict[str, object]]:
         groups["Source"]["url"] = _link(config.source.url)
     if training := facts.training_facts(config):
         groups["Training"] = dict(training)
-    groups["Measurement"] = dict(facts.evaluation_facts(measured))
+    here = {} if measured is model.entry.evaluation else {"figures": "measured here, not published"}
+    groups["Measurement"] = {**here, **facts.evaluation_facts(measured)}
     groups["Files"] = {**facts.size_facts(measured), **groups.pop("Checksums")}
     return groups
 

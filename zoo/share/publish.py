@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.artifact.config import CONFIG, MAX_BYTES, WEIGHTS, parse_config
+from zoo.artifact.config import CONFIG, EVALUATION, MAX_BYTES, WEIGHTS, parse_config
+from zoo.artifact.results import read_evaluation
+from zoo.data.datasets import terms_of
 from zoo.errors import GateError, IntegrityError, NetworkError, UsageError, ZooError
-from zoo.files import git_blob
+from zoo.files import git_blob, replaced_file
 from zoo.hub import cache
 from zoo.hub import client as hub
 from zoo.models import registry
+from zoo.models.measured import to_json
 from zoo.progress import Progress
+from zoo.render import card
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ def publish(
     name: str | Path,
     repo: str,
     *,
+    license: str | None = None,
+    url: str | None = None,
+    data_name: str | None = None,
+    data_url: str | None = None,
+    data_license: str | None = None,
     private: bool = False,
     tag: str | None = None,
     message: str | None = None,
@@ -57,14 +66,18 @@ def publish(
 ) -> Published:
     """Publish an artifact and its card on a hub, in one commit.
 
-    The artifact is run and its spike checksum compared first, and the card rendered from its
-    eval.json. What is on the hub with the same bytes is left as it is. A commit by somebody else in
-    the meantime is never overwritten.
+    The artifact is run and its spike checksum compared first, and the card rendered from what was
+    measured of it. What is on the hub with the same bytes is left as it is. A commit by somebody
+    else in the meantime is never overwritten.
 
     Args:
         name: an artifact folder, a name of the zoo, or `org/name[@revision]` of a hub, as
             `zoo.load` takes it.
         repo: `org/name` of the repository to publish to; it is created if it does not exist.
+        license, url: of the ANN, where config.json does not say them. In a folder of one's own they
+            are kept, once everything is published.
+        data_name, data_url, data_license: of the images that were measured on, where eval.json does
+            not say them (`zoo.data.datasets.terms_of`); kept likewise.
         private: make the repository private, if it does not exist yet.
         tag: a name for the commit; one that stands for another commit is an error before anything
             is written.
@@ -74,7 +87,7 @@ def publish(
     Raises:
         NotFoundError: there is no such model.
         IntegrityError: the artifact is not sound, or the hub holds other bytes than were sent.
-        GateError, NotFoundError: the card would lack something; the message says what.
+        GateError, NotFoundError: the card would lack something; the message says what, all of it.
         NetworkError, AuthError, ZooError: as `zoo.hub.client.errors`; the repository then holds
             what it held, or all that is new.
     """
@@ -82,12 +95,13 @@ def publish(
         raise UsageError(f"{repo!r} cannot be the name of a repository: write it like org/name")
     if tag is not None and (not cache.REVISION.fullmatch(tag) or ".." in tag):
         raise UsageError(f"`tag={tag}` cannot be a tag: write it like v1")
-    url = f"{hub.base(endpoint)}/{repo}"
+    address = f"{hub.base(endpoint)}/{repo}"
     folder = registry.resolve(name, token=token if endpoint is None else None, progress=progress)
-    payload = _payload(folder)
+    stated = card.Statements(license, url, terms_of(data_name, data_url, data_license))
+    payload = _payload(folder, stated, repo)
     files = {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in payload.items()}
     if dry_run:
-        return Published(repo, url, None, tag, True, files, endpoint)
+        return Published(repo, address, None, tag, True, files, endpoint)
     if hub.is_offline(offline):
         raise NetworkError(f"{repo} cannot be published offline: unset HF_HUB_OFFLINE")
 
@@ -127,7 +141,7 @@ def publish(
                 if _missing(now, payload):
                     raise ZooError(
                         f"{repo} got another commit in the meantime: nothing was published and "
-                        f"nothing is lost; look at {url} "
+                        f"nothing is lost; look at {address} "
                         "and publish again"
                     ) from error
                 commit = str(now.sha)
@@ -137,36 +151,53 @@ def publish(
         there = hub.retried(lambda: client.model_info(repo, revision=commit, files_metadata=True))
         if wrong := _missing(there, payload):
             raise IntegrityError(
-                f"{url} holds another {wrong[0]} than was sent: publish again, and do not use "
+                f"{address} holds another {wrong[0]} than was sent: publish again, and do not use "
                 f"{commit}"
             )
         if tag is not None:
             client.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
         done("tag")
-    return Published(repo, url, commit, tag, not same, files, endpoint)
+    if registry.entry(folder).origin == "folder":
+        _keep(folder, payload)
+    return Published(repo, address, commit, tag, not same, files, endpoint)
 
 
-def _payload(folder: Path) -> dict[str, bytes]:
+def _payload(folder: Path, stated: card.Statements, use: str) -> dict[str, bytes]:
     """Return the files to publish after every check; they are the bytes that were checked."""
     from zoo.artifact.folder import verify_artifact
-    from zoo.render import card
 
     for check in verify_artifact(folder, deep=True):
         if not check.ok:
             raise IntegrityError(
                 f"{folder} failed at {check.name} ({check.detail}): convert it again"
             )
-    text = card.for_folder(folder)
-    payload = {name: (folder / name).read_bytes() for name in (CONFIG, "eval.json", WEIGHTS)}
+    found = card.subject(folder, stated)
+    payload = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
     config = parse_config(payload[CONFIG], f"{folder}/{CONFIG}")
     if hashlib.sha256(payload[WEIGHTS]).hexdigest() != config.weights_sha256:
         raise IntegrityError(f"{folder}/{WEIGHTS} changed while it was read: publish again")
+    if config != found.config:
+        payload[CONFIG] = (found.config.model_dump_json(indent=2) + "\n").encode()
+        size = len(payload[CONFIG]) + len(payload[WEIGHTS])
+        found = found.model_copy(update={"artifact_bytes": size})
+    text = card.render_card(found, use=use)
+    payload[EVALUATION] = to_json(found).encode()
+    if (folder / EVALUATION).is_file() and read_evaluation(folder) == found:
+        payload[EVALUATION] = (folder / EVALUATION).read_bytes()
     for name, data in payload.items():
         if len(data) > MAX_BYTES[name]:
             raise GateError(
                 f"{folder / name} has {len(data)} bytes, zoo pull takes {MAX_BYTES[name]} at most"
             )
     return payload | {"README.md": text.encode()}
+
+
+def _keep(folder: Path, payload: Mapping[str, bytes]) -> None:
+    """Write to a user's folder what was stated when it was published, so that it is asked once."""
+    for name in (EVALUATION, CONFIG):
+        if not (folder / name).is_file() or (folder / name).read_bytes() != payload[name]:
+            with replaced_file(folder / name) as temporary:
+                temporary.write_bytes(payload[name])
 
 
 def _missing(info: Any, payload: Mapping[str, bytes]) -> list[str]:

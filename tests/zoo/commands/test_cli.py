@@ -112,7 +112,7 @@ def test_list(zoo: Zoo) -> None:
     shown = zoo("ls")
     assert shown.code == 0
     assert all(name in shown.out for name in names)
-    assert not names or re.match(r"NAME +ARCH +METHOD .* TOP-1", shown.out)
+    assert not names or re.match(r"NAME +DATA +NEURON .* TOP-1", shown.out)
 
 
 def test_convert_shows_each_layer_the_path_and_what_comes_next(

@@ -12,7 +12,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from zoo.artifact.results import Evaluation
-from zoo.errors import GateError, IntegrityError, NotFoundError
+from zoo.data.datasets import Terms
+from zoo.errors import GateError, IntegrityError, NotFoundError, UsageError
 from zoo.models import registry
 from zoo.render import card
 
@@ -100,27 +101,80 @@ def without(*path: str | int) -> Any:
     return change
 
 
-def fewer_images(found: dict[str, Any]) -> None:
-    found["data"]["images"], found["classes"] = 100, []
+def edit(folder: Path, change: Any) -> None:
+    """Change config.json and eval.json alike, as they were written together."""
+    config, found = (
+        json.loads((folder / name).read_text()) for name in ("config.json", "eval.json")
+    )
+    found["config"] = config
+    change(found)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "eval.json").write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (without("rows", 3), "accuracy at T = 8"),
         (without("ann"), "the ANN's accuracy"),
-        (without("data", "dataset"), "a known data set"),
-        (without("config", "source", "license"), "the ANN's licence"),
-        (without("config", "source", "training"), "where the ANN comes from"),
-        (fewer_images, "100 images, not all 360"),
+        (without("config", "source", "license"), "the ANN's licence (`license`)"),
+        (without("config", "source", "training"), "where the ANN comes from (`url`)"),
     ],
 )
 def test_what_is_missing_is_an_error(folder, change, said):
-    found = measured()
-    change(found)
-    (folder / "eval.json").write_text(json.dumps(found))
-    with pytest.raises(GateError, match=said):
+    edit(folder, change)
+    with pytest.raises(GateError, match=re.escape(said)):
         card.for_folder(folder)
+
+
+def of_nobodys_images(found: dict[str, Any]) -> None:
+    found["data"] |= {"dataset": None, "images": 100, "description": "image folder, 100 images"}
+    found["classes"], found["rows"] = [], [found["rows"][3]]
+    found["config"]["source"] |= {"license": None, "training": None}
+
+
+STATED = card.Statements(
+    "mit", "https://example.org/net.pth", Terms("Moths | 9", "https://example.org/moths", "CC0")
+)
+
+
+def test_all_that_is_missing_is_named_at_once_and_may_be_stated(folder):
+    edit(folder, of_nobodys_images)
+    with pytest.raises(GateError) as raised:
+        card.for_folder(folder)
+    missing = ("license", "url", "data_name", "data_url", "data_license")
+    assert all(f"(`{name}`)" in str(raised.value) for name in missing)
+    text = card.for_folder(folder, STATED, use="me/net")
+    assert "On 100 images of Moths \\| 9 (image folder, 100 images); the ANN" in text
+    assert "| 8 | 98.89 |" in text and 'zoo.load("me/net")' in text
+    assert "(https://example.org/moths); their licence: CC0" in text
+    data = ModelCard(text).data
+    assert (data.license, data.datasets) == ("mit", None)
+    kinds = {(one.dataset_type, one.dataset_name, one.dataset_split) for one in data.eval_results}
+    assert kinds == {("moths-9", "Moths | 9", None)}
+
+
+def test_a_statement_contradicts_nothing(folder):
+    with pytest.raises(UsageError, match="licence is apache-2.0, not mit"):
+        card.for_folder(folder, card.Statements(license="mit"))
+    with pytest.raises(UsageError, match="name of the images is scikit-learn digits, not Moths"):
+        card.for_folder(folder, card.Statements(data=Terms("Moths")))
+    same = card.Statements("apache-2.0", data=Terms("scikit-learn digits"))
+    assert card.for_folder(folder, same) == card.for_folder(folder)
+
+
+def test_a_measurement_of_another_config_makes_no_card(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"timesteps": 16}))
+    with pytest.raises(GateError, match="of another config.json"):
+        card.for_folder(folder)
+
+
+def test_images_that_are_all_of_a_training_split_are_called_so():
+    found = measured()
+    found["data"]["images"], found["classes"] = 1437, []
+    text = card.render_card(Evaluation.model_validate(found))
+    assert "On all 1437 training images of scikit-learn digits;" in text
+    assert {one.dataset_split for one in ModelCard(text).data.eval_results} == {"train"}
 
 
 def test_an_evaluation_of_other_weights_makes_no_card(folder):
@@ -146,12 +200,13 @@ def test_without_an_evaluation_the_command_is_named(folder):
 
 
 def test_a_public_checkpoint_is_named_with_its_url(folder):
-    found = measured()
-    found["config"]["source"] |= {
-        "training": None,
-        "url": "https://huggingface.co/timm/resnet18.tv_in1k",
-    }
-    (folder / "eval.json").write_text(json.dumps(found))
+    def public(found: dict[str, Any]) -> None:
+        found["config"]["source"] |= {
+            "training": None,
+            "url": "https://huggingface.co/timm/resnet18.tv_in1k",
+        }
+
+    edit(folder, public)
     text = card.for_folder(folder)
     assert ModelCard(text).data.base_model == "timm/resnet18.tv_in1k"
     assert (

@@ -23,6 +23,7 @@ from zoo.artifact.config import FILES
 from zoo.models import registry
 from zoo.networks.resnet import ResNet
 from zoo.networks.topology import topology
+from zoo.render import card
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +155,7 @@ def unlicensed(folder: Path) -> None:
     found = json.loads((folder / "eval.json").read_text())
     found["config"]["source"]["license"] = None
     (folder / "eval.json").write_text(json.dumps(found))
+    edit(folder, "source", license=None)
 
 
 @pytest.mark.parametrize(
@@ -299,11 +301,17 @@ def test_a_model_by_its_name(server: MiniHub, zoo: Zoo, payload: dict[str, bytes
     """One that ships, then one that was pulled, to a hub of its own."""
     ended = zoo("publish", DIGITS, "me/net", "--tag", "v1")
     assert ended.code == 0, ended
-    assert files_of(server) == payload and commits(server) == [f"Publish {DIGITS}"]
+    # The card says the name that it can be pulled by.
+    text = card.for_folder(registry.resolve(DIGITS), use="me/net")
+    assert files_of(server) == payload | {"README.md": text.encode()}
+    assert commits(server) == [f"Publish {DIGITS}"]
     assert zoo("pull", "me/net@v1").code == 0
     with MiniHub(token=None) as other:
         ended = zoo("publish", "me/net@v1", "you/net", "--endpoint", other.url)
-        assert ended.code == 0 and files_of(other, "you/net") == payload
+        assert ended.code == 0
+        there = files_of(other, "you/net")
+        assert there.pop("README.md") == text.replace("me/net", "you/net").encode()
+        assert there.items() <= payload.items() and len(there) == len(payload) - 1
         assert commits(other, "you/net") == ["Publish me/net"]
     assert "known: s-resnet20-digits" in zoo("publish", "s-resnet20-digitz", "me/net").err
     published = package.publish(DIGITS, "me/again")
