@@ -26,7 +26,7 @@ import torch
 
 from zoo.kernels.spiking_conv import PackedMembrane, PackedSpikes, SpikingConv, SpikingLayer, launch
 from zoo.kernels.spiking_conv.tiles import BUCKETS, Tile, choose, table
-from zoo.networks.topology import topology
+from zoo.networks.architectures import topology
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # Names of the int8 tensor-core instruction in the machine code.
@@ -273,7 +273,7 @@ def modelled_network(arch: str, architecture: str) -> float:
     At 224 px, or 32 px for the CIFAR form.
     """
     net = topology(arch)
-    sizes = net.sizes(*(224, 224) if net.layers[0].max_pool else (32, 32))
+    sizes = net.sizes(*(224, 224) if net.halves_image else (32, 32))
     total = needed = 0.0
     for spec in net.layers[1:]:
         kind = spec.shortcut.kind if spec.shortcut else "none"

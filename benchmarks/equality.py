@@ -44,10 +44,11 @@ from torch import Tensor
 from zoo.errors import UsageError, ZooError
 from zoo.kernels.spiking_conv import PackedSpikes, SpikingConv, count, pack
 from zoo.kernels.spiking_conv.reference import Neuron
+from zoo.networks.architectures import topology
 from zoo.networks.backends import Backend
 from zoo.networks.run import Head
 from zoo.networks.spiking import SpikingResNet
-from zoo.networks.topology import IMAGE, Topology, topology
+from zoo.networks.topology import IMAGE, Topology
 
 ROOT = Path(__file__).resolve().parents[1]
 RANDOM_STEPS = (1, 8, 9, 32, 40)

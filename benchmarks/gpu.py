@@ -58,8 +58,9 @@ from benchmarks.gpu_peers import (
     why_not_spikingjelly,
 )
 from zoo.errors import GateError, UsageError, ZooError
+from zoo.networks.architectures import topology
 from zoo.networks.spiking import SpikingResNet
-from zoo.networks.topology import IMAGE, topology
+from zoo.networks.topology import IMAGE
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 PEERS = ("ann", "torch", "spikingjelly")

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from zoo.networks.topology import IMAGE, Shortcut, Topology, topology
+from zoo.networks.architectures import topology
+from zoo.networks.topology import IMAGE, Shortcut, Topology
 
 STEP_MODES = ("m", "s")
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}

@@ -35,8 +35,8 @@ def prepare(folder: Path, arch: str, images: int) -> None:
     from zoo.artifact.folder import write_artifact
     from zoo.artifact.tensors import expected_tensors
     from zoo.imagenet import imagenet_classes
+    from zoo.networks.architectures import topology
     from zoo.networks.resnet import ResNet
-    from zoo.networks.topology import topology
     from zoo.pretrained.checkpoint import sha256_of
 
     random = np.random.default_rng(0)

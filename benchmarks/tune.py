@@ -55,7 +55,8 @@ from zoo.kernels.spiking_conv import (
     unpack,
 )
 from zoo.kernels.spiking_conv.tiles import TABLE, Tile, choose
-from zoo.networks.topology import IMAGE, topology
+from zoo.networks.architectures import topology
+from zoo.networks.topology import IMAGE
 
 RESULTS = Path(__file__).parent / "results"
 _NEURONS = ("if", "signed")
@@ -105,9 +106,8 @@ def items(
             for spec in net.layers:
                 if spec.source == IMAGE:
                     continue
-                key = SpikingLayer(_network(network, neuron).layers[spec.name]).key(
-                    *sizes[spec.name]
-                )
+                layer = SpikingLayer(_network(network, neuron).layers[spec.name])
+                key = layer.key(*sizes[spec.name])
                 kind, source, channels = "none", (0, 0), 0
                 if spec.shortcut is not None:
                     kind, source = spec.shortcut.kind, sizes[spec.shortcut.source]

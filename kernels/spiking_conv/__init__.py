@@ -5,7 +5,8 @@ on packed spikes.
 """
 
 from .launch import LAYERWISE_LIMIT, PackedMembrane, SpikingLayer, pooled_counts
-from .packing import PackedSpikes, count, pack, unpack
+from .packing import PackedSpikes, count, pack, pack_unchecked, unpack
+from .pooling import PoolState, max_pool_counts, max_pool_spikes
 from .reference import Membrane, SpikingConv
 
 __all__ = [
@@ -13,10 +14,14 @@ __all__ = [
     "Membrane",
     "PackedMembrane",
     "PackedSpikes",
+    "PoolState",
     "SpikingConv",
     "SpikingLayer",
     "count",
+    "max_pool_counts",
+    "max_pool_spikes",
     "pack",
+    "pack_unchecked",
     "pooled_counts",
     "unpack",
 ]

@@ -63,7 +63,7 @@ class Convolution:
     """Convolve with one weight.
 
     Args:
-        weight: int8 or float `[Cout, Cin, k, k]`.
+        weight: int8 or float `[Cout, Cin / groups, k, k]`.
         dtype: of the result, float32 or float64.
         largest: the largest absolute value in x; integers up to 255 may take the int8 path.
 
@@ -79,8 +79,9 @@ class Convolution:
         dtype: torch.dtype,
         device: torch.device,
         largest: int,
+        groups: int = 1,
     ) -> None:
-        self.stride, self.padding, self.dtype = stride, padding, dtype
+        self.stride, self.padding, self.dtype, self.groups = stride, padding, dtype, groups
         self.path = choose_path(
             integer=weight.dtype == torch.int8, device=device.type, dtype=dtype, largest=largest
         )
@@ -92,8 +93,9 @@ class Convolution:
         if self.path == "matmul":
             if sum_bound(weight, largest) >= EXACT_FLOAT64:
                 raise OverflowError("sums of products can pass 2**53: run fewer timesteps")
-            # [k, k, Cin, Cout]: one matrix for each tap.
-            self.taps = weight.to(device, torch.float64).permute(2, 3, 1, 0).contiguous()
+            # [k, k, groups, Cin / groups, Cout / groups]: one matrix for each tap and group.
+            parts = weight.to(device, torch.float64).unflatten(0, (groups, -1))
+            self.taps = parts.permute(3, 4, 0, 2, 1).contiguous()
         else:
             # What is no integer in 8 bits takes this path under `onednn` too.
             self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
@@ -119,16 +121,18 @@ class Convolution:
         return self._direct(x)
 
     def _direct(self, x: Tensor) -> Tensor:
-        product = F.conv2d(x.to(self.dtype), self.weight, None, self.stride, self.padding)
+        product = F.conv2d(
+            x.to(self.dtype), self.weight, None, self.stride, self.padding, groups=self.groups
+        )
         return product.contiguous(memory_format=torch.channels_last)
 
     def _matmul(self, x: Tensor) -> Tensor:
-        kernel, channels = len(self.taps), self.taps.shape[-1]
+        kernel, groups, channels = len(self.taps), self.groups, self.taps.shape[-1]
         batch = len(x)
         height, width = ((n + 2 * self.padding - kernel) // self.stride + 1 for n in x.shape[-2:])
         x = F.pad(x.permute(0, 2, 3, 1).double(), (0, 0, *[self.padding] * 4))
         total = torch.zeros(
-            (batch * height * width, channels), dtype=torch.float64, device=x.device
+            (groups, batch * height * width, channels), dtype=torch.float64, device=x.device
         )
         # The last row and column of each tap's inputs, counted from its first.
         last_y, last_x = self.stride * (height - 1), self.stride * (width - 1)
@@ -139,19 +143,22 @@ class Convolution:
                     row : row + last_y + 1 : self.stride,
                     column : column + last_x + 1 : self.stride,
                 ]
-                total.addmm_(seen.flatten(0, 2), self.taps[row, column])
-        return total.view(batch, height, width, channels).permute(0, 3, 1, 2).to(self.dtype)
+                parts = seen.flatten(0, 2).unflatten(1, (groups, -1)).transpose(0, 1)
+                total.baddbmm_(parts, self.taps[row, column])
+        total = total.transpose(0, 1).reshape(batch, height, width, groups * channels)
+        return total.permute(0, 3, 1, 2).to(self.dtype)
 
     def _onednn(self, x: Tensor, zero: int) -> Tensor:
         if zero not in self.packed:
             self.packed[zero] = torch.ops.onednn.qconv_prepack(
-                self.weight_int8, self.ones, 1.0, zero, *self._geometry, 1, list(x.shape)
+                self.weight_int8, self.ones, 1.0, zero, *self._geometry, self.groups, list(x.shape)
             )
         weight = self.packed[zero]
         scale, zeros = self.ones, self.zeros
         output = (1.0, 0, torch.float32)  # scale, zero point, dtype
+        geometry = (*self._geometry, self.groups)
         return torch.ops.onednn.qconv2d_pointwise(
-            x, 1.0, zero, weight, scale, zeros, None, *self._geometry, 1, *output, "none", [], ""
+            x, 1.0, zero, weight, scale, zeros, None, *geometry, *output, "none", [], ""
         )
 
     @property
@@ -171,7 +178,7 @@ def _onednn_is_exact() -> bool:
     ):
         return False
     probe = Convolution.__new__(Convolution)
-    probe.stride, probe.padding = 1, 1
+    probe.stride, probe.padding, probe.groups = 1, 1, 1
     weight = torch.full((16, 16, 3, 3), 127, dtype=torch.int8)
     weight[1::2] = -127
     probe.weight_int8, probe.packed = weight, {}

@@ -63,12 +63,14 @@ def spiking_conv(
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,
     DEPTH_BLOCKS: tl.constexpr,
-    SHORTCUT: tl.constexpr,  # 0 none, 1 identity, 2 projection (1x1)
+    SHORTCUT: tl.constexpr,  # 0 none, 1 identity, 2 projection
     SOURCE_HEIGHT: tl.constexpr,
     SOURCE_WIDTH: tl.constexpr,
     SOURCE_CHANNELS: tl.constexpr,
     SHORTCUT_STRIDE: tl.constexpr,
     SHORTCUT_PAD: tl.constexpr,  # zero channels on either side of an identity
+    PROJECTION_KERNEL: tl.constexpr,
+    PROJECTION_PADDING: tl.constexpr,
     PROJECTION_BLOCKS: tl.constexpr,
     INPUT_SIGNED: tl.constexpr,
     SOURCE_SIGNED: tl.constexpr,
@@ -98,7 +100,14 @@ def spiking_conv(
     y0, x0, x_at = first_tap(image, out_y, out_x, STRIDE, PADDING, IN_HEIGHT, IN_WIDTH, IN_CHANNELS)
     x_plane = images * (IN_HEIGHT * IN_WIDTH * IN_CHANNELS)
     source_y, source_x, source_at = first_tap(
-        image, out_y, out_x, SHORTCUT_STRIDE, 0, SOURCE_HEIGHT, SOURCE_WIDTH, SOURCE_CHANNELS
+        image,
+        out_y,
+        out_x,
+        SHORTCUT_STRIDE,
+        PROJECTION_PADDING,
+        SOURCE_HEIGHT,
+        SOURCE_WIDTH,
+        SOURCE_CHANNELS,
     )
     source_plane = images * (SOURCE_HEIGHT * SOURCE_WIDTH * SOURCE_CHANNELS)
     source_columns, source_mask = identity_columns(live, columns, SHORTCUT_PAD, SOURCE_CHANNELS)
@@ -170,7 +179,7 @@ def spiking_conv(
                     HEIGHT=SOURCE_HEIGHT,
                     WIDTH=SOURCE_WIDTH,
                     CHANNELS=SOURCE_CHANNELS,
-                    KERNEL_SIZE=1,
+                    KERNEL_SIZE=PROJECTION_KERNEL,
                     DEPTH_BLOCKS=PROJECTION_BLOCKS,
                     BLOCK_DEPTH=BLOCK_DEPTH,
                     GROUP=GROUP,
@@ -302,12 +311,14 @@ def layerwise_conv(
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,
     DEPTH_BLOCKS: tl.constexpr,
-    SHORTCUT: tl.constexpr,  # 0 none, 1 identity, 2 projection (1x1)
+    SHORTCUT: tl.constexpr,  # 0 none, 1 identity, 2 projection
     SOURCE_HEIGHT: tl.constexpr,
     SOURCE_WIDTH: tl.constexpr,
     SOURCE_CHANNELS: tl.constexpr,
     SHORTCUT_STRIDE: tl.constexpr,
     SHORTCUT_PAD: tl.constexpr,  # zero channels on either side of an identity
+    PROJECTION_KERNEL: tl.constexpr,
+    PROJECTION_PADDING: tl.constexpr,
     PROJECTION_BLOCKS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
@@ -322,7 +333,14 @@ def layerwise_conv(
     )
     y0, x0, x_at = first_tap(image, out_y, out_x, STRIDE, PADDING, IN_HEIGHT, IN_WIDTH, IN_CHANNELS)
     source_y, source_x, source_at = first_tap(
-        image, out_y, out_x, SHORTCUT_STRIDE, 0, SOURCE_HEIGHT, SOURCE_WIDTH, SOURCE_CHANNELS
+        image,
+        out_y,
+        out_x,
+        SHORTCUT_STRIDE,
+        PROJECTION_PADDING,
+        SOURCE_HEIGHT,
+        SOURCE_WIDTH,
+        SOURCE_CHANNELS,
     )
     accumulated = tl.full((BLOCK_PIXELS, BLOCK_CHANNELS), 0, tl.int32)
     accumulated += tl.load(offset_ptr + columns)[None, :]
@@ -360,7 +378,7 @@ def layerwise_conv(
             HEIGHT=SOURCE_HEIGHT,
             WIDTH=SOURCE_WIDTH,
             CHANNELS=SOURCE_CHANNELS,
-            KERNEL_SIZE=1,
+            KERNEL_SIZE=PROJECTION_KERNEL,
             DEPTH_BLOCKS=PROJECTION_BLOCKS,
             BLOCK_DEPTH=BLOCK_DEPTH,
         )

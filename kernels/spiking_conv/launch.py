@@ -68,6 +68,8 @@ class PackedMembrane:
 class SpikingLayer:
     """One integer layer, laid out for the fused kernels; spikes equal `SpikingConv`'s bit for bit.
 
+    A convolution in groups runs as one of all channels, with weights of zero between the groups.
+
     Args:
         layer: the parameters, on the device where it will run.
         interpret: run in Triton's interpreter, on the CPU.
@@ -85,7 +87,8 @@ class SpikingLayer:
                 "fused kernels take integer layers: run float32 networks on the torch backend"
             )
         self.layer, self.interpret, self.tile = layer, interpret, tile
-        self.channels, self.inputs, self.kernel = (layer.weight.shape[i] for i in (0, 1, 3))
+        self.channels, inputs, self.kernel = (layer.weight.shape[i] for i in (0, 1, 3))
+        self.inputs = inputs * layer.groups
         self.shortcut = 1 if layer.gain is not None else 2 if layer.projection is not None else 0
         self._laid_out: dict[Tile, dict[str, Any]] = {}
 
@@ -293,7 +296,7 @@ class SpikingLayer:
 
             bias = torch.zeros((len(layer.bias), padded), dtype=torch.int32, device=device)
             bias[:, : self.channels] = layer.bias
-            weight, projection = matrix(layer.weight), matrix(layer.projection)
+            weight, projection = matrix(_dense(layer)), matrix(layer.projection)
             self._laid_out[tile] = {
                 "weight": weight,
                 "projection": projection,
@@ -336,6 +339,8 @@ class SpikingLayer:
             "SOURCE_CHANNELS": channels,
             "SHORTCUT_STRIDE": layer.shortcut_stride,
             "SHORTCUT_PAD": layer.shortcut_pad,
+            "PROJECTION_KERNEL": 1 if layer.projection is None else layer.projection.shape[-1],
+            "PROJECTION_PADDING": layer.shortcut_padding,
             "PROJECTION_BLOCKS": laid_out["PROJECTION_BLOCKS"],
         }
 
@@ -353,6 +358,19 @@ class SpikingLayer:
             "num_stages": tile.stages,
             **_options(self.interpret),
         }
+
+
+def _dense(layer: SpikingConv) -> Tensor:
+    """Return the weights `[Cout, Cin, k, k]` of a convolution without its groups."""
+    if layer.groups == 1:
+        return layer.weight
+    parts = layer.weight.unflatten(0, (layer.groups, -1)).unbind()
+    outputs, inputs = parts[0].shape[:2]
+    dense = layer.weight.new_zeros((len(layer.weight), layer.groups * inputs, *parts[0].shape[2:]))
+    for group, part in enumerate(parts):
+        rows, columns = group * outputs, group * inputs
+        dense[rows : rows + outputs, columns : columns + inputs] = part
+    return dense
 
 
 def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:

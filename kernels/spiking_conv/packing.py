@@ -43,6 +43,16 @@ def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
     low, high = (-1, 1) if signed else (0, 2**bits - 1)
     if spikes.numel() and not (spikes.min() >= low and spikes.max() <= high):
         raise ValueError(f"spikes must be {low} to {high}: got {spikes.min()} to {spikes.max()}")
+    packed = pack_unchecked(spikes, signed, bits)
+    # Of both at once the compiled kernels' assembly would make -1, the interpreted code 0.
+    assert not signed or not (packed.planes[0] & packed.planes[1]).any(), (
+        "a neuron spikes +1 and -1 at once"
+    )
+    return packed
+
+
+def pack_unchecked(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
+    """Pack spikes that are known to be in range; nothing waits for a GPU."""
     rows = spikes.permute(0, 1, 3, 4, 2)
     timesteps, each = len(spikes), 8 // bits
     count = -(-timesteps // each)
@@ -53,8 +63,6 @@ def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
         planes[0, t // each] |= rows[t].clamp(min=0).to(torch.uint8) << (t % each * bits)
         if signed:
             planes[1, t // each] |= (rows[t] < 0).to(torch.uint8) << (t % each)
-    # Of both at once the compiled kernels' assembly would make -1, the interpreted code 0.
-    assert not signed or not (planes[0] & planes[1]).any(), "a neuron spikes +1 and -1 at once"
     return PackedSpikes(planes, timesteps, bits)
 
 

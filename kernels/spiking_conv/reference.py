@@ -60,16 +60,19 @@ class SpikingConv:
     for measuring what int8 costs.
 
     Attributes:
-        weight: `[Cout, Cin, k, k]`.
+        weight: `[Cout, Cin / groups, k, k]`.
         bias: `[P, Cout]`, added at timestep min(t, P - 1).
         threshold, v_init: `[Cout]`; threshold > 0.
         gain: `[Cout]` of an identity shortcut, which reads every `shortcut_stride`-th row and
             column of its source and adds it to channels `shortcut_pad` to Cout - `shortcut_pad`.
-        projection: `[Cout, Csrc, 1, 1]` of a projection shortcut.
+        projection: `[Cout, Csrc, k, k]` of a projection shortcut, with `shortcut_stride` and
+            `shortcut_padding`.
         max_pool: 3x3 max-pooling with stride 2 on the constant current (exact: ReLU and max
             commute).
         input_bound: the largest absolute value of one element of the input: `max_level` for spikes;
-            the stem's image has more.
+            the stem's image has more, and so has a sum of spikes.
+        summed: spikes that one element of the input is the sum of, more than one behind pooling
+            over an area.
         bits: of a spike, those of its inputs and its own: 1, or more if `multi-level`.
     """
 
@@ -87,6 +90,9 @@ class SpikingConv:
     max_pool: bool = False
     input_bound: int = 1
     bits: int = 1
+    groups: int = 1
+    shortcut_padding: int = 0
+    summed: int = 1
     _prepared: dict[tuple[torch.dtype, int], tuple[Convolution, Convolution | None]] = field(
         init=False, default_factory=dict, repr=False
     )
@@ -303,15 +309,30 @@ class SpikingConv:
     def convolutions(
         self, dtype: torch.dtype, largest: int
     ) -> tuple[Convolution, Convolution | None]:
-        """Return the convolution and that of the projection, for inputs up to `largest`."""
+        """Return the convolution and that of the projection, for spikes up to `largest`."""
         key = (dtype, min(largest, 256))
         if key not in self._prepared:
             device, projection = self.weight.device, self.projection
             self._prepared[key] = (
-                Convolution(self.weight, self.stride, self.padding, dtype, device, largest),
+                Convolution(
+                    self.weight,
+                    self.stride,
+                    self.padding,
+                    dtype,
+                    device,
+                    largest * self.summed,
+                    self.groups,
+                ),
                 None
                 if projection is None
-                else Convolution(projection, self.shortcut_stride, 0, dtype, device, largest),
+                else Convolution(
+                    projection,
+                    self.shortcut_stride,
+                    self.shortcut_padding,
+                    dtype,
+                    device,
+                    largest,
+                ),
             )
         return self._prepared[key]
 

@@ -19,9 +19,9 @@ from tests.far_device import far_device
 from tests.kernels.kernel_fixtures import interpreted
 from zoo.kernels.spiking_conv import unpack
 from zoo.kernels.spiking_conv.tiles import TABLE, Tile, choose
+from zoo.networks.architectures import topology
 from zoo.networks.resnet import ResNet
 from zoo.networks.spiking import SpikingResNet
-from zoo.networks.topology import topology
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = [

@@ -12,9 +12,9 @@ from benchmarks import imagenet
 from tests.zoo.spiking_fixtures import random_model, random_pixels
 from zoo.data.images import unlabelled
 from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from zoo.networks.architectures import topology
 from zoo.networks.batchnorm import fold_batchnorm
 from zoo.networks.pixels import image_table, look_up
-from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import Checkpoint
 
 CASES = {case.name: case for case in imagenet.cases()}

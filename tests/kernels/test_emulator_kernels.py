@@ -13,7 +13,7 @@ from tests.kernels.emulator.launch import ARCHITECTURES, Emulator
 from tests.kernels.emulator.mutants import LAYERS, Trial, mutants
 from zoo.kernels import spiking_conv
 from zoo.networks import fused
-from zoo.networks.topology import topology
+from zoo.networks.architectures import topology
 
 pytestmark = [emulated, pytest.mark.emulate]
 

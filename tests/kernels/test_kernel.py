@@ -36,7 +36,8 @@ from zoo.kernels.spiking_conv import (
     unpack,
 )
 from zoo.kernels.spiking_conv.tiles import Tile
-from zoo.networks.topology import IMAGE, topology
+from zoo.networks.architectures import topology
+from zoo.networks.topology import IMAGE
 
 by_name = {"ids": str}
 

@@ -13,8 +13,8 @@ from tests.zoo.spiking_fixtures import QUICK
 from zoo.conversion.convert import Conversion, convert
 from zoo.data.images import ImageSet
 from zoo.data.open import open_images
+from zoo.networks.architectures import topology
 from zoo.networks.preprocess import Preprocess
-from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
 from zoo.training.run import DIGITS_MEAN as MEAN
 from zoo.training.run import DIGITS_STD as STD

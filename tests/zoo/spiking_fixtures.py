@@ -19,14 +19,19 @@ from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.resnet import ResNet
 from zoo.networks.run import Head
 from zoo.networks.spiking import SpikingResNet
-from zoo.networks.topology import IMAGE, Layer, Shortcut, Topology
+from zoo.networks.topology import IMAGE, Layer, Pool, Shortcut, Topology
 
 # A quick conversion of 8 x 8 digits, for tests that need one but not a good one.
 QUICK = {"mean": (0.3053,), "std": (0.3763,), "input_size": 8, "timesteps": 8, "samples": 32}
 
 
-def naive_conv(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> np.ndarray:
+def naive_conv(
+    x: np.ndarray, weight: np.ndarray, stride: int, padding: int, groups: int = 1
+) -> np.ndarray:
     """[B, Cout, H, W] in int64: one product of matrices for each position of the kernel."""
+    if groups > 1:
+        pairs = zip(np.split(x, groups, 1), np.split(weight, groups), strict=True)
+        return np.concatenate([naive_conv(*pair, stride, padding) for pair in pairs], 1)
     x, weight = x.astype(np.int64), weight.astype(np.int64)
     kernel = weight.shape[-1]
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
@@ -41,23 +46,36 @@ def naive_conv(x: np.ndarray, weight: np.ndarray, stride: int, padding: int) -> 
     return out
 
 
-def naive_pool(x: np.ndarray) -> np.ndarray:
-    """3x3 max-pooling with stride 2; the border never wins."""
-    x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.iinfo(np.int64).min)
-    height, width = ((n - 3) // 2 + 1 for n in x.shape[2:])
+def naive_pool(x: np.ndarray, kernel: int = 3, stride: int = 2, padding: int = 1) -> np.ndarray:
+    """Max-pooling, 3x3 with stride 2 by default; the border never wins."""
+    border = ((0, 0), (0, 0), (padding, padding), (padding, padding))
+    x = np.pad(x, border, constant_values=np.iinfo(np.int64).min)
+    height, width = ((n - kernel) // stride + 1 for n in x.shape[2:])
     windows = [
-        x[:, :, i : i + 2 * height : 2, j : j + 2 * width : 2] for i in range(3) for j in range(3)
+        x[:, :, i : i + stride * height : stride, j : j + stride * width : stride]
+        for i in range(kernel)
+        for j in range(kernel)
     ]
     return np.max([window[..., :height, :width] for window in windows], 0)
 
 
+def naive_spike_pool(spikes: np.ndarray, pool: Pool) -> np.ndarray:
+    """What a pooling makes of spikes [T, B, C, H, W], by the definition of its kind."""
+    if pool.kind == "average":
+        return spikes.sum((3, 4), keepdims=True)
+    counts = np.cumsum(spikes, 0)
+    peaks = np.stack([naive_pool(n, pool.kernel, pool.stride, pool.padding) for n in counts])
+    return np.diff(peaks, axis=0, prepend=np.zeros_like(peaks[:1]))
+
+
 def naive_current(layer: SpikingConv, x: np.ndarray, source: np.ndarray | None) -> np.ndarray:
     """Current of one timestep without bias, int64 [B, Cout, H, W]."""
-    current = naive_conv(x, layer.weight.numpy(), layer.stride, layer.padding)
+    current = naive_conv(x, layer.weight.numpy(), layer.stride, layer.padding, layer.groups)
     if layer.max_pool:
         current = naive_pool(current)
     if source is not None and layer.projection is not None:
-        current += naive_conv(source, layer.projection.numpy(), layer.shortcut_stride, 0)
+        reach = layer.shortcut_stride, layer.shortcut_padding
+        current += naive_conv(source, layer.projection.numpy(), *reach)
     elif source is not None:
         assert layer.gain is not None
         for c in range(source.shape[1]):
@@ -121,16 +139,18 @@ def naive_network(network: SpikingResNet, images: Tensor, timesteps: int) -> dic
         source = out[spec.shortcut.source] if spec.shortcut else None
         if network.schedule == "causal":
             out[spec.name] = naive_run(layer, x, source)[0]
-            continue
-        currents = [
-            naive_current(layer, x[t], None if source is None else source[t]) + naive_bias(layer, t)
-            for t in range(timesteps)
-        ]
-        neurons = NaiveNeurons(layer, currents[0].shape)
-        neurons.v = neurons.v + np.sum(currents, 0)
-        out[spec.name] = np.stack([neurons.step(0) for _ in range(timesteps)])
-    del out[IMAGE]
-    return out
+        else:
+            currents = [
+                naive_current(layer, x[t], None if source is None else source[t])
+                + naive_bias(layer, t)
+                for t in range(timesteps)
+            ]
+            neurons = NaiveNeurons(layer, currents[0].shape)
+            neurons.v = neurons.v + np.sum(currents, 0)
+            out[spec.name] = np.stack([neurons.step(0) for _ in range(timesteps)])
+        for pool in network.topology.pools_behind(spec.name):
+            out[pool.name] = naive_spike_pool(out[spec.name], pool)
+    return {spec.name: out[spec.name] for spec in network.topology.layers}
 
 
 def tiny_topology(form: str) -> Topology:
@@ -138,8 +158,12 @@ def tiny_topology(form: str) -> Topology:
 
     `cifar` has both option-A identities, `imagenet` a max-pooled 7x7 stem, a bottleneck with a
     strided projection, and one with an identity; `v1` has that bottleneck's stride in its first
-    convolution.
+    convolution. `deep` has a stem of three convolutions whose spikes are max-pooled, a convolution
+    in groups and a 2x2 projection that averages, `head` a hidden fully connected layer, with a
+    shortcut, behind the average over the area.
     """
+    if form in ("deep", "head"):
+        return _deep_topology() if form == "deep" else _head_topology()
     if form == "cifar":
         layers = (
             Layer("conv1", "bn1", IMAGE, 1, 4, 3),
@@ -193,6 +217,39 @@ def tiny_topology(form: str) -> Topology:
     return Topology("tiny", "B", 3, 4, layers)
 
 
+def _deep_topology() -> Topology:
+    averaged = Shortcut(
+        "projection",
+        "maxpool",
+        2,
+        conv="layer1.0.downsample.1",
+        bn="layer1.0.downsample.2",
+        kernel=2,
+        averaged=True,
+    )
+    layers = (
+        Layer("conv1.0", "conv1.1", IMAGE, 3, 4, 3, 2),
+        Layer("conv1.3", "conv1.4", "conv1.0", 4, 6, 3),
+        Layer("layer1.0.conv1", "layer1.0.bn1", "maxpool", 6, 8, 1),
+        Layer("layer1.0.conv2", "layer1.0.bn2", "layer1.0.conv1", 8, 8, 3, 2, groups=4),
+        Layer("layer1.0.conv3", "layer1.0.bn3", "layer1.0.conv2", 8, 9, 1, 1, averaged),
+    )
+    pools = (Pool("maxpool", "conv1.3", "max", 3, 2, 1),)
+    return Topology("tiny", "B", 3, 4, layers, pools=pools)
+
+
+def _head_topology() -> Topology:
+    layers = (
+        Layer("body.conv1", "body.bn1", IMAGE, 3, 5, 3),
+        Layer("body.conv2", "body.bn2", "body.conv1", 5, 8, 3),
+        Layer("top.0", "", "area", 8, 6, 1),
+        Layer("top.2", "", "top.0", 6, 6, 1, 1, Shortcut("identity", "top.0")),
+    )
+    pools = (Pool("half", "body.conv1", "max", 2, 2), Pool("area", "body.conv2", "average"))
+    layers = (layers[0], replace(layers[1], source="half"), *layers[2:])
+    return Topology("tiny", "B", 3, 4, layers, pools=pools, named=False)
+
+
 def random_network(
     net: Topology, *, neuron: str = "if", schedule: str = "causal", seed: int = 0
 ) -> SpikingResNet:
@@ -203,19 +260,22 @@ def random_network(
         return torch.randint(low, high + 1, shape, generator=gen).to(dtype)
 
     layers = {}
+    averages = {pool.name for pool in net.pools if pool.kind == "average"}
     for spec in net.layers:
         stem, c = spec.source == IMAGE, spec.out_channels
         gain = projection = None
         if spec.shortcut is not None and spec.shortcut.kind == "projection":
-            projection = draw(
-                -127, 127, c, net.channels[spec.shortcut.source], 1, 1, dtype=torch.int8
-            )
+            side = spec.shortcut
+            shape = (c, net.channels[side.source], side.kernel, side.kernel)
+            projection = draw(-127, 127, *shape, dtype=torch.int8)
         elif spec.shortcut is not None:
             gain = draw(1, 150, c)
-        size = int(127 * (spec.in_channels * spec.kernel**2) ** 0.5 * (100 if stem else 1))
+        summed = 9 if spec.source in averages else 1  # of 3x3 pixels at most
+        inputs = spec.in_channels // spec.groups
+        size = int(127 * (inputs * spec.kernel**2 * summed) ** 0.5 * (100 if stem else 1))
         threshold = draw(size // 3, size, c)
         layers[spec.name] = SpikingConv(
-            draw(-127, 127, c, spec.in_channels, spec.kernel, spec.kernel, dtype=torch.int8),
+            draw(-127, 127, c, inputs, spec.kernel, spec.kernel, dtype=torch.int8),
             draw(-size // 8, size // 3, 1 if stem else 3, c),
             threshold,
             threshold // 2,
@@ -227,8 +287,11 @@ def random_network(
             spec.shortcut.stride if spec.shortcut else 1,
             spec.shortcut.pad if spec.shortcut else 0,
             spec.max_pool,
-            input_bound=512 if stem else 2**bits - 1,
+            input_bound=512 if stem else summed * (2**bits - 1),
             bits=bits,
+            groups=spec.groups,
+            shortcut_padding=spec.shortcut.padding if spec.shortcut else 0,
+            summed=summed,
         )
     head = Head(
         draw(-127, 127, net.num_classes, net.features, dtype=torch.int8),

@@ -101,6 +101,64 @@ class SourceConfig(_Strict):
     ] = None
 
 
+Name = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$")]
+
+
+Width = Annotated[int, Field(ge=1, le=2**16)]
+
+
+Kernel = Annotated[int, Field(ge=1, le=64)]
+
+
+Padding = Annotated[int, Field(ge=0, le=32)]
+
+
+class ShortcutConfig(_Strict):
+    """A second input of a layer's neurons, `zoo.networks.topology.Shortcut`."""
+
+    kind: Literal["identity", "projection"]
+    source: Name
+    stride: Kernel = 1
+    pad: Annotated[int, Field(ge=0, le=2**16)] = 0
+    kernel: Kernel = 1
+    padding: Padding = 0
+
+
+class LayerConfig(_Strict):
+    """One convolution and its neurons, `zoo.networks.topology.Layer`.
+
+    `source` is "image", or the name of a layer or pooling before it, whose channels it reads.
+    """
+
+    name: Name
+    source: Name
+    channels: Width
+    kernel: Kernel
+    stride: Kernel = 1
+    padding: Padding
+    groups: Width = 1
+    max_pool: bool = False
+    shortcut: ShortcutConfig | None = None
+
+
+class PoolConfig(_Strict):
+    """A pooling of a layer's spikes, `zoo.networks.topology.Pool`."""
+
+    name: Name
+    source: Name
+    kind: Literal["max", "average"]
+    kernel: Annotated[int, Field(ge=0, le=64)] = 0
+    stride: Kernel = 1
+    padding: Padding = 0
+
+
+class TopologyConfig(_Strict):
+    """The layers of a network that goes by no name, in running order."""
+
+    layers: Annotated[list[LayerConfig], Field(min_length=1, max_length=1024)]
+    pools: Annotated[list[PoolConfig], Field(max_length=64)] = []
+
+
 class CalibrationConfig(_Strict):
     """The images that were used, and how they were drawn.
 
@@ -150,6 +208,8 @@ class Config(_Strict):
     shortcut: Literal["A", "B"]
     stride_in: Literal["3x3", "1x1"] = "3x3"
     stem: Annotated[int, Field(ge=1, le=8)] = 1
+    # Left out where `arch` names the network: the bytes of those artifacts stay what they were.
+    topology: Annotated[TopologyConfig | None, Field(exclude_if=lambda value: value is None)] = None
     num_classes: Annotated[int, Field(ge=1, le=100_000)]
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from zoo.artifact.config import Config
+from zoo.artifact.config import (
+    Config,
+    LayerConfig,
+    PoolConfig,
+    ShortcutConfig,
+    TopologyConfig,
+)
 from zoo.errors import IntegrityError, UsageError
 from zoo.kernels.spiking_conv import SpikingConv
+from zoo.networks.architectures import topology
 from zoo.networks.run import Head
-from zoo.networks.spiking import SpikingResNet
-from zoo.networks.topology import IMAGE, Topology, topology
+from zoo.networks.spiking import SpikingResNet, check_name
+from zoo.networks.topology import IMAGE, Layer, Pool, Shortcut, Topology, with_stem
 
 _MAX_HEADER_BYTES = 4_000_000
 
@@ -20,6 +28,9 @@ _MAX_HEADER_BYTES = 4_000_000
 # An ImageNet ResNet-152 at 384 x 384 has 60 million. A neuron takes up to 20 bytes: this bounds
 # what a config can ask for.
 MAX_NEURONS = 2**26
+
+# What a description can ask for; a ResNet-152 has 2**26.
+MAX_WEIGHTS = 2**30
 
 
 def tensors_of(network: SpikingResNet, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -45,7 +56,10 @@ def expected_tensors(
     for layer in net.layers:
         channels, name = layer.out_channels, layer.name
         expected |= {
-            f"{name}.weight": (small, (channels, layer.in_channels, layer.kernel, layer.kernel)),
+            f"{name}.weight": (
+                small,
+                (channels, layer.in_channels // layer.groups, layer.kernel, layer.kernel),
+            ),
             f"{name}.bias": (wide, (config.bias_rows, channels)),
             f"{name}.threshold": (wide, (channels,)),
             f"{name}.v_init": (wide, (channels,)),
@@ -54,8 +68,8 @@ def expected_tensors(
         if layer.shortcut is not None and layer.shortcut.kind == "identity":
             expected[f"{name}.shortcut.gain"] = (wide, (channels,))
         elif layer.shortcut is not None:
-            source = net.channels[layer.shortcut.source]
-            expected[f"{name}.shortcut.weight"] = (small, (channels, source, 1, 1))
+            source, kernel = net.channels[layer.shortcut.source], layer.shortcut.kernel
+            expected[f"{name}.shortcut.weight"] = (small, (channels, source, kernel, kernel))
     classes = config.num_classes
     expected["fc.weight"] = (small, (classes, net.features))
     expected |= {f"fc.{part}": (torch.float32, (classes,)) for part in ("scale", "bias")}
@@ -66,9 +80,14 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
     """Build the network from validated tensors."""
     net = topology_of(config)
     image_bound = int(tensors["image.table"].double().abs().max())
+    sizes = net.sizes(*config.preprocess.input_size[1:])
+    summed = {
+        pool.name: math.prod(sizes[pool.source]) for pool in net.pools if pool.kind == "average"
+    }
     layers = {}
     for spec in net.layers:
-        shortcut = spec.shortcut
+        shortcut, sums = spec.shortcut, summed.get(spec.source, 1)
+        spike_bound = sums * (2**config.spike_bits - 1)
         layers[spec.name] = SpikingConv(
             weight=tensors[f"{spec.name}.weight"],
             bias=tensors[f"{spec.name}.bias"],
@@ -82,8 +101,11 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
             shortcut_stride=shortcut.stride if shortcut else 1,
             shortcut_pad=shortcut.pad if shortcut else 0,
             max_pool=spec.max_pool,
-            input_bound=image_bound if spec.source == IMAGE else 2**config.spike_bits - 1,
+            input_bound=image_bound if spec.source == IMAGE else spike_bound,
             bits=config.spike_bits,
+            groups=spec.groups,
+            shortcut_padding=shortcut.padding if shortcut else 0,
+            summed=sums,
         )
     head = Head(weight=tensors["fc.weight"], scale=tensors["fc.scale"], bias=tensors["fc.bias"])
     return SpikingResNet(
@@ -103,19 +125,22 @@ def topology_of(config: Config) -> Topology:
 
     Raises IntegrityError when there is no such network, or it is too large to run.
     """
+    channels, height, width = config.preprocess.input_size
     try:
-        net = topology(
-            config.arch,
-            num_classes=config.num_classes,
-            in_channels=config.preprocess.input_size[0],
-            shortcut=config.shortcut,
-            stride_in=config.stride_in,
-            stem=config.stem,
-        )
+        if config.topology is not None:
+            net = described(config.topology, config)
+        else:
+            net = topology(
+                config.arch,
+                num_classes=config.num_classes,
+                in_channels=channels,
+                shortcut=config.shortcut,
+                stride_in=config.stride_in,
+                stem=config.stem,
+            )
+        sizes = net.sizes(height, width)
     except UsageError as error:
         raise IntegrityError(f"config.json: {error}") from error
-    _, height, width = config.preprocess.input_size
-    sizes = net.sizes(height, width)
     neurons = sum(
         layer.out_channels * sizes[layer.name][0] * sizes[layer.name][1] for layer in net.layers
     )
@@ -126,6 +151,110 @@ def topology_of(config: Config) -> Topology:
             "choose a smaller input size"
         )
     return net
+
+
+def description(net: Topology) -> TopologyConfig | None:
+    """Return what config.json says of the layers: None where the network's name says it.
+
+    Args:
+        net: without copies of its stem's channels (`zoo.networks.topology.with_stem`).
+    """
+    if net.named:
+        return None
+
+    def shortcut(side: Shortcut) -> ShortcutConfig:
+        return ShortcutConfig(
+            kind=side.kind,
+            source=side.source,
+            stride=side.stride,
+            pad=side.pad,
+            kernel=side.kernel,
+            padding=side.padding,
+        )
+
+    return TopologyConfig(
+        layers=[
+            LayerConfig(
+                name=layer.name,
+                source=layer.source,
+                channels=layer.out_channels,
+                kernel=layer.kernel,
+                stride=layer.stride,
+                padding=layer.padding,
+                groups=layer.groups,
+                max_pool=layer.max_pool,
+                shortcut=None if layer.shortcut is None else shortcut(layer.shortcut),
+            )
+            for layer in net.layers
+        ],
+        pools=[
+            PoolConfig(
+                name=pool.name,
+                source=pool.source,
+                kind=pool.kind,
+                kernel=pool.kernel,
+                stride=pool.stride,
+                padding=pool.padding,
+            )
+            for pool in net.pools
+        ],
+    )
+
+
+def described(stated: TopologyConfig, config: Config) -> Topology:
+    """Return the topology that a config describes.
+
+    Raises:
+        UsageError: its layers do not fit together, or their weights pass MAX_WEIGHTS.
+    """
+    channels = {IMAGE: config.preprocess.input_size[0]}
+    layers = []
+    for layer in stated.layers:
+        # What it reads is checked below, with everything else.
+        width = channels.get(layer.source, 1)
+        channels[layer.name] = layer.channels
+        channels |= {
+            pool.name: layer.channels for pool in stated.pools if pool.source == layer.name
+        }
+        side = layer.shortcut
+        layers.append(
+            Layer(
+                layer.name,
+                "",
+                layer.source,
+                width,
+                layer.channels,
+                layer.kernel,
+                layer.stride,
+                None if side is None else Shortcut(**side.model_dump()),
+                layer.max_pool,
+                layer.groups,
+                layer.padding,
+            )
+        )
+    net = Topology(
+        config.arch,
+        config.shortcut,
+        channels[IMAGE],
+        config.num_classes,
+        tuple(layers),
+        config.stride_in,
+        pools=tuple(Pool(**pool.model_dump()) for pool in stated.pools),
+        named=False,
+    ).checked()
+    for spec in net.layers:
+        check_name(spec.name)
+    weights = sum(_weights(net, layer) for layer in net.layers)
+    if weights > MAX_WEIGHTS:
+        raise UsageError(f"{net.arch} has {weights} weights, at most {MAX_WEIGHTS} are run")
+    return with_stem(net, config.stem)
+
+
+def _weights(net: Topology, layer: Layer) -> int:
+    inputs, side = layer.in_channels // layer.groups * layer.kernel**2, layer.shortcut
+    if side is not None and side.kind == "projection":
+        inputs += net.channels[side.source] * side.kernel**2
+    return layer.out_channels * inputs
 
 
 def weights_limit(config: Config) -> int:

@@ -9,6 +9,7 @@ never parts a threshold from its amplitude.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,13 +19,14 @@ from torch import Tensor
 from zoo.artifact.config import Numerics
 from zoo.conversion import calibrate
 from zoo.conversion.rounding import patches, round_to_int8
+from zoo.conversion.trains import SpikeTrain, pool_of_counts, pooled_train
 from zoo.kernels.neuron import Neuron
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.pixels import IMAGE_SCALE, image_table, look_up
-from zoo.networks.resnet import activate, preactivation
+from zoo.networks.resnet import activate, pool_activations, preactivation
 from zoo.networks.run import Head, Schedule
 from zoo.networks.spiking import SpikingResNet
-from zoo.networks.topology import IMAGE, Layer
+from zoo.networks.topology import IMAGE, Layer, Pool
 from zoo.pretrained.checkpoint import Checkpoint
 
 
@@ -100,7 +102,7 @@ class Built:
 
 @dataclass
 class _Live:
-    """Outputs of layers that later layers still read.
+    """Outputs of layers and poolings that later layers still read.
 
     Attributes:
         activations: of the ANN, float32 `[B, C, H, W]`.
@@ -110,9 +112,22 @@ class _Live:
     """
 
     activations: dict[str, Tensor] = field(default_factory=dict)
-    spikes: dict[str, calibrate.SpikeTrain] = field(default_factory=dict)
+    spikes: dict[str, SpikeTrain] = field(default_factory=dict)
     counts: dict[str, dict[int, Tensor]] = field(default_factory=dict)
     limits: dict[str, Tensor] = field(default_factory=dict)
+
+    def pool(self, pool: Pool) -> None:
+        """Add what a pooling makes of the outputs of its source, which are there."""
+        source = pool.source
+        self.activations[pool.name] = pool_activations(self.activations[source], pool)
+        if source in self.spikes:
+            self.spikes[pool.name] = pooled_train(self.spikes[source], pool)
+        if source in self.counts:
+            self.counts[pool.name] = {
+                steps: pool_of_counts(counts, pool) for steps, counts in self.counts[source].items()
+            }
+        if source in self.limits:
+            self.limits[pool.name] = pool_of_counts(self.limits[source], pool)
 
     def forget(self, names: Iterable[str]) -> None:
         """Release the outputs of these layers."""
@@ -143,6 +158,7 @@ def build_network(
     table = images[spec.numerics == "int8"]
     live, layers, scales, reports = _Live(), {}, {}, []
     amplitudes: dict[str, Tensor] = {}
+    summed: dict[str, int] = {}
     live.activations[IMAGE] = look_up(images[0], pixels)
     for index, node in enumerate(net.layers):
         z = preactivation(
@@ -152,7 +168,7 @@ def build_network(
             live.activations[node.shortcut.source] if node.shortcut else None,
         )
         activation = activate(node, params, z)
-        layer, scale = _layer(spec, node, amplitudes, table, live)
+        layer, scale = _layer(spec, node, amplitudes, summed, table, live)
         target = activation / scale.view(-1, 1, 1)
         if spec.schedule == "causal":
             layer = _sweep_causal(
@@ -173,10 +189,16 @@ def build_network(
         error = (decoded - activation).square_().sum() / activation.square().sum().clamp_min(1e-12)
         reports.append(LayerReport(node.name, error.item(), fired / (decoded.numel() * timesteps)))
         live.activations[node.name] = activation
+        for pool in net.pools_behind(node.name):
+            live.pool(pool)
+            # One spike that is summed over the area is worth its share of the mean.
+            area = 1 if pool.kind == "max" else math.prod(activation.shape[2:])
+            amplitudes[pool.name] = amplitudes[node.name] / area
+            summed[pool.name] = area
         live.forget(net.released_after(index))
         if progress is not None:
             progress(index + 1, len(net.layers))
-    final = net.layers[-1].name
+    final = net.output
     head = _head(spec, amplitudes[final], live.activations[final][0, 0].numel())
     network = SpikingResNet(net, layers, head, table, schedule=spec.schedule)
     ann_logits = torch.nn.functional.linear(
@@ -195,7 +217,12 @@ def build_network(
 
 
 def _layer(
-    spec: BuildSpec, node: Layer, amplitudes: Mapping[str, Tensor], table: Tensor, live: _Live
+    spec: BuildSpec,
+    node: Layer,
+    amplitudes: Mapping[str, Tensor],
+    summed: Mapping[str, int],
+    table: Tensor,
+    live: _Live,
 ) -> tuple[SpikingConv, Tensor]:
     """Return the layer with the ANN's bias, and its scale `[C]`.
 
@@ -206,7 +233,7 @@ def _layer(
     theta = spec.theta[node.name] / max_level
     weight = params[f"{node.name}.weight"] * spec.compensation
     if node.source != IMAGE:
-        weight = weight * amplitudes[node.source].view(1, -1, 1, 1)
+        weight = weight * _by_input(amplitudes[node.source], node.groups, len(weight))
     elif integer:
         weight = weight / IMAGE_SCALE
     gain = projection = None
@@ -236,7 +263,7 @@ def _layer(
 
     if integer:
         weight, projection, shift = _rounded(
-            spec, node, weight, projection, scale, amplitudes, live
+            spec, node, weight, projection, scale, amplitudes, summed, live
         )
         bias = bias + shift * scale
     threshold = units(theta).clamp_min(1) if integer else theta
@@ -253,10 +280,29 @@ def _layer(
         shortcut_stride=node.shortcut.stride if node.shortcut else 1,
         shortcut_pad=node.shortcut.pad if node.shortcut else 0,
         max_pool=node.max_pool,
-        input_bound=int(table.abs().max()) if node.source == IMAGE else max_level,
+        input_bound=int(table.abs().max())
+        if node.source == IMAGE
+        else max_level * summed.get(node.source, 1),
         bits=spec.bits,
+        groups=node.groups,
+        shortcut_padding=node.shortcut.padding if node.shortcut else 0,
+        summed=summed.get(node.source, 1),
     )
     return layer, scale
+
+
+def _by_input(values: Tensor, groups: int, channels: int) -> Tensor:
+    """Return what each of `channels` output channels multiplies its inputs by.
+
+    Args:
+        values: of the input channels, `[Cin]`.
+
+    Returns:
+        `[1, Cin, 1, 1]`, in groups `[Cout, Cin / groups, 1, 1]`.
+    """
+    if groups == 1:
+        return values.view(1, -1, 1, 1)
+    return values.view(groups, -1).repeat_interleave(channels // groups, 0)[:, :, None, None]
 
 
 def _rounded(
@@ -266,6 +312,7 @@ def _rounded(
     projection: Tensor | None,
     scale: Tensor,
     amplitudes: Mapping[str, Tensor],
+    summed: Mapping[str, int],
     live: _Live,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return weights and projection as int8, and the shift of the bias that keeps the mean output.
@@ -273,27 +320,33 @@ def _rounded(
     The shift is in units of `scale`. The inputs that weights are rounded on are the spikes per
     timestep that the ANN's activations ask for (the stem's: the image).
     """
-    generator = torch.Generator().manual_seed(0)
 
     def rates(source: str) -> Tensor:
         activation = live.activations[source]
         if source == IMAGE:
             return activation * IMAGE_SCALE
-        return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(2**spec.bits - 1)
+        most = (2**spec.bits - 1) * summed.get(source, 1)
+        return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(most)
 
-    flat = weight.flatten(1)
-    inputs = patches(rates(node.source), node.kernel, node.stride, node.padding, generator)
+    def seen(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
+        # The same seed: of a layer's inputs, those at the same positions.
+        return patches(x, kernel, stride, padding, torch.Generator().manual_seed(0))
+
+    flat, side = weight.flatten(1), None
     if projection is not None and node.shortcut is not None:
         flat = torch.cat([flat, projection.flatten(1)], 1)
-        side = patches(
-            rates(node.shortcut.source),
-            1,
-            node.shortcut.stride,
-            0,
-            torch.Generator().manual_seed(0),
-        )
-        inputs = torch.cat([inputs, side], 1)
-    rounded, shift = round_to_int8(flat / scale[:, None], inputs)
+        reach = (node.shortcut.kernel, node.shortcut.stride, node.shortcut.padding)
+        side = seen(rates(node.shortcut.source), *reach)
+    parts = []
+    for rows, x in zip(
+        (flat / scale[:, None]).chunk(node.groups),
+        rates(node.source).chunk(node.groups, 1),
+        strict=True,
+    ):
+        inputs = seen(x, node.kernel, node.stride, node.padding)
+        inputs = inputs if side is None else torch.cat([inputs, side], 1)
+        parts.append(round_to_int8(rows, inputs))
+    rounded, shift = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     main, extra = rounded.split([weight[0].numel(), rounded.shape[1] - weight[0].numel()], 1)
     rounded_projection = (
         None if projection is None else extra.reshape(projection.shape).contiguous()

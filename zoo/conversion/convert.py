@@ -25,7 +25,7 @@ from zoo.artifact.config import (
     unsealed,
 )
 from zoo.artifact.folder import write_artifact
-from zoo.artifact.tensors import tensors_of
+from zoo.artifact.tensors import description, tensors_of
 from zoo.conversion.build import Built, LayerReport
 from zoo.conversion.inputs import (
     assumed_normalisation,
@@ -284,6 +284,7 @@ def _describe(
             shortcut=net.shortcut,
             stride_in=net.stride_in,
             stem=built.network.topology.stem,
+            topology=description(net),
             num_classes=net.num_classes,
             class_names=names,
             preprocess=PreprocessConfig(

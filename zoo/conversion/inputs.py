@@ -96,7 +96,7 @@ def preprocessing(
     for the CIFAR form and 224 after a resize to 256 for the ImageNet form.
     """
     net, origin, training = checkpoint.net, checkpoint.origin, checkpoint.training
-    imagenet = net.layers[0].max_pool
+    imagenet = net.halves_image
     trained = None if training is None else training.input_size
     side = input_size or trained or origin.input_size or (224 if imagenet else 32)
     if resize is None and origin.crop is not None:

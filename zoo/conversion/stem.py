@@ -52,8 +52,8 @@ def split_stem(
     if f"{stem}.threshold" in params:
         wide[f"{stem}.threshold"] = params[f"{stem}.threshold"].repeat(copies)
     for layer in net.layers[1:]:
-        read = [f"{layer.name}.weight"] if layer.source == stem else []
-        if layer.shortcut is not None and layer.shortcut.source == stem:
+        read = [f"{layer.name}.weight"] if net.origin(layer.source) == stem else []
+        if layer.shortcut is not None and net.origin(layer.shortcut.source) == stem:
             read.append(f"{layer.name}.shortcut.weight")
         for name in read:
             wide[name] = params[name].repeat(1, copies, 1, 1) / copies

@@ -155,7 +155,7 @@ def from_moments(net: Topology, moments: Mapping[str, Moments], levels: int) -> 
 
     A convolution delivers what BatchNorm recorded, mean beta and deviation |gamma|; an identity
     shortcut delivers a normal value behind a ReLU. What meets in a neuron is taken to be
-    independent, and its sum to be normal; max-pooling is left out.
+    independent, and its sum to be normal; pooling is left out.
     """
     theta: dict[str, Tensor] = {}
     rectified: dict[str, tuple[Tensor, Tensor]] = {}  # mean and variance behind the ReLU
@@ -179,6 +179,7 @@ def from_moments(net: Topology, moments: Mapping[str, Moments], levels: int) -> 
             first,
             ((mean.square() + var) * share + mean * density - first.square()).clamp_min(0),
         )
+        rectified |= {pool.name: rectified[layer.name] for pool in net.pools_behind(layer.name)}
     return theta
 
 

@@ -5,8 +5,9 @@ that meets a non-zero input; with a binary or ternary input it is an accumulate 
 multiply-accumulate (MAC). Bias, pooling and normalisation are not counted. Here, per image: every
 layer behind the stem counts ACs; the stem sees a constant image, is computed once, and counts MACs
 once; the classifier reads accumulated counts once and counts MACs. An identity shortcut is a
-synapse too: one AC a spike. A graded spike is as many binary ones, of weights 1, 2, 4, ..., as it
-has bits set, and as many ACs.
+synapse too: one AC a spike. A layer behind max-pooling reads the spikes that it emits; behind an
+average over the area, every spike of the area. A graded spike is as many binary ones, of weights 1,
+2, 4, ..., as it has bits set, and as many ACs.
 
 Energy is modelled, not measured: Horowitz, ISSCC 2014, 45 nm: float32 multiply 3.7 pJ, add 0.9 pJ;
 int8 multiply 0.2 pJ, int32 add 0.1 pJ; a multiply by b bits costs b/8 of it. Moving data is not
@@ -54,8 +55,8 @@ def spiking_operations(
     """Return the effective operations per image of a run.
 
     Args:
-        spikes: spikes per neuron `[C, H, W]` of each layer, summed over `images` images and the
-            run's timesteps, on the network's device.
+        spikes: spikes per neuron `[C, H, W]` of each layer and pooling, summed over `images` images
+            and the run's timesteps, on the network's device.
         active_pixels: how often each input pixel's table value was not zero `[C, H, W]`, over the
             same images, on the network's device.
     """
@@ -73,11 +74,12 @@ def count_operations(
     for spec in network.topology.layers:
         layer = network.layers[spec.name]
         inputs = active_pixels if spec.source == IMAGE else spikes[spec.source]
-        count = _meetings(inputs, layer.weight, spec.stride, spec.padding)
+        count = _meetings(inputs, layer.weight, spec.stride, spec.padding, spec.groups)
         if spec.shortcut is not None:
             inputs = spikes[spec.shortcut.source]
             if layer.projection is not None:
-                count += _meetings(inputs, layer.projection, spec.shortcut.stride, 0)
+                side = spec.shortcut
+                count += _meetings(inputs, layer.projection, side.stride, side.padding)
             else:
                 count += int(identity_shortcut(inputs[None], spec.shortcut).sum().item())
         counts[spec.name] = count
@@ -93,19 +95,19 @@ def per_image(network: SpikingResNet, counts: Mapping[str, int], images: int) ->
     )
 
 
-def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int) -> int:
+def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int, groups: int = 1) -> int:
     """Return how often a non-zero weight meets an input.
 
     Sums of integers, so exact on every device.
 
     Args:
         inputs: int64 `[C, H, W]`, how often each position has an input; on the weight's device.
-        weight: `[Cout, C, k, k]`.
+        weight: `[Cout, C / groups, k, k]`.
     """
     kernel = weight.shape[-1]
     windows = F.pad(inputs, [padding] * 4).unfold(1, kernel, stride).unfold(2, kernel, stride)
     # All output channels at once: an input meets as many weights as channels have one there.
-    weights = (weight != 0).sum(0)
+    weights = (weight != 0).unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     return int((windows.sum((1, 2)) * weights).sum().item())
 
 
@@ -120,11 +122,11 @@ def dense_macs(network: SpikingResNet, height: int, width: int) -> float:
         rows, columns = (
             (n + 2 * spec.padding - spec.kernel) // spec.stride + 1 for n in sizes[spec.source]
         )
-        copies = net.stem if stem in (spec.name, spec.source) else 1
+        copies = net.stem if stem in (spec.name, net.origin(spec.source)) else 1
         total += rows * columns * network.layers[spec.name].weight.numel() / copies
         projection = network.layers[spec.name].projection
         if projection is not None and spec.shortcut is not None:
-            copies = net.stem if spec.shortcut.source == stem else 1
+            copies = net.stem if net.origin(spec.shortcut.source) == stem else 1
             total += math.prod(sizes[spec.name]) * projection.numel() / copies
     return total + network.head.weight.numel()
 

@@ -325,7 +325,8 @@ def _count_batch(network: SpikingResNet, batch: Tensor, labels: Tensor, tally: T
         for step in steps:
             snapshot, spikes = tally.snapshots[step], run.spikes[step]
             snapshot.hits.count(run.logits[-1 if layerwise else step - 1], labels)
-            snapshot.spikes = {name: int(total.sum()) for name, total in spikes.items()}
+            names = (spec.name for spec in network.topology.layers)
+            snapshot.spikes = {name: int(spikes[name].sum()) for name in names}
             snapshot.operations = count_operations(network, spikes, active)
 
 

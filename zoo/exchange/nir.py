@@ -100,6 +100,7 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         stride: int,
         padding: int = 0,
         bias: Tensor | None = None,
+        groups: int = 1,
     ) -> str:
         shift = torch.zeros(len(weight)) if bias is None else bias
         nodes[name] = nir.Conv2d(
@@ -108,7 +109,7 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
             (stride, stride),
             (padding, padding),
             (1, 1),
-            1,
+            groups,
             shift.float().numpy(),
         )
         edges.append((source, name))
@@ -122,7 +123,8 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         if spec.source == IMAGE:  # the image's channels, none of the clock's
             weight = torch.cat([weight, torch.zeros(len(weight), rows, *weight.shape[2:])], 1)
         source = "input" if spec.source == IMAGE else f"{_name(spec.source)}_if"
-        parts = [convolve(name, source, sizes[spec.source], weight, spec.stride, spec.padding)]
+        geometry = (sizes[spec.source], weight, spec.stride, spec.padding)
+        parts = [convolve(name, source, *geometry, groups=spec.groups)]
         clock = torch.zeros(len(weight), channels + rows, 1, 1)
         clock[:, channels:, 0, 0] = layer.bias[torch.arange(rows).clamp_max(len(layer.bias) - 1)].T
         clock[:, channels, 0, 0] += layer.v_init + 0.5
@@ -137,6 +139,7 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
                     sizes[begin],
                     weight,
                     spec.shortcut.stride,
+                    spec.shortcut.padding,
                 )
             )
         threshold = layer.threshold.float().view(-1, 1, 1).expand(-1, *size).numpy()
@@ -203,7 +206,11 @@ def _check(config: Config, network: SpikingResNet) -> None:
     reasons = {
         f"{config.neuron} neurons: its neurons spike 0 or 1": config.neuron != "if",
         "the layerwise schedule: its neurons fire while they receive": config.schedule != "causal",
-        "max-pooling": any(spec.max_pool for spec in network.topology.layers),
+        "max-pooling": any(spec.max_pool for spec in network.topology.layers)
+        or any(pool.kind == "max" for pool in network.topology.pools),
+        "hidden layers behind an average": any(
+            pool.kind == "average" for pool in network.topology.pools
+        ),
         "float32 networks, as this export relies on integers": config.numerics != "int8",
     }
     for reason, applies in reasons.items():

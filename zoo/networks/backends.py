@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UsageError
+from zoo.kernels.spiking_conv import PoolState
+from zoo.networks.topology import Pool
 
 Backend = Literal["auto", "triton", "torch", "interpret"]
 Chosen = Literal["triton", "torch", "interpret"]
@@ -55,7 +57,7 @@ class LayerBackend(Protocol):
         """Return the state of a layer before the first timestep."""
 
     def counter(self, name: str, size: tuple[int, int]) -> Tensor:
-        """Return zeros that `spikes` adds a layer's spikes per neuron to."""
+        """Return zeros that `spikes` adds a layer's spikes per neuron to, or `pool` a pooling's."""
 
     def spikes(
         self,
@@ -77,6 +79,20 @@ class LayerBackend(Protocol):
             more: whether another window follows.
             counter: of `counter`, or None to count nothing.
         """
+
+    def pool(self, pool: Pool, x: Any, state: PoolState, counter: Tensor | None) -> Any:
+        """Return what a pooling makes of one window of timesteps.
+
+        Spikes of `max`; of `average` the net spikes of the area, int32 `[T, B, C, 1, 1]`.
+
+        Args:
+            x: spikes of its source.
+            state: of the run; updated in place.
+            counter: of `counter`, or None to count nothing.
+        """
+
+    def pool_counts(self, pool: Pool, counts: Tensor) -> Tensor:
+        """Return what a pooling makes of the spike counts of a layerwise network."""
 
     def counts(self, name: str, x: Tensor, shortcut: Tensor | None, timesteps: int) -> Tensor:
         """Return the spike counts of a layer of a layerwise network from those of its sources."""

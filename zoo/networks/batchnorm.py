@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zoo.networks.topology import Topology
+from zoo.networks.topology import Shortcut, Topology
 
 
 def fold_batchnorm(
@@ -42,7 +42,7 @@ def fold_batchnorm(
         weight, bias = fold(layer.name, layer.bn)
         if layer.shortcut is not None and layer.shortcut.kind == "projection":
             projection, extra = fold(layer.shortcut.conv, layer.shortcut.bn)
-            params[f"{layer.name}.shortcut.weight"] = projection.float()
+            params[f"{layer.name}.shortcut.weight"] = unaveraged(projection, layer.shortcut).float()
             bias = bias + extra
         params[f"{layer.name}.weight"], params[f"{layer.name}.bias"] = weight.float(), bias.float()
     for name in state:
@@ -50,6 +50,17 @@ def fold_batchnorm(
             params[name] = state[name].float()
     params["fc.weight"], params["fc.bias"] = state["fc.weight"].float(), state["fc.bias"].float()
     return params
+
+
+def unaveraged(projection: Tensor, shortcut: Shortcut) -> Tensor:
+    """Return the convolution that average pooling and a 1x1 convolution are together.
+
+    A mean over k x k pixels gives each of them 1 / k^2 of the weight: exact, k being a power of 2.
+    """
+    if not shortcut.averaged:
+        return projection
+    kernel = shortcut.kernel
+    return projection.expand(-1, -1, kernel, kernel).contiguous() / kernel**2
 
 
 @dataclass(frozen=True)

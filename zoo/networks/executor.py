@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.kernels.spiking_conv import PoolState
 from zoo.networks.backends import LayerBackend
 from zoo.networks.topology import IMAGE, Topology
 
@@ -41,21 +42,25 @@ def run_causal(
 
     Returns:
         Net spikes of the last layer summed over its area, integers `[T, B, C]`; and for each
-        snapshot step and layer the spikes per neuron so far, int64 `[C, H, W]`.
+        snapshot step, layer and pooling the spikes per neuron so far, int64 `[C, H, W]`.
     """
     sizes = topology.sizes(*size)
     names = [layer.name for layer in topology.layers]
     membranes = {name: backend.membrane(name, len(x), sizes[name], timesteps) for name in names}
+    poolings = {pool.name: PoolState() for pool in topology.pools}
     counters: dict[str, Tensor] = {}
     if snapshot_steps:
-        counters = {name: backend.counter(name, sizes[name]) for name in names}
+        counted = (*names, *(pool.name for pool in topology.pools if pool.kind == "max"))
+        counters = {name: backend.counter(name, sizes[name]) for name in counted}
     pooled, snapshots = [], {}
     for begin, end in windows(timesteps, window, snapshot_steps):
         more = end < timesteps
-        last = _run_window(topology, backend, x, end - begin, more, membranes, counters, on_spikes)
+        states = membranes, poolings, counters
+        last = _run_window(topology, backend, x, end - begin, more, *states, on_spikes)
         pooled.append(backend.pooled(last))
         if end in snapshot_steps:
-            snapshots[end] = {name: backend.total(counter) for name, counter in counters.items()}
+            found = {name: backend.total(counter) for name, counter in counters.items()}
+            snapshots[end] = found | _area_sums(topology, found)
     return torch.cat(pooled), snapshots
 
 
@@ -66,6 +71,7 @@ def _run_window(
     steps: int,
     more: bool,
     membranes: Mapping[str, Any],
+    poolings: Mapping[str, PoolState],
     counters: Mapping[str, Tensor],
     on_spikes: OnSpikes | None,
 ) -> Any:
@@ -84,9 +90,21 @@ def _run_window(
         if on_spikes is not None:
             on_spikes(layer.name, backend.dense(spikes))
         out[layer.name] = spikes
+        for pool in topology.pools_behind(layer.name):
+            state, counter = poolings[pool.name], counters.get(pool.name)
+            out[pool.name] = backend.pool(pool, spikes, state, counter)
         for name in topology.released_after(index):
             out.pop(name, None)  # the image is not among them
-    return spikes
+    return out[topology.output]
+
+
+def _area_sums(topology: Topology, counts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the spikes that go into each average, `[C, 1, 1]`."""
+    return {
+        pool.name: counts[pool.source].sum((1, 2), keepdim=True)
+        for pool in topology.pools
+        if pool.kind == "average"
+    }
 
 
 def run_layerwise(
@@ -106,10 +124,10 @@ def run_layerwise(
 
     Returns:
         Spikes of the last layer summed over its area, int64 `[B, C]`; and, with `count_spikes`,
-        each layer's spikes per neuron, int64 `[C, H, W]`.
+        the spikes per neuron of each layer and pooling, int64 `[C, H, W]`.
     """
     out: dict[str, Tensor] = {}
-    totals = {}
+    totals: dict[str, Tensor] = {}
     for index, layer in enumerate(topology.layers):
         counts = x
         if layer.source != IMAGE:
@@ -121,9 +139,16 @@ def run_layerwise(
         if on_spikes is not None:
             on_spikes(layer.name, dense.clone())
         out[layer.name] = counts
+        for pool in topology.pools_behind(layer.name):
+            out[pool.name] = backend.pool_counts(pool, counts)
+            if count_spikes and pool.kind == "max":
+                dense = backend.nchw(out[pool.name])
+                totals[pool.name] = dense.sum(0, dtype=torch.int64)
         for name in topology.released_after(index):
             out.pop(name, None)  # the image is not among them
-    return dense.sum((2, 3), dtype=torch.int64), totals
+    if count_spikes:
+        totals |= _area_sums(topology, totals)
+    return backend.nchw(out[topology.output]).sum((2, 3), dtype=torch.int64), totals
 
 
 def windows(

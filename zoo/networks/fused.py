@@ -10,15 +10,19 @@ from torch import Tensor
 
 from zoo.kernels.spiking_conv import (
     LAYERWISE_LIMIT,
+    Membrane,
     PackedMembrane,
     PackedSpikes,
+    PoolState,
     SpikingConv,
     SpikingLayer,
+    max_pool_spikes,
+    pack_unchecked,
     pooled_counts,
     unpack,
 )
-from zoo.networks.reference import ReferenceLayers
-from zoo.networks.topology import Topology
+from zoo.networks.reference import ReferenceLayers, count_over_time_and_batch
+from zoo.networks.topology import Pool, Topology
 
 # Four planes: what one float32 activation takes. A multiple of eight fills every byte.
 WINDOW = 32
@@ -29,6 +33,9 @@ _INT32 = 2**31
 
 class FusedLayers:
     """`SpikingLayer`s as a `LayerBackend`; spikes are `PackedSpikes`, counts uint8 `[B, H, W, C]`.
+
+    Poolings, and layers that read the sum of spikes over an area, are torch's: what they read is
+    unpacked, what they emit packed.
 
     Args:
         layers: the parameters, on `device`.
@@ -51,8 +58,12 @@ class FusedLayers:
     ) -> None:
         self.interpret = interpret
         self.reference = ReferenceLayers(topology, layers, device)
+        areas = {pool.name for pool in topology.pools if pool.kind == "average"}
+        self.on_torch = {layer.name for layer in topology.layers if layer.source in areas}
         self.layers = {
-            name: SpikingLayer(layer, interpret=interpret) for name, layer in layers.items()
+            name: SpikingLayer(layer, interpret=interpret)
+            for name, layer in layers.items()
+            if name not in self.on_torch
         }
         limit = min(
             (_INT32 - layer.potential_bound(0)) // max(layer.current_bound, 1) - 1
@@ -75,27 +86,64 @@ class FusedLayers:
 
     def membrane(
         self, name: str, images: int, size: tuple[int, int], timesteps: int
-    ) -> PackedMembrane:
+    ) -> PackedMembrane | Membrane:
+        if name in self.on_torch:
+            return self.reference.membrane(name, images, size, timesteps)
         return PackedMembrane()
 
     def counter(self, name: str, size: tuple[int, int]) -> Tensor:
-        layer = self.layers[name]
-        return torch.zeros((*size, layer.channels), dtype=torch.int32, device=self.reference.device)
+        channels = self.reference.topology.channels[name]
+        return torch.zeros((*size, channels), dtype=torch.int32, device=self.reference.device)
 
     def spikes(
         self,
         name: str,
         x: PackedSpikes | Tensor,
         shortcut: PackedSpikes | None,
-        membrane: PackedMembrane,
+        membrane: PackedMembrane | Membrane,
         *,
         steps: int | None,
         more: bool,
         counter: Tensor | None,
     ) -> PackedSpikes:
+        if isinstance(membrane, Membrane):
+            assert isinstance(x, Tensor)
+            dense = self.reference.spikes(
+                name,
+                x,
+                None if shortcut is None else unpack(shortcut),
+                membrane,
+                steps=None,
+                more=more,
+                counter=None,
+            )
+            return self._packed(name, dense.view(torch.int8), counter)
         return self.layers[name].run(x, shortcut, membrane, steps=steps, save=more, counts=counter)
 
+    def _packed(self, layer: str, spikes: Tensor, counter: Tensor | None) -> PackedSpikes:
+        """Return spikes of a layer's kind, int8 `[T, B, C, H, W]`, packed; count them."""
+        of = self.reference.layers[layer]
+        if counter is not None:
+            counter.add_(count_over_time_and_batch(spikes, of.bits).permute(1, 2, 0))
+        return pack_unchecked(spikes, of.neuron == "signed", of.bits)
+
+    def pool(
+        self, pool: Pool, x: PackedSpikes, state: PoolState, counter: Tensor | None
+    ) -> PackedSpikes | Tensor:
+        if pool.kind == "average":
+            return pooled_counts(x, self.interpret)[..., None, None]
+        geometry = (pool.kernel, pool.stride, pool.padding)
+        return self._packed(pool.source, max_pool_spikes(unpack(x), state, *geometry), counter)
+
+    def pool_counts(self, pool: Pool, counts: Tensor) -> Tensor:
+        pooled = self.reference.pool_counts(pool, self.nchw(counts))
+        return pooled.permute(0, 2, 3, 1).contiguous()
+
     def counts(self, name: str, x: Tensor, shortcut: Tensor | None, timesteps: int) -> Tensor:
+        if name in self.on_torch:
+            side = None if shortcut is None else self.nchw(shortcut)
+            counts = self.reference.counts(name, self.nchw(x), side, timesteps)
+            return counts.permute(0, 2, 3, 1).contiguous()
         return self.layers[name].count(x, shortcut, timesteps)
 
     def dense(self, spikes: PackedSpikes) -> Tensor:

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from zoo.files import cache_folder
-from zoo.kernels.spiking_conv import Membrane, SpikingConv
+from zoo.kernels.spiking_conv import (
+    Membrane,
+    PoolState,
+    SpikingConv,
+    max_pool_counts,
+    max_pool_spikes,
+)
 from zoo.kernels.spiking_conv.compiled import LIBRARY
 from zoo.kernels.spiking_conv.window import can_run, count_spikes, run_window
-from zoo.networks.topology import Topology
+from zoo.networks.topology import Pool, Topology
 
 # ResNet-20, T = 32, compiled neurons, images/s of one core (Xeon with AMX): 182 in chunks of 16,
 # 201 of 32, 181 of 64. Smaller chunks pay per call, larger ones leave the cache.
@@ -64,8 +70,8 @@ class ReferenceLayers:
         return self.layers[name].membrane(images, *size, timesteps)
 
     def counter(self, name: str, size: tuple[int, int]) -> Tensor:
-        weight = self.layers[name].weight
-        return torch.zeros((len(weight), *size), dtype=torch.int64, device=weight.device)
+        shape = (self.topology.channels[name], *size)
+        return torch.zeros(shape, dtype=torch.int64, device=self.device)
 
     def spikes(
         self,
@@ -88,6 +94,20 @@ class ReferenceLayers:
             counter.add_(count_over_time_and_batch(spikes, layer.bits))
         # Without a -1 among them oneDNN takes spikes as they are.
         return spikes if layer.neuron == "signed" else spikes.view(torch.uint8)
+
+    def pool(self, pool: Pool, x: Tensor, state: PoolState, counter: Tensor | None) -> Tensor:
+        if pool.kind == "average":
+            return x.sum((3, 4), dtype=torch.int32)[..., None, None]
+        spikes = max_pool_spikes(x, state, pool.kernel, pool.stride, pool.padding)
+        if counter is not None:
+            bits = self.layers[pool.source].bits
+            counter.add_(count_over_time_and_batch(spikes.view(torch.int8), bits))
+        return spikes
+
+    def pool_counts(self, pool: Pool, counts: Tensor) -> Tensor:
+        if pool.kind == "average":
+            return counts.sum((2, 3), keepdim=True, dtype=torch.int32)
+        return max_pool_counts(counts, pool.kernel, pool.stride, pool.padding)
 
     def counts(self, name: str, x: Tensor, shortcut: Tensor | None, timesteps: int) -> Tensor:
         layer = self.layers[name]

@@ -10,13 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.networks.quantise import Quantise, quantise
-from zoo.networks.topology import IMAGE, Layer, Shortcut, Topology
+from zoo.networks.topology import IMAGE, Layer, Pool, Shortcut, Topology
 
 
 def identity_shortcut(x: Tensor, shortcut: Shortcut) -> Tensor:
     """Return activations `[B, C, H, W]` strided, then padded with zero channels."""
     x = x[:, :, :: shortcut.stride, :: shortcut.stride]
     return F.pad(x, (0, 0, 0, 0, shortcut.pad, shortcut.pad)) if shortcut.pad else x
+
+
+def pool_activations(x: Tensor, pool: Pool) -> Tensor:
+    """Return what a pooling makes of activations `[B, C, H, W]`."""
+    if pool.kind == "average":
+        return x.mean((2, 3), keepdim=True)
+    return F.max_pool2d(x, pool.kernel, pool.stride, pool.padding)
 
 
 # Called with a layer and its pre-activation; returns the activation.
@@ -53,10 +60,12 @@ def ann_forward(
             out[layer.shortcut.source] if layer.shortcut else None,
             on_output,
         )
-        out[layer.name] = activate(layer, params, z) if on_layer is None else on_layer(layer, z)
+        a = activate(layer, params, z) if on_layer is None else on_layer(layer, z)
+        out[layer.name] = a
+        out |= {pool.name: pool_activations(a, pool) for pool in net.pools_behind(layer.name)}
         for name in net.released_after(index):
             del out[name]
-    pooled = out[net.layers[-1].name].mean((2, 3))
+    pooled = out[net.output].mean((2, 3))
     return F.linear(pooled, params["fc.weight"], params["fc.bias"])
 
 
@@ -82,14 +91,23 @@ def preactivation(
         on_output: as in `ann_forward`.
     """
     z = F.conv2d(
-        x, params[f"{layer.name}.weight"], params[f"{layer.name}.bias"], layer.stride, layer.padding
+        x,
+        params[f"{layer.name}.weight"],
+        params[f"{layer.name}.bias"],
+        layer.stride,
+        layer.padding,
+        groups=layer.groups,
     )
     if on_output is not None:
         on_output(layer.name, z)
     if layer.shortcut is not None and source is not None:
         if layer.shortcut.kind == "projection":
             side = F.conv2d(
-                source, params[f"{layer.name}.shortcut.weight"], None, layer.shortcut.stride
+                source,
+                params[f"{layer.name}.shortcut.weight"],
+                None,
+                layer.shortcut.stride,
+                layer.shortcut.padding,
             )
             if on_output is not None:
                 on_output(f"{layer.name}.shortcut", side)
@@ -120,6 +138,7 @@ class ResNet(nn.Module):
                     layer.kernel,
                     layer.stride,
                     layer.padding,
+                    groups=layer.groups,
                     bias=False,
                 ),
             )
@@ -133,7 +152,7 @@ class ResNet(nn.Module):
                 _add(
                     self,
                     layer.shortcut.conv,
-                    nn.Conv2d(width, layer.out_channels, 1, layer.shortcut.stride, bias=False),
+                    _projection(width, layer.out_channels, layer.shortcut),
                 )
                 _add(self, layer.shortcut.bn, nn.BatchNorm2d(layer.out_channels))
         self.fc = nn.Linear(net.features, net.num_classes)
@@ -153,6 +172,8 @@ class ResNet(nn.Module):
             if layer.shortcut is not None:
                 x = out[layer.shortcut.source]
                 if layer.shortcut.kind == "projection":
+                    if layer.shortcut.averaged and layer.shortcut.stride > 1:
+                        x = F.avg_pool2d(x, layer.shortcut.kernel)
                     z = z + self.get_submodule(layer.shortcut.bn)(
                         self.get_submodule(layer.shortcut.conv)(x)
                     )
@@ -160,8 +181,11 @@ class ResNet(nn.Module):
                     z = z + identity_shortcut(x, layer.shortcut)
             if layer.max_pool:
                 z = F.max_pool2d(z, 3, 2, 1)
-            out[layer.name] = self._activate(layer, z) if on_layer is None else on_layer(layer, z)
-        last = out[self.topology.layers[-1].name]
+            a = self._activate(layer, z) if on_layer is None else on_layer(layer, z)
+            out[layer.name] = a
+            for pool in self.topology.pools_behind(layer.name):
+                out[pool.name] = pool_activations(a, pool)
+        last = out[self.topology.output]
         # Unlike that of mean, its gradient has the memory layout of what it pools.
         return self.fc(F.avg_pool2d(last, last.shape[2:]).flatten(1))
 
@@ -172,6 +196,14 @@ class ResNet(nn.Module):
             z, self.get_submodule(layer.name).log_threshold, self.levels
         )
         return activation
+
+
+def _projection(width: int, channels: int, shortcut: Shortcut) -> nn.Conv2d:
+    """Return the convolution of a projection as a checkpoint holds it."""
+    if shortcut.averaged:
+        return nn.Conv2d(width, channels, 1, bias=False)
+    geometry = (shortcut.kernel, shortcut.stride, shortcut.padding)
+    return nn.Conv2d(width, channels, *geometry, bias=False)
 
 
 def _add(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -39,6 +39,10 @@ _TENSORS = {
 }
 
 
+# What an instance has beside its class.
+_ATTRIBUTES = ("backend", "config", "delay", "image", "fc", "schedule", "topology", "training")
+
+
 class SpikingResNet(nn.Module):
     """A converted network, ready to run.
 
@@ -86,6 +90,7 @@ class SpikingResNet(nn.Module):
         self._settings: dict[str, dict[str, Any]] = {}
         self._set_buffer("image.table", image_table)
         for name, layer in layers.items():
+            check_name(name)
             for field, suffix in _TENSORS.items():
                 tensor = getattr(layer, field)
                 if tensor is not None:
@@ -421,3 +426,13 @@ class SpikingResNet(nn.Module):
         """Return the number of first timesteps that the read-out after `timesteps` skips."""
         known = [t for t in self.delay if t <= timesteps]
         return min(self.delay[max(known)], timesteps - 1) if known else 0
+
+
+def check_name(layer: str) -> None:
+    """Raise UsageError where a layer's tensors cannot be buffers of the network under its name."""
+    first = layer.partition(".")[0]
+    if hasattr(SpikingResNet, first) or first in _ATTRIBUTES:
+        raise UsageError(
+            f"a layer cannot be called {layer}: {first} is an attribute of the network, choose "
+            "another name"
+        )

@@ -21,8 +21,9 @@ from torch import Tensor
 from zoo.artifact.config import TrainingConfig
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.files import cache_folder
+from zoo.networks.architectures import ARCHITECTURES, KNOWN_NAMES, topology
 from zoo.networks.batchnorm import Moments, fold_batchnorm, recorded_moments
-from zoo.networks.topology import ARCHITECTURES, StrideIn, Topology, topology
+from zoo.networks.topology import StrideIn, Topology
 from zoo.pretrained.state import Weights, read_state
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -126,7 +127,7 @@ def read_checkpoint(
     if arch is None:
         raise UsageError(
             f"{path} does not say its architecture, and its keys are of none that the zoo has: "
-            f"pass `arch`, one of {', '.join(ARCHITECTURES)}, to see what differs"
+            f"pass `arch` to see what differs, one of {KNOWN_NAMES}"
         )
     if shortcut is None and any(".downsample." in key for key in state):
         shortcut = "B"

@@ -28,7 +28,8 @@ from zoo.files import replaced_file
 from zoo.hub import client as hub
 from zoo.hub import download
 from zoo.imagenet import imagenet_classes
-from zoo.networks.topology import ARCHITECTURES, StrideIn
+from zoo.networks.architectures import ARCHITECTURES
+from zoo.networks.topology import StrideIn
 from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint, sha256_of
 from zoo.pretrained.state import Weights
 from zoo.progress import Progress

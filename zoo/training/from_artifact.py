@@ -8,6 +8,7 @@ ANN's. BatchNorm is put back so that it computes what was folded.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 
 import torch
@@ -28,6 +29,7 @@ def ann_params(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     net = topology_of(config)
     one = IMAGE_SCALE if config.numerics == "int8" else 1
     params, worth = dict[str, Tensor](), {IMAGE: torch.full((net.in_channels,), 1 / one)}
+    sizes = net.sizes(*config.preprocess.input_size[1:])
     for spec in net.layers:
         name, scale = spec.name, tensors[f"{spec.name}.scale"]
         worth[name] = tensors[f"{name}.threshold"] * scale
@@ -37,11 +39,14 @@ def ann_params(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         if spec.shortcut is not None and spec.shortcut.kind == "projection":
             pairs.append((f"{name}.shortcut.weight", spec.shortcut.source))
         for weight, source in pairs:
-            params[weight] = (
-                tensors[weight] * scale.view(-1, 1, 1, 1) / worth[source].view(1, -1, 1, 1)
-            )
-    last = net.layers[-1].name
-    height, width = net.sizes(*config.preprocess.input_size[1:])[last]
+            groups = spec.groups if weight == f"{name}.weight" else 1
+            given = worth[source].view(groups, -1).repeat_interleave(len(scale) // groups, 0)
+            params[weight] = tensors[weight] * scale.view(-1, 1, 1, 1) / given[:, :, None, None]
+        for pool in net.pools_behind(name):
+            area = 1 if pool.kind == "max" else math.prod(sizes[name])
+            worth[pool.name] = worth[name] / area
+    last = net.output
+    height, width = sizes[last]
     params["fc.weight"] = (
         tensors["fc.weight"] * tensors["fc.scale"][:, None] * (height * width) / worth[last]
     )
@@ -85,9 +90,10 @@ def trainable(
         hook = functools.partial(put_back, bias=bias)
         handles.append(model.get_submodule(spec.bn).register_forward_pre_hook(hook))
         if spec.shortcut is not None and spec.shortcut.kind == "projection":
-            model.get_submodule(spec.shortcut.conv).weight.copy_(
-                params[f"{spec.name}.shortcut.weight"]
-            )  # type: ignore[operator]
+            projection = params[f"{spec.name}.shortcut.weight"]
+            if spec.shortcut.averaged:  # its taps are one weight each, in shares
+                projection = projection.sum((2, 3), keepdim=True)
+            model.get_submodule(spec.shortcut.conv).weight.copy_(projection)  # type: ignore[operator]
             handles.append(
                 model.get_submodule(spec.shortcut.bn).register_forward_pre_hook(put_back)
             )

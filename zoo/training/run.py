@@ -28,9 +28,9 @@ from zoo.files import replaced_file
 from zoo.hub import cache
 from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from zoo.models import registry
+from zoo.networks.architectures import topology
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
-from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import training_of
 from zoo.progress import Progress
 from zoo.training import from_artifact
@@ -254,7 +254,7 @@ def _geometry(arch: str, dataset: str) -> tuple[int, int, Sequence[float], Seque
     """Return channels, side, and mean and standard deviation per channel for pixels in 0 to 1."""
     if dataset == "digits":
         return 1, 8, DIGITS_MEAN, DIGITS_STD
-    side = 224 if topology(arch).layers[0].max_pool else 32
+    side = 224 if topology(arch).halves_image else 32
     return 3, side, IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from zoo.cli import main
+from zoo.networks.architectures import topology
 from zoo.networks.resnet import ResNet
-from zoo.networks.topology import topology
 
 REPO = Path(__file__).resolve().parents[3]
 # hu2018 without its search is the quickest conversion there is.

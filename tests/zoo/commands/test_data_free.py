@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.zoo.commands.conftest import QUICK, Material, Zoo
+from zoo.networks.architectures import topology
 from zoo.networks.resnet import ResNet
-from zoo.networks.topology import topology
 
 SMALL = (
     *QUICK[: QUICK.index("--method")],

@@ -7,8 +7,8 @@ import torch
 
 from tests.zoo.spiking_fixtures import tiny_topology
 from zoo.conversion import thresholds
+from zoo.networks.architectures import topology
 from zoo.networks.batchnorm import Moments
-from zoo.networks.topology import topology
 
 
 @pytest.mark.parametrize("levels", [4, 16, 32])

@@ -17,8 +17,8 @@ from zoo.conversion.soundness import ann_accuracy, poor_accuracy, stem_distance
 from zoo.data.open import open_images
 from zoo.errors import UsageError
 from zoo.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from zoo.networks.architectures import topology
 from zoo.networks.preprocess import Preprocess
-from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
 from zoo.training.run import DIGITS_MEAN, DIGITS_STD
 

@@ -27,10 +27,11 @@ from zoo.conversion.stem import split_stem
 from zoo.data.images import ImageSet
 from zoo.errors import IntegrityError, UsageError
 from zoo.evaluation.energy import dense_macs
+from zoo.networks.architectures import topology
 from zoo.networks.batchnorm import fold_batchnorm
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.resnet import ann_forward, preactivation
-from zoo.networks.topology import topology, with_stem
+from zoo.networks.topology import with_stem
 from zoo.pretrained.checkpoint import Checkpoint
 from zoo.training import run
 

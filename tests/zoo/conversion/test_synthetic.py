@@ -13,10 +13,10 @@ from zoo.conversion import synthetic
 from zoo.conversion.convert import convert
 from zoo.conversion.synthetic import make_images, mismatch
 from zoo.errors import UsageError
+from zoo.networks.architectures import topology
 from zoo.networks.batchnorm import Moments
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ResNet, ann_forward
-from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
 
 PREP = Preprocess((1, 8, 8))

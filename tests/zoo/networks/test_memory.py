@@ -14,7 +14,7 @@ from zoo.pretrained.checkpoint import Checkpoint
 from zoo.data.images import ImageSet
 from zoo.networks.batchnorm import fold_batchnorm
 from zoo.networks.resnet import ResNet
-from zoo.networks.topology import topology
+from zoo.networks.architectures import topology
 from zoo.conversion.build import BuildSpec, build_network
 
 torch.set_num_threads(1)

@@ -8,11 +8,12 @@ from torch import nn
 
 from tests.zoo.spiking_fixtures import random_model, refuses, tiny_topology
 from zoo.errors import UsageError
+from zoo.networks.architectures import ARCHITECTURES, topology
 from zoo.networks.batchnorm import fold_batchnorm
 from zoo.networks.resnet import ResNet, ann_forward
-from zoo.networks.topology import ARCHITECTURES, IMAGE, Topology, topology
+from zoo.networks.topology import IMAGE, Topology
 
-IMAGENET = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+CIFAR = ("resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8", "resnet14")
 
 # Spelled out, not made: the first keys of torchvision.models.resnet18().state_dict(), in its order.
 FIRST_KEYS = """
@@ -181,33 +182,52 @@ def test_outputs_live_until_their_last_reader():
     for net in (tiny_topology("imagenet"), *(topology(arch) for arch in ARCHITECTURES)):
         alive = {IMAGE}
         for index, layer in enumerate(net.layers):
-            assert layer.source in alive
-            assert layer.shortcut is None or layer.shortcut.source in alive
-            later = {
-                name
-                for other in net.layers[index + 1 :]
-                for name in (other.source, other.shortcut and other.shortcut.source)
-            }
+            assert alive.issuperset(layer.sources)
+            later = {name for other in net.layers[index + 1 :] for name in other.sources}
+            made = {layer.name, *(pool.name for pool in net.pools_behind(layer.name))}
             released = set(net.released_after(index))
-            assert released <= alive | {layer.name} and not released & later
-            alive = (alive | {layer.name}) - released
+            assert released <= alive | made and not released & later
+            alive = (alive | made) - released
             assert alive == (alive & later) | (
                 {layer.name} if index == len(net.layers) - 1 else set()
             )
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+# Sides and channels of the last layer, and its convolutions but those of shortcuts.
+SHAPES = {
+    **{arch: (64, 8, int(arch.removeprefix("resnet")) - 1) for arch in CIFAR},
+    "resnet20x4": (256, 8, 19),
+    "resnet8x4_stem32": (256, 8, 7),
+    "resnet18": (512, 7, 17),
+    "resnet34": (512, 7, 33),
+    "resnet50": (2048, 7, 49),
+    "resnet101": (2048, 7, 100),
+    "resnet152": (2048, 7, 151),
+    "wide_resnet50_2": (2048, 7, 49),
+    "resnext101_32x8d": (2048, 7, 100),
+    "resnet10t": (512, 7, 11),
+    "resnet50d": (2048, 7, 51),
+    "resnet18_cifar": (512, 4, 17),
+    "resnet50_cifar": (2048, 4, 49),
+}
+
+
+@pytest.mark.parametrize("arch", SHAPES)
 def test_sizes_and_channels(arch):
     net = topology(arch, num_classes=5, in_channels=2)
-    side = 224 if arch in IMAGENET else 32
-    final = {"features": net.features, "size": net.sizes(side, side)[net.layers[-1].name]}
-    basic = arch in ("resnet18", "resnet34")
-    if arch in IMAGENET:
-        assert final == {"features": 512 if basic else 2048, "size": (7, 7)}
-    else:
-        assert final == {"features": 64, "size": (8, 8)}
-    assert len(net.layers) + 1 == int(arch.removeprefix("resnet"))
+    side = 224 if net.halves_image else 32
+    final = net.sizes(side, side)[net.layers[-1].name]
+    assert (net.features, *final, len(net.layers)) == (
+        SHAPES[arch][0],
+        *SHAPES[arch][1:2] * 2,
+        SHAPES[arch][2],
+    )
     assert (net.num_classes, net.in_channels, net.layers[0].in_channels) == (5, 2, 2)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_name_is_a_network(arch):
+    assert topology(arch).checked().arch == arch
 
 
 @pytest.mark.parametrize(

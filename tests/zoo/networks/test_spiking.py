@@ -20,10 +20,10 @@ from tests.zoo.spiking_fixtures import (
 )
 from zoo.artifact.folder import spike_checksum
 from zoo.errors import UsageError
+from zoo.networks.architectures import topology
 from zoo.networks.pixels import look_up
 from zoo.networks.reference import ReferenceLayers
 from zoo.networks.spiking import SpikingResNet
-from zoo.networks.topology import topology
 
 FORMS = ("cifar", "imagenet")
 KINDS = [("if", "causal"), ("signed", "causal"), ("multi-level", "causal"), ("if", "layerwise")]
@@ -55,9 +55,15 @@ def watched(
     return whole
 
 
+SIZES = [
+    *((form, *size) for form in (*FORMS, "v1") for size in ((1, 1, 9), (8, 2, 12), (13, 3, 11))),
+    *(("deep", *size) for size in ((1, 1, 16), (13, 3, 16))),
+    *(("head", *size) for size in ((1, 1, 6), (13, 3, 6))),
+]
+
+
 @pytest.mark.parametrize(("neuron", "schedule"), KINDS)
-@pytest.mark.parametrize("form", (*FORMS, "v1"))
-@pytest.mark.parametrize(("timesteps", "batch", "side"), [(1, 1, 9), (8, 2, 12), (13, 3, 11)])
+@pytest.mark.parametrize(("form", "timesteps", "batch", "side"), SIZES)
 def test_spikes_equal_int64_stepping(form, neuron, schedule, timesteps, batch, side):
     network = tiny(form, neuron, schedule)
     images = random_pixels(batch, network.topology.in_channels, side)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from tests.zoo.spiking_fixtures import random_model, refuses
 from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.networks.architectures import topology
 from zoo.networks.resnet import ann_forward
-from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import find_source, read_checkpoint, remember_source
 
 

@@ -21,8 +21,8 @@ from tests.zoo.spiking_fixtures import image_set, random_model, random_pixels, r
 from zoo.conversion.convert import convert
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError
 from zoo.imagenet import imagenet_classes
+from zoo.networks.architectures import topology
 from zoo.networks.resnet import ann_forward
-from zoo.networks.topology import topology
 from zoo.pretrained import sources
 from zoo.pretrained.sources import TORCHVISION, find_checkpoint, read_source
 

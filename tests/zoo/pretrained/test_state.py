@@ -19,7 +19,7 @@ from torch import nn
 
 from tests.zoo.spiking_fixtures import random_model, refuses
 from zoo.errors import IntegrityError, UsageError
-from zoo.networks.topology import topology
+from zoo.networks.architectures import topology
 from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
 from zoo.pretrained.sources import read_source
 

@@ -25,9 +25,9 @@ from tests.minihub import MiniHub
 from tests.zoo.commands.conftest import Zoo
 from zoo.data import datasets
 from zoo.data.open import open_images
+from zoo.networks.architectures import topology
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ResNet
-from zoo.networks.topology import topology
 
 REPO = Path(__file__).resolve().parents[3]
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905

@@ -21,8 +21,8 @@ from tests.zoo.commands.conftest import QUICK, Zoo
 from tests.zoo.hub.conftest import DIGITS
 from zoo.artifact.config import FILES
 from zoo.models import registry
+from zoo.networks.architectures import topology
 from zoo.networks.resnet import ResNet
-from zoo.networks.topology import topology
 from zoo.render import card
 
 

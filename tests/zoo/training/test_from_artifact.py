@@ -13,10 +13,10 @@ from zoo.artifact.folder import read_artifact
 from zoo.conversion.convert import convert
 from zoo.errors import NotFoundError, UsageError
 from zoo.models import registry
+from zoo.networks.architectures import topology
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
-from zoo.networks.topology import topology
 from zoo.pretrained.checkpoint import read_checkpoint
 from zoo.render import card
 from zoo.training import from_artifact, run

@@ -13,8 +13,8 @@ from tests.zoo.image_fixtures import encoded, random_images
 from zoo.data.images import ImageSet
 from zoo.data.open import open_images
 from zoo.errors import IntegrityError
+from zoo.networks.architectures import topology
 from zoo.networks.preprocess import Preprocess
-from zoo.networks.topology import topology
 from zoo.training import loader
 from zoo.training.loader import Loader
 from zoo.training.run import DIGITS_MEAN, DIGITS_STD
@@ -105,7 +105,7 @@ import sys
 from zoo.data.open import open_images
 from zoo.environment import peak_memory
 from zoo.networks.preprocess import Preprocess
-from zoo.networks.topology import topology
+from zoo.networks.architectures import topology
 from zoo.training import loader
 from zoo.training.trainer import Plan, Trainer
 

@@ -14,11 +14,12 @@ from zoo.conversion.convert import convert
 from zoo.data.augment import augment
 from zoo.data.images import ImageSet
 from zoo.errors import IntegrityError, NotFoundError, UsageError
+from zoo.networks.architectures import topology
 from zoo.networks.pixels import look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.quantise import Quantise, quantise
 from zoo.networks.resnet import ResNet, ann_forward
-from zoo.networks.topology import Topology, topology
+from zoo.networks.topology import Topology
 from zoo.pretrained.checkpoint import read_checkpoint
 from zoo.training.run import DIGITS_MEAN as MEAN
 from zoo.training.run import DIGITS_STD as STD
