@@ -63,6 +63,13 @@ def convert_command(
         str | None,
         typer.Option(metavar="NAME", help="Column of parquet with the label.  [default: found]"),
     ] = None,
+    on_bad_image: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(
+            help="Treatment of a calibration image that cannot be decoded; skip draws another and "
+            "counts those it leaves out."
+        ),
+    ] = "stop",
     arch: Annotated[
         str | None,
         typer.Option(
@@ -240,6 +247,7 @@ def convert_command(
             url=url,
             parameters=settings,
             labels=labels,
+            on_bad_image=on_bad_image,
             progress=progress,
         )
         config = result.save(out, force=force)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -65,6 +65,13 @@ def pull_command(
             help="Number of images to calibrate a recipe on.  [default: the recipe's]",
         ),
     ] = None,
+    on_bad_image: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(
+            help="Treatment of a calibration image that cannot be decoded; skip draws another and "
+            "counts those it leaves out."
+        ),
+    ] = "stop",
     endpoint: Endpoint = None,
     offline: Offline = False,
     force: Annotated[
@@ -92,6 +99,7 @@ def pull_command(
             model,
             images=calib,
             samples=samples,
+            on_bad_image=on_bad_image,
             endpoint=endpoint,
             offline=offline,
             force=force,

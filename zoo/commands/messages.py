@@ -12,8 +12,8 @@ import re
 _PLAIN = {
     "convert": (
         "arch force image_column input_size interpolation label_column labels license mean method "
-        "neuron numerics resize samples schedule seed shortcut split std stride_in timesteps url "
-        "weights"
+        "neuron numerics on_bad_image resize samples schedule seed shortcut split std stride_in "
+        "timesteps url weights"
     ),
     "card": "data_license data_name data_url license url",
     "doctor": "endpoint offline",
@@ -24,7 +24,7 @@ _PLAIN = {
     "list": "endpoint timesteps",
     "mirror": "name",
     "publish": "data_license data_name data_url endpoint license private tag url",
-    "pull": "endpoint force offline samples",
+    "pull": "endpoint force offline on_bad_image samples",
     "search": "endpoint",
     "serve": "host name port",
     "site": "force",

@@ -89,7 +89,8 @@ def list_command(
     """List the models that are here (also: zoo ls).
 
     These are the models that ship with the zoo, those in the cache, and the recipes, which zoo pull
-    follows. To find a model on a hub use zoo search.
+    follows. One that is damaged is named on stderr and left out. To find a model on a hub use zoo
+    search.
     """
     if remote:
         if filter or sort or timesteps or csv_output:
@@ -126,7 +127,7 @@ def rows(timesteps: int | None = None) -> list[dict[str, Any]]:
     from zoo.models import registry
 
     return [
-        *(_of_entry(entry, timesteps) for entry in registry.at_hand()),
+        *(_of_entry(entry, timesteps) for entry in registry.at_hand(terminal.warn)),
         *(_of_recipe(recipe) for recipe in registry.to_make()),
     ]
 

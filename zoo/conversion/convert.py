@@ -42,7 +42,7 @@ from zoo.conversion.soundness import ann_accuracy, poor_accuracy, wrong_normalis
 from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
 from zoo.data.rule import LabelRule
-from zoo.errors import UsageError
+from zoo.errors import IntegrityError, UsageError
 from zoo.kernels.neuron import Neuron
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.run import Schedule
@@ -69,7 +69,7 @@ class Conversion:
         source: the checkpoint's file; None where it was not read from one.
         ann_accuracy: share of the labelled calibration images that the ANN is right on; None where
             none has a label.
-        assumed: what was taken for granted, a sentence each.
+        assumed: what was taken for granted and what was left out, a sentence each.
         warnings: what speaks against the ANN's inputs (`zoo.conversion.soundness`), a sentence
             each.
     """
@@ -132,6 +132,7 @@ def convert(
     url: str | None = None,
     parameters: Mapping[str, Value] | None = None,
     labels: LabelRule = "auto",
+    on_bad_image: Literal["stop", "skip"] = "stop",
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a pretrained ANN with training images, or data-free.
@@ -154,9 +155,12 @@ def convert(
         parameters: settings of the method in place of its defaults. A multi-level neuron takes one
             more, `bits` (2 or 4, default 4), of its graded spikes.
         labels: how labels of the images become the network's, as `ImageSet.for_classes` takes it.
+        on_bad_image: "skip" draws another image for each one that cannot be decoded, and counts and
+            names these in the calibration's description.
         progress: called with a stage, what is done and how much there is.
 
     Raises:
+        IntegrityError: an image cannot be decoded.
         UsageError: an unknown method or parameter, no images, images of the wrong kind,
             timesteps < 1, a combination that does not exist (`signed` and `layerwise`, `stem` and a
             network that cannot have it), or data-free and a checkpoint without BatchNorm
@@ -172,6 +176,8 @@ def convert(
     assumed = assumed_normalisation(checkpoint, mean, std)
     mean, std = normalisation(checkpoint, mean, std)
     source = _source(checkpoint, license, url)
+    if on_bad_image not in ("stop", "skip"):
+        raise UsageError(f"unknown on_bad_image {on_bad_image!r}: use stop or skip")
     if seed < 0:
         raise UsageError(f"the seed must be 0 or more, not {seed}: 0 is the default")
     count = samples if samples is not None else settings.images
@@ -195,6 +201,10 @@ def convert(
         )
         fit = Preprocess(prep.input_size)
     settings = settings.model_copy(update={"images": min(count, len(images))})
+    left_out = None
+    if on_bad_image == "skip":
+        images, left_out = images.decodable(settings.drawn, seed, progress)
+        settings = settings.model_copy(update={"images": min(count, len(images))})
     drawn = images.take(count, seed)
     # Of all images, since a few may not show which classes they are of.
     labelled = with_network_labels(checkpoint, images, labels).take(count, seed)
@@ -206,7 +216,7 @@ def convert(
         mean=mean,
         std=std,
         images=images,
-        pixels=torch.cat([batch for batch, _ in drawn.batches(fit, _BATCH)]),
+        pixels=_pixels(drawn, fit),
         labels=torch.from_numpy(labelled.labels),
         report=report,
     )
@@ -236,11 +246,21 @@ def convert(
         config=config,
         source=checkpoint.path,
         ann_accuracy=right,
-        assumed=() if assumed is None else (assumed,),
+        assumed=tuple(text for text in (assumed, left_out) if text is not None),
         warnings=tuple(
             text for text in (wrong, poor_accuracy(right, job.labels)) if text is not None
         ),
     )
+
+
+def _pixels(images: ImageSet, fit: Preprocess) -> Tensor:
+    """Return the calibration images, uint8 `[B, C, H, W]`."""
+    try:
+        return torch.cat([batch for batch, _ in images.batches(fit, _BATCH)])
+    except IntegrityError as error:
+        raise IntegrityError(
+            f'{error}, or leave such images out with `on_bad_image="skip"`'
+        ) from None
 
 
 def _source(checkpoint: Checkpoint, license: str | None, url: str | None) -> SourceConfig:

@@ -105,6 +105,11 @@ class MethodSettings(BaseModel):
         kind = type(default).__name__
         return f"{name} takes {kind} values, not {value!r}: it is {default!r} by default"
 
+    @property
+    def drawn(self) -> int:
+        """Most images that a conversion with these settings draws."""
+        return self.images
+
     def parameters(self) -> dict[str, Value]:
         """Return the settings as config.json holds them; those that do not apply are left out."""
         return self.model_dump(exclude_none=True)

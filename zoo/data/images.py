@@ -235,6 +235,31 @@ class ImageSet:
                 progress("trying images", last - start, stop - start)
         return found
 
+    def decodable(
+        self, count: int, seed: int, progress: Progress | None = None
+    ) -> tuple[ImageSet, str | None]:
+        """Return a set whose first `count` images of a draw can be decoded, and what was left out.
+
+        Only as many images are tried as are needed. Where one is damaged the set becomes those that
+        were found to be sound; its description counts and names the others, as the text does.
+
+        Args:
+            count: how many are needed; fewer come if there are no more.
+            seed: of the draw, as in `take`.
+
+        Raises:
+            UsageError: none can be decoded.
+        """
+        order, bad, tried = self.take(len(self), seed), dict[int, str](), 0
+        while tried < min(count + len(bad), len(order)):
+            stop = min(count + len(bad), len(order))
+            bad |= order.unreadable(tried, stop, progress)
+            tried = stop
+        if not bad:
+            return self, None
+        sound = order._chosen(np.arange(tried)).without(bad)
+        return sound, f"{self.source}: {sound.description.removeprefix(f'{self.description}; ')}"
+
     def without(self, bad: Mapping[int, str]) -> ImageSet:
         """Return the images without those at some indices; the description counts and names them.
 

@@ -191,6 +191,7 @@ def make(
     *,
     images: str | Path | None = None,
     samples: int | None = None,
+    on_bad_image: Literal["stop", "skip"] = "stop",
     endpoint: str | None = None,
     offline: bool = False,
     force: bool = False,
@@ -206,6 +207,7 @@ def make(
         images: training images to calibrate on, as `zoo.data.open.open_images` reads them;
             data-free without.
         samples: how many of them, or how many to make (default: the recipe's).
+        on_bad_image: as `zoo.conversion.convert.convert` takes it.
         endpoint: another hub than HF_ENDPOINT.
         offline: the checkpoint has to be in its cache.
         force: make it again; a checkpoint in its cache serves.
@@ -254,7 +256,14 @@ def make(
             return found
         _sweep(folder.parent)
         log(f"{name}: converting {checkpoint.name} {how}; this takes minutes")
-        _make(recipe, checkpoint, calibration, count, folder, progress, log)
+        if calibration is not None:
+            from zoo.conversion.inputs import with_network_labels
+
+            for note in calibration.notes:
+                log(note)
+            labels = with_network_labels(checkpoint, calibration).matched or "none"
+            log(f"calibrating on {images}: {calibration.description}; labels: {labels}")
+        _make(recipe, checkpoint, calibration, count, on_bad_image, folder, progress, log)
         made = _found(recipe, folder, fetched=True)
     if made is None:
         raise IntegrityError(
@@ -268,6 +277,7 @@ def _make(
     checkpoint: Checkpoint,
     images: ImageSet | None,
     samples: int,
+    on_bad_image: Literal["stop", "skip"],
     folder: Path,
     progress: Progress | None,
     log: Callable[[str], None],
@@ -285,6 +295,7 @@ def _make(
         neuron=recipe.neuron,
         timesteps=recipe.timesteps,
         samples=samples,
+        on_bad_image=on_bad_image,
         parameters={
             name: value
             for name, value in recipe.parameters.items()

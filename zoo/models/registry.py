@@ -140,16 +140,27 @@ def shipped() -> list[Entry]:
     return [entry(_SHIPPED / name) for name in _folders()]
 
 
-def at_hand() -> list[Entry]:
-    """Return the artifacts that need no network: shipped, whole in the cache, or made here."""
+def at_hand(on_error: Callable[[str], None]) -> list[Entry]:
+    """Return the artifacts that need no network: shipped, whole in the cache, or made here.
+
+    Args:
+        on_error: called with what is wrong with one that is damaged, which is left out.
+    """
     names = {(named.repo, named.revision): name for name, named in index().items() if named.repo}
     pulled = [one for one in cache.snapshots() if one.whole]
     made = [one.folder for one in recipes.everything() if one.state == "current"]
-    return (
-        shipped()
-        + [entry(one.folder, names.get((one.repo, one.commit))) for one in pulled]
-        + [entry(one) for one in made]
-    )
+    folders: list[tuple[Path, str | None]] = [
+        *((_SHIPPED / name, None) for name in _folders()),
+        *((one.folder, names.get((one.repo, one.commit))) for one in pulled),
+        *((one, None) for one in made),
+    ]
+    found = []
+    for folder, name in folders:
+        try:
+            found.append(entry(folder, name))
+        except (ZooError, OSError) as error:
+            on_error(f"left out {name or cache.name_of(folder)}: {error}")
+    return found
 
 
 def to_make() -> list[recipes.Recipe]:
@@ -190,7 +201,11 @@ def list_models(filter: str | None = None, dataset: str | None = None) -> list[M
     Args:
         filter: a pattern such as `s-resnet20*`, or a part of the name.
         dataset: only models for the data set of this name, `cifar10` for example.
+
+    Warns:
+        UserWarning: a model that is damaged, and left out.
     """
+    problems: list[str] = []
     rows = [
         ModelInfo(
             name=model.name,
@@ -203,7 +218,7 @@ def list_models(filter: str | None = None, dataset: str | None = None) -> list[M
             else {},
             origin=model.origin,
         )
-        for model in at_hand()
+        for model in at_hand(problems.append)
     ]
     rows += [
         ModelInfo(
@@ -211,6 +226,8 @@ def list_models(filter: str | None = None, dataset: str | None = None) -> list[M
         )
         for recipe in to_make()
     ]
+    for text in problems:
+        warnings.warn(text, stacklevel=2)
     pattern = "*" if filter is None else filter if set(filter) & set("*?[") else f"*{filter}*"
     return sorted(
         (
@@ -297,6 +314,7 @@ def pull(
     *,
     images: str | Path | None = None,
     samples: int | None = None,
+    on_bad_image: Literal["stop", "skip"] = "stop",
     endpoint: str | None = None,
     offline: bool = False,
     force: bool = False,
@@ -307,7 +325,8 @@ def pull(
 
     Args:
         text: a name of the zoo, or `org/name[@revision]` of a hub.
-        images, samples, log: of a model that a recipe makes; see `zoo.models.recipes.make`.
+        images, samples, on_bad_image, log: of a model that a recipe makes; see
+            `zoo.models.recipes.make`.
         endpoint: another hub than HF_ENDPOINT; it gets no token.
         offline: take what is in the package or the cache.
         force: fetch or make it again.
@@ -326,6 +345,7 @@ def pull(
             text,
             images=images,
             samples=samples,
+            on_bad_image=on_bad_image,
             endpoint=endpoint,
             offline=offline,
             force=force,

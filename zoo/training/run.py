@@ -82,7 +82,7 @@ def train(
         resume: go on with the training in `folder`; with the same arguments it ends where an
             uninterrupted one would.
         progress: called with a stage, steps done and steps in all.
-        log: called with a line after each epoch.
+        log: called with lines for the user: what it trains on, then one after each epoch.
 
     Returns:
         What log.json holds.
@@ -94,9 +94,11 @@ def train(
         ZooError: the folder cannot be written.
     """
     images, test = _labelled(open_images(dataset, "train"), open_images(dataset, "test"))
-    for note in (*images.notes, *test.notes):
-        if log is not None:
-            log(note)
+    if log is not None:
+        for part, what in ((images, "training"), (test, "measuring")):
+            for note in part.notes:
+                log(note)
+            log(f"{what} on {dataset}: {part.description}; labels: {part.matched}")
     channels, side, mean, std = _geometry(arch, str(dataset))
     net = topology(arch, num_classes=_classes(images), in_channels=channels, shortcut=shortcut)
     prep = Preprocess((channels, side, side), 256 if side == 224 else None)

@@ -8,15 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import zoo
 from tests.zoo.image_fixtures import CIFAR, encoded, random_images, refused, write_parquet
-from tests.zoo.spiking_fixtures import refuses
+from tests.zoo.spiking_fixtures import QUICK, random_model, refuses
+from zoo.conversion.convert import convert
 from zoo.data.images import ImageSet
 from zoo.data.open import open_images
 from zoo.errors import IntegrityError, UsageError
+from zoo.networks.architectures import topology
 from zoo.networks.preprocess import Preprocess
+from zoo.pretrained.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[3]
 
@@ -65,6 +71,54 @@ def test_the_command_says_it(digits):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == code and said in done.stderr, done.stderr
     assert "3 of 43 images skipped, 40 left (" in done.stdout
+
+
+def test_a_conversion_draws_another_image_and_says_so(digits, tmp_path):
+    net = topology("resnet20", num_classes=10, in_channels=1)
+    torch.save(random_model(net).state_dict(), tmp_path / "net.pth")
+    checkpoint = read_checkpoint(tmp_path / "net.pth", "resnet20")
+    how = {**QUICK, "samples": 16, "method": "hu2018", "parameters": {"steps": 1}}
+    images = open_images(digits, "train")
+    seeds = [seed for seed in range(9) if images.take(16, seed).unreadable(0, 16)]
+    with refuses(IntegrityError, 'or leave such images out with `on_bad_image="skip"`'):
+        convert(checkpoint, images, seed=seeds[0], **how)
+    found = convert(checkpoint, images, seed=seeds[0], on_bad_image="skip", **how)
+    calibration = found.config.calibration
+    bad = len(images.take(16, seeds[0]).unreadable(0, 16))
+    said = f"{bad} of {16 + bad} images skipped, 16 left ("
+    assert calibration.images == 16 and said in calibration.description
+    assert any(text.startswith(f"{digits}: {said}") for text in found.assumed)
+    assert found.config.method.parameters["images"] == 16
+    # Where none of the draw is damaged the artifact is that of "stop".
+    sound = next(seed for seed in range(99) if not images.take(4, seed).unreadable(0, 4))
+    both = [
+        convert(checkpoint, images, seed=sound, on_bad_image=rule, **how | {"samples": 4})
+        for rule in ("stop", "skip")
+    ]
+    assert both[0].config == both[1].config
+    assert "skipped" not in both[1].config.calibration.description
+    with refuses(UsageError, "unknown on_bad_image 'ignore': use stop or skip"):
+        convert(checkpoint, images, on_bad_image="ignore", **how)
+
+
+@given(st.sets(st.integers(0, 11)), st.integers(1, 14), st.integers(0, 3))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_as_many_sound_images_as_are_needed(tmp_path_factory, bad, count, seed):
+    root = tmp_path_factory.mktemp("cells")
+    cells = [b"broken" if i in bad else cell for i, cell in enumerate(random_images(12))]
+    images = open_images(write_parquet(root / "a.parquet", cells, range(12)), "train")
+    if len(bad) == 12:
+        with refuses(UsageError, "none of its 12 images can be decoded"):
+            images.decodable(count, seed)
+        return
+    found, said = images.decodable(count, seed)
+    order = images.take(12, seed).labels.tolist()
+    tried = [i for i in order if i not in bad][:count]
+    assert found.take(count, seed).unreadable(0, min(count, len(found))) == {}
+    if said is None:
+        assert found is images and not bad & set(order[:count])
+    else:
+        assert found.labels.tolist() == tried and "images skipped" in found.description
 
 
 def test_an_image_too_large_to_decode_is_not_called_damaged(tmp_path, monkeypatch):

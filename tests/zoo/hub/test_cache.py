@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import zoo as package
 from tests.minihub import MiniHub
 from tests.minihub_data import Fault
 from tests.zoo.commands.conftest import Zoo, spawn
@@ -45,6 +46,28 @@ def test_ls_says_each_commit(two: tuple[str, str], zoo: Zoo, payload: dict[str, 
         *(("org/net", "cached") for _ in two),
         *((name, "recipe") for name in recipes.RECIPES),
     ]
+
+
+@pytest.mark.parametrize("name", ["config.json", "eval.json"])
+@pytest.mark.parametrize("damage", [b"{}", b"", b'{"format": "spiking-zoo", '])
+def test_a_damaged_model_is_left_out_of_the_list(
+    two: tuple[str, str], zoo: Zoo, name: str, damage: bytes
+) -> None:
+    path = cache.cached("org/net", two[0])
+    assert path is not None
+    whole = [row["name"] for row in json.loads(zoo("list", "--json").out)]
+    data = damage if name == "eval.json" else b'{"format": "spiking-zoo"}' + damage
+    (path / name).unlink()  # the other commit's link stays
+    (path / name).write_bytes(data)
+    ended = zoo("list", "--json")
+    assert ended.code == 0 and ended.err.startswith("warning: left out org/net: ")
+    assert f"{two[0]}/{name}" in ended.err and ended.err.count("\n") == 1
+    left = [row["name"] for row in json.loads(ended.out)]
+    assert left == [one for i, one in enumerate(whole) if i != whole.index("org/net")]
+    assert zoo("list").code == 0
+    with pytest.warns(UserWarning, match=f"left out org/net: .*{name}") as caught:
+        assert [row.name for row in package.list_models("org/*")] == ["org/net"]
+    assert Path(caught[0].filename) == Path(__file__)
 
 
 @pytest.mark.parametrize("words", [["org/net@v1"], ["org/net"], ["org/net@main", "org/net@v1"]])

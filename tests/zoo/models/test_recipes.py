@@ -21,60 +21,23 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save
 
 import zoo as package
 from tests.minihub import MiniHub
 from tests.zoo.commands.conftest import Zoo
 from tests.zoo.hub.children import start
-from tests.zoo.spiking_fixtures import random_model
+from tests.zoo.models.timm_layout import CLASSES, layout
 from zoo.artifact.folder import Check
 from zoo.conversion.registry import default_parameters
 from zoo.errors import IntegrityError, NotFoundError
 from zoo.hub import cache
 from zoo.models import recipes, registry
 from zoo.models.recipes import Recipe
-from zoo.networks.architectures import topology
 from zoo.pretrained import sources
 
 NAME = "s-small"
-CLASSES = ["ant", "bee", "cat"]
 LARGE = os.environ.get("ZOO_LARGE") == "1"
 PARAMETERS = {"steps": 2, "iterations": 20, "rows": 4}
-
-
-def layout(arch: str, side: int) -> dict[str, bytes]:
-    """Upload a repository as timm makes it: its config.json, torchvision's tensor names."""
-    net = topology(arch, num_classes=len(CLASSES))
-    config = {
-        "architecture": arch,
-        "num_classes": len(CLASSES),
-        "num_features": net.features,
-        "pretrained_cfg": {
-            "tag": "tv_in1k",
-            "custom_load": False,
-            "input_size": [3, side, side],
-            "fixed_input_size": False,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": [0.485, 0.456, 0.406],
-            "std": [0.229, 0.224, 0.225],
-            "num_classes": len(CLASSES),
-            "pool_size": [7, 7],
-            "first_conv": "conv1",
-            "classifier": "fc",
-            "license": "bsd-3-clause",
-            "origin_url": "https://github.com/pytorch/vision",
-        },
-        "label_names": CLASSES,
-    }
-    return {
-        ".gitattributes": b"*.safetensors filter=lfs\n",
-        "README.md": b"---\nlibrary_name: timm\n---\n",
-        "config.json": json.dumps(config, indent=2).encode(),
-        "model.safetensors": save(dict(random_model(net).state_dict()), metadata={"format": "pt"}),
-    }
 
 
 def serve(server: MiniHub, files: dict[str, bytes], arch: str) -> Recipe:
@@ -239,12 +202,20 @@ def test_calibrated_on_images(recipe: Recipe, zoo: Zoo, images: Path, made_home:
     ]
     assert zoo("pull", NAME, "--calib", images, "--samples", "6").out.strip() != found["folder"]
     Image.new("RGB", (12, 12), "red").save(images / "ant" / "0.png")
-    everything = json.loads(zoo("pull", NAME, "--calib", images, "--samples", "12", "--json").out)
+    ended = zoo("pull", NAME, "--calib", images, "--samples", "12", "--json")
+    assert f"calibrating on {images}: image folder, 12 images, 3 classes; labels: by" in ended.err
+    everything = json.loads(ended.out)
     Image.new("RGB", (12, 12), "blue").save(images / "ant" / "0.png")
     changed = json.loads(zoo("pull", NAME, "--calib", images, "--samples", "12", "--json").out)
     assert changed["fetched"] and changed["folder"] != everything["folder"]
+    (images / "ant" / "0.png").write_bytes(b"broken")
+    words = ("pull", NAME, "--calib", images, "--samples", "12")
+    assert "leave such images out with --on-bad-image skip" in zoo(*words).err
+    skipped = zoo(*words, "--on-bad-image", "skip")
+    assert skipped.code == 0 and "1 of 12 images skipped, 11 left (0.png" in skipped.err
+    assert "1 of 12 images skipped" in (Path(skipped.out.strip()) / "config.json").read_text()
     assert zoo("pull", NAME).out.strip() == free and registry.resolve(NAME) == Path(free)
-    assert len(kept(made_home)) == 6  # five artifacts and which of them is current
+    assert len(kept(made_home)) == 7  # six artifacts and which of them is current
 
 
 @pytest.mark.parametrize(

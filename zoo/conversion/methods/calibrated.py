@@ -40,6 +40,11 @@ class TunedSettings(CalibratedSettings):
     tune_images: int = Field(20_000, ge=1, le=2**31)
     tune_rate: float = Field(4e-4, ge=1e-9, le=1.0)
 
+    @property
+    def drawn(self) -> int:
+        """Most images that a conversion with these settings draws."""
+        return max(self.images, self.tune_images if self.tune else 0)
+
 
 class Calibrated(Method):
     """Thresholds per channel and a bias for each timestep, on training images."""
