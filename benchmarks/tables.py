@@ -129,6 +129,23 @@ def family() -> str:
     return "\n".join(lines)
 
 
+def recipes() -> str:
+    """Return the table of what the recipes of public CIFAR networks make."""
+    results = [
+        json.loads(path.read_text())
+        for path in sorted((ROOT / "benchmarks" / "results" / "recipes").glob("*.json"))
+    ]
+    steps = sorted({row["timesteps"] for result in results for row in result["rows"]})
+    lines = ["| name | data set | ANN | " + " | ".join(f"T={t}" for t in steps) + " |"]
+    lines.append("|" + "---|" * (3 + len(steps)))
+    for result in results:
+        top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
+        cells = [f"`{result['name']}`", DATA_SETS[result["data"]["dataset"]]]
+        cells += [f"{result['ann']['top1']:.2f}", *(top1.get(t, "") for t in steps)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def cpu() -> str:
     """Return the table of the CPU benchmark."""
     report = json.loads((ROOT / "benchmarks" / "results" / "cpu.json").read_text())
@@ -227,6 +244,7 @@ TABLES = {
     "cifar10": cifar10.render,
     "int8": cifar10.numerics,
     "datafree": datafree.render,
+    "recipes": recipes,
     "imagenet": imagenet.render,
     "cpu": cpu,
 }

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from zoo.conversion.convert import Conversion
     from zoo.data.images import ImageSet
     from zoo.data.rule import LabelRule
-    from zoo.models.registry import list_models, pull
+    from zoo.models.listing import list_models
+    from zoo.models.registry import pull
     from zoo.networks.backends import Backend
     from zoo.networks.spiking import SpikingResNet
     from zoo.pretrained.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ __all__ = [
 # Functions that are used as they are; imported when first asked for, since they bring torch or
 # pydantic.
 _FUNCTIONS = {
-    "list_models": "zoo.models.registry",
+    "list_models": "zoo.models.listing",
     "pull": "zoo.models.registry",
     "publish": "zoo.share.publish",
 }

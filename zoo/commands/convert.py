@@ -31,6 +31,7 @@ app = typer.Typer()
         "zoo convert timm/resnet50.tv_in1k --calib imagenet/train --out s-resnet50",
         "zoo convert torchvision:resnet18 --calib imagenet/train --method hu2018 --out s-resnet18",
         "zoo convert resnet56.th --arch resnet56 --method data-free --out s-resnet56",
+        "zoo convert akamaster:resnet56 --calib cifar10 --neuron multi-level --out s-resnet56",
     ),
 )
 def convert_command(
@@ -39,8 +40,7 @@ def convert_command(
         typer.Argument(
             metavar="SRC",
             help="The trained ANN: a .pth, .pt, .th or .safetensors file, timm/NAME of a hub (or "
-            "such a folder), "
-            "torchvision:NAME.",
+            "such a folder), torchvision:NAME, akamaster:NAME or chenyaofo:NAME.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")],

@@ -32,6 +32,7 @@ _FIELDS = (
     "top1",
     "ann",
     "measured",
+    "unmeasured",
     "accuracy",
     "size",
     "folder",
@@ -128,14 +129,15 @@ def rows(timesteps: int | None = None) -> list[dict[str, Any]]:
 
     return [
         *(_of_entry(entry, timesteps) for entry in registry.at_hand(terminal.warn)),
-        *(_of_recipe(recipe) for recipe in registry.to_make()),
+        *(_of_recipe(recipe, timesteps) for recipe in registry.to_make()),
     ]
 
 
 def _of_entry(entry: Entry, timesteps: int | None) -> dict[str, Any]:
-    config, found = entry.config, entry.figures
-    accuracy = {} if found is None else {row.timesteps: row.top1 for row in found.rows}
+    config, found, accuracy = entry.config, entry.figures, entry.top1
     step = timesteps or max(accuracy, default=None)
+    published = "published" if found is entry.evaluation else "here"
+    of_recipe = entry.of_recipe
     return {
         "name": entry.name,
         "arch": config.arch,
@@ -147,8 +149,9 @@ def _of_entry(entry: Entry, timesteps: int | None) -> dict[str, Any]:
         "numerics": config.numerics,
         "timesteps": step,
         "top1": None if step is None else accuracy.get(step),
-        "ann": found and found.ann and found.ann.top1,
-        "measured": found and ("published" if found is entry.evaluation else "here"),
+        "ann": found.ann and found.ann.top1 if found else of_recipe and of_recipe.ann,
+        "measured": published if found else of_recipe and "recipe",
+        "unmeasured": entry.unmeasured,
         "accuracy": accuracy,
         "size": entry.size,
         "folder": str(entry.folder),
@@ -159,16 +162,26 @@ def _of_entry(entry: Entry, timesteps: int | None) -> dict[str, Any]:
     }
 
 
-def _of_recipe(recipe: Recipe) -> dict[str, Any]:
+def _of_recipe(recipe: Recipe, timesteps: int | None) -> dict[str, Any]:
+    from zoo.models.figures import recipe_figures, why_unmeasured
+
+    found = recipe_figures(recipe)
+    accuracy = found.top1 if found else {}
+    step = timesteps or max(accuracy, default=None)
     return dict.fromkeys(_FIELDS) | {
         "name": recipe.name,
         "arch": recipe.arch,
-        "dataset": "imagenet",
+        "dataset": recipe.dataset,
         "method": "data-free",
         "neuron": recipe.neuron,
         "schedule": "causal",
         "numerics": "int8",
-        "accuracy": {},
+        "timesteps": step,
+        "top1": None if step is None else accuracy.get(step),
+        "ann": found and found.ann,
+        "measured": found and "recipe",
+        "unmeasured": why_unmeasured(recipe),
+        "accuracy": accuracy,
         "origin": "recipe",
     }
 

@@ -162,12 +162,19 @@ def models(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     if made is not None:
         notes.append(f"recipe: zoo pull {made} fetches a public ANN and converts it here, minutes")
     print_lines(console, ["", *notes] if notes else [])
+    why: dict[str, list[str]] = {}
+    for row in rows:
+        if row["unmeasured"] is not None:
+            why.setdefault(row["unmeasured"], []).append(row["name"])
+    if why:
+        reasons = [f"  {printable(', '.join(names))}: {reason}" for reason, names in why.items()]
+        print_lines(console, ["", "unmeasured:", *reasons])
 
 
 def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if value is None:
-        return "-"
+        return "unmeasured" if key == "top1" and row["unmeasured"] is not None else "-"
     if key == "size":
         return human_bytes(value)
     if key in ("ann", "top1"):

@@ -108,7 +108,7 @@ KNOWN = {
                 "cifar100/train-00000-of-00001.parquet",
                 "694865d6b990e234804f01268586c41e88bcbbb75e20858432c05ad4081aca23",
                 50_000,
-                None,
+                "f21948361e3a1c94d1f14ec03fe682372044407fa6a618f020b2ed8dcc41d84d",
             ),
             "test": Split(
                 "cifar100/test-00000-of-00001.parquet",

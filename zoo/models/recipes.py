@@ -3,7 +3,9 @@
 A recipe says which checkpoint, pinned to its bytes, and how it is converted. Where the hub's own
 pages were seen to state the sha256 of timm's file (ResNet-18, 50 and 152) the source is that file,
 at its commit; else it is torchvision's, whose name holds the first eight digits of its sha256. Both
-are torchvision's ImageNet weights.
+are torchvision's ImageNet weights. The CIFAR networks of `zoo.pretrained.published` are named as
+timm names weights, by a tag that says whose they are and for which data set:
+`s-resnet56.akamaster_c10`. A CIFAR network's name without a tag means the zoo's own.
 
 What is made lies in the zoo's own cache, not the hub client's, which holds only what has a hub's
 hash:
@@ -33,6 +35,7 @@ from zoo.artifact.config import CONFIG, FILES, WEIGHTS, parse_config
 from zoo.errors import IntegrityError, UsageError, ZooError
 from zoo.files import replaced_file
 from zoo.hub import cache
+from zoo.pretrained.published import RELEASES, is_published
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
@@ -56,8 +59,9 @@ class Recipe:
 
     Attributes:
         source: as `zoo.pretrained.sources` reads it, with a commit where it is a hub's.
-        sha256: of a hub's weights; torchvision's name says its own.
+        sha256: of the weights; None where `zoo.pretrained.published` knows the first eight digits.
         megabytes: what is fetched.
+        dataset: that the checkpoint was trained on.
         samples: images to calibrate on, or to make; at 224 x 224 each takes memory.
         parameters: of a method, where they are not its defaults; each method takes those that it
             has.
@@ -72,11 +76,13 @@ class Recipe:
     timesteps: int = 32
     samples: int = 32
     parameters: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    dataset: str = "imagenet"
 
     @property
     def digest(self) -> str:
         """Cache key: changes whenever the conversion would."""
         facts = asdict(self) | {"conversion": CONVERSION}
+        del facts["dataset"]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -123,8 +129,26 @@ _CHECKPOINTS: tuple[tuple[str, str, int, str | None], ...] = (
 _LONG: dict[str, Any] = {"timesteps": 64, "parameters": {"levels": 32, "rows": 64}}
 
 
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
+_TAGS = {"cifar10": "c10", "cifar100": "c100"}
+
+
+_CIFAR = [
+    Recipe(
+        f"s-{one.arch}.{one.publisher}_{_TAGS[one.dataset]}",
+        one.arch,
+        one.source,
+        one.megabytes,
+        one.sha256,
+        samples=128,
+        dataset=one.dataset,
+    )
+    for one in RELEASES.values()
+    if one.dataset in _TAGS
+]
+
+
+_IMAGENET = [
+    recipe
     for arch, source, megabytes, sha256 in _CHECKPOINTS
     for recipe in (
         Recipe(
@@ -147,7 +171,10 @@ RECIPES: dict[str, Recipe] = {
             parameters={"rows": 8},
         ),
     )
-}
+]
+
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_CIFAR, *_IMAGENET)}
 
 
 def everything() -> Iterator[Made]:
@@ -223,7 +250,7 @@ def make(
     """
     recipe = RECIPES[name]
     calibration: ImageSet | None = None
-    if endpoint is not None and recipe.source.startswith("torchvision:"):
+    if endpoint is not None and is_published(recipe.source):
         raise UsageError(
             f"{name} is made from {recipe.source}, which no hub has: leave `endpoint` out"
         )

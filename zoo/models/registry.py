@@ -8,7 +8,6 @@ zoo.models.registry` writes it anew from the folders beside it.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import hashlib
 import json
 import warnings
@@ -21,11 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, m
 
 from zoo.artifact.config import CONFIG, EVALUATION, FILES, WEIGHTS, Config, Sha256, parse_config
 from zoo.artifact.results import Evaluation, read_evaluation
+from zoo.data.datasets import KNOWN
 from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
 from zoo.hub import cache
 from zoo.hub import client as hub
 from zoo.models import recipes
+from zoo.models.figures import Figures, recipe_figures
 from zoo.models.measured import measured_here
+from zoo.pretrained.published import RELEASES
 from zoo.progress import Progress
 
 if TYPE_CHECKING:
@@ -91,9 +93,29 @@ class Entry:
 
     @property
     def dataset(self) -> str | None:
-        """Name of the data set that it was measured on, else calibrated on; None if it has none."""
+        """Name of the data set that it was measured on, else made for; None if it has none."""
         data = self.figures and self.figures.data
-        return (data and (data.dataset or data.name)) or self.config.calibration.dataset
+        return (data and (data.dataset or data.name)) or dataset_of(self.config)
+
+    @property
+    def of_recipe(self) -> Figures | None:
+        """What was measured of the recipe that made it, if these are the weights it is of."""
+        recipe = recipes.RECIPES.get(self.name) if self.origin == "made" else None
+        found = recipe_figures(recipe) if recipe is not None else None
+        same = found is not None and found.weights_sha256 == self.config.weights_sha256
+        return found if same else None
+
+    @property
+    def top1(self) -> dict[int, float]:
+        """Measured accuracy in percent by number of timesteps; empty where there is none."""
+        if self.figures is not None:
+            return {row.timesteps: row.top1 for row in self.figures.rows}
+        return self.of_recipe.top1 if self.of_recipe is not None else {}
+
+    @property
+    def unmeasured(self) -> str | None:
+        """Why `top1` is empty; None where it is not."""
+        return None if self.top1 else f"zoo eval {self.name} measures it"
 
 
 def index() -> dict[str, IndexEntry]:
@@ -168,75 +190,6 @@ def to_make() -> list[recipes.Recipe]:
     return [
         recipe for name, recipe in recipes.RECIPES.items() if recipes.current_artifact(name) is None
     ]
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """A row of `list_models`.
-
-    Attributes:
-        name: for `zoo.load` and `zoo.pull`.
-        arch, neuron: architecture of the ANN, kind of the neurons.
-        timesteps: what the model is meant for; it runs at any other number too.
-        dataset: name of the data set that it is for, None where it has none.
-        top1: measured accuracy in percent by number of timesteps; empty where nothing was measured.
-        origin: shipped, cached (pulled from a hub), made (by a recipe), or recipe (`zoo.pull`
-            makes it).
-    """
-
-    name: str
-    arch: str
-    neuron: str
-    timesteps: int
-    dataset: str | None
-    top1: dict[int, float]
-    origin: Origin | Literal["recipe"]
-
-
-def list_models(filter: str | None = None, dataset: str | None = None) -> list[ModelInfo]:
-    """Return the models that are here and the recipes of those that can be made, by name.
-
-    Models of a hub are found with `zoo search`.
-
-    Args:
-        filter: a pattern such as `s-resnet20*`, or a part of the name.
-        dataset: only models for the data set of this name, `cifar10` for example.
-
-    Warns:
-        UserWarning: a model that is damaged, and left out.
-    """
-    problems: list[str] = []
-    rows = [
-        ModelInfo(
-            name=model.name,
-            arch=model.config.arch,
-            neuron=model.config.neuron,
-            timesteps=model.config.timesteps,
-            dataset=model.dataset,
-            top1={row.timesteps: row.top1 for row in model.evaluation.rows}
-            if model.evaluation
-            else {},
-            origin=model.origin,
-        )
-        for model in at_hand(problems.append)
-    ]
-    rows += [
-        ModelInfo(
-            recipe.name, recipe.arch, recipe.neuron, recipe.timesteps, "imagenet", {}, "recipe"
-        )
-        for recipe in to_make()
-    ]
-    for text in problems:
-        warnings.warn(text, stacklevel=2)
-    pattern = "*" if filter is None else filter if set(filter) & set("*?[") else f"*{filter}*"
-    return sorted(
-        (
-            row
-            for row in rows
-            if fnmatch.fnmatchcase(row.name, pattern) and dataset in (None, row.dataset)
-        ),
-        key=lambda row: row.name,
-    )
 
 
 def resolve(
@@ -419,12 +372,22 @@ def verify_model(folder: Path, *, deep: bool = False) -> list[Check]:
     return first + verify_artifact(folder, deep=deep)
 
 
+def dataset_of(config: Config) -> str | None:
+    """Return the name of the data set that a model is for, None where none is known.
+
+    It is the one that the model was calibrated on, or the one that its checkpoint is published for.
+    """
+    source = RELEASES.get(config.source.name)
+    return config.calibration.dataset or (source.dataset if source is not None else None)
+
+
 def default_data(config: Config) -> str | None:
     """Return the data set that an evaluation takes by default, None for none.
 
-    It is the one that the model was calibrated on, where that one has a name.
+    It is the one that the model is for, where the zoo can fetch that.
     """
-    return config.calibration.dataset
+    name = dataset_of(config)
+    return name if name in KNOWN else None
 
 
 def make_index() -> dict[str, Any]:

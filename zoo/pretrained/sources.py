@@ -4,57 +4,41 @@
     timm/resnet50.tv_in1k[@revision]   a repository of a hub in timm's layout: config.json and
                                        model.safetensors
     ./resnet50.tv_in1k                 a folder in that layout
-    torchvision:resnet50[.v2]          torchvision's weights, from torch.hub's cache or pytorch.org
+    torchvision:resnet50[.v2]          a file that its authors publish, from torch.hub's cache or
+    akamaster:resnet56                 their own address: see `zoo.pretrained.published`
+    chenyaofo:cifar100_resnet56
 
-Both libraries put the stride of a bottleneck in its 3x3 convolution. Nothing is executed, and
-everything is checked before it is used: files of a hub against the hash it stores them under,
-torchvision's against the hash in their names.
+timm and torchvision put the stride of a bottleneck in its 3x3 convolution. Nothing is executed, and
+everything is checked before it is used: files of a hub against the hash it stores them under, those
+of other addresses against the sha256 that they are pinned to.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError, ZooError
-from zoo.files import replaced_file
+from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.hub import client as hub
 from zoo.hub import download
 from zoo.imagenet import imagenet_classes
 from zoo.networks.architectures import ARCHITECTURES
 from zoo.networks.topology import StrideIn
-from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint, sha256_of
+from zoo.pretrained.checkpoint import Checkpoint, Origin, read_checkpoint
+from zoo.pretrained.fetch import fetch_pinned
+from zoo.pretrained.published import RELEASES, is_published, published
 from zoo.pretrained.state import Weights
 from zoo.progress import Progress
 from zoo.text import first_fault
 
 FORMS = (
     "a .pth, .pt, .th or .safetensors file, a folder or hub repository in timm's layout, or "
-    "torchvision:resnet50"
+    "torchvision:resnet50, akamaster:resnet56, chenyaofo:cifar100_resnet56"
 )
-
-
-TORCHVISION_URL = "https://download.pytorch.org/models/"
-
-
-# The eight digits begin the file's sha256.
-TORCHVISION = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "resnet34": "resnet34-b627a593.pth",
-    "resnet50": "resnet50-0676ba61.pth",
-    "resnet50.v2": "resnet50-11ad3fa6.pth",
-    "resnet101": "resnet101-63fe2227.pth",
-    "resnet101.v2": "resnet101-cd907fc2.pth",
-    "resnet152": "resnet152-394f9c45.pth",
-    "resnet152.v2": "resnet152-f82ba261.pth",
-}
 
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -64,16 +48,6 @@ _MAX_CONFIG, _MAX_WEIGHTS = 4_000_000, 2_000_000_000  # bytes; ResNet-152 has 24
 
 
 _SUFFIXES = (".pth", ".pt", ".th", ".bin", ".safetensors")
-
-
-_TIMEOUT = 30  # seconds without a byte
-
-
-_IMAGENET: dict[str, Any] = {
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "input_size": 224,
-}
 
 
 @dataclass(frozen=True)
@@ -183,8 +157,8 @@ def find_checkpoint(
 ) -> Source:
     """Return the file of a source, fetched if need be; arguments and errors as of `read_source`."""
     text, path = str(text), Path(text)
-    if text.startswith("torchvision:"):
-        return _torchvision(text, offline, progress)
+    if is_published(text):
+        return _published(text, offline, progress)
     # A name may be too long for a file, or have a null byte in it.
     with contextlib.suppress(OSError, ValueError):
         if path.is_file():
@@ -255,7 +229,7 @@ def _timm(data: bytes, where: str) -> tuple[str, int | None, Origin]:
         ) from None
     arch, pretrained = config.architecture, config.pretrained_cfg
     if arch not in ARCHITECTURES:
-        plain = ", ".join(name for name in ARCHITECTURES if name in TORCHVISION)
+        plain = ", ".join(name for name in ARCHITECTURES if f"torchvision:{name}" in RELEASES)
         raise UsageError(
             f"{where} is a {arch}, which the zoo cannot convert: choose a plain {plain}"
         )
@@ -305,119 +279,18 @@ def _unsupported(config: _Timm) -> str | None:
     return None
 
 
-def _torchvision(text: str, offline: bool, progress: Progress | None) -> Source:
-    name = text.partition(":")[2].removesuffix(".v1")
-    file = TORCHVISION.get(name)
-    if file is None:
-        raise NotFoundError(
-            f"{text} is not known: use one of "
-            f"{', '.join(f'torchvision:{known}' for known in TORCHVISION)}"
+def _published(text: str, offline: bool, progress: Progress | None) -> Source:
+    one = published(text)
+    mean, std = one.normalisation
+    origin = Origin(license=one.license, url=one.url, mean=mean, std=std, input_size=32)
+    if one.dataset == "imagenet":
+        origin = replace(
+            origin,
+            input_size=224,
+            # torchvision resizes to 256, the second weights to 232: 224 / 0.875 and 224 / 0.965.
+            crop=0.965 if one.name.endswith(".v2") else 0.875,
+            interpolation="bilinear",
+            class_names=imagenet_classes(),
         )
-    origin = Origin(
-        license="BSD-3-Clause",
-        url=TORCHVISION_URL + file,
-        class_names=imagenet_classes(),
-        interpolation="bilinear",
-        # torchvision resizes to 256, the second weights to 232: 224 / 0.875 and 224 / 0.965.
-        crop=0.965 if name.endswith(".v2") else 0.875,
-        **_IMAGENET,
-    )
-    path, sha256 = _download(TORCHVISION_URL, file, offline, progress)
-    return Source(
-        path,
-        f"torchvision:{name}",
-        arch=name.removesuffix(".v2"),
-        num_classes=1000,
-        origin=origin,
-        sha256=sha256,
-    )
-
-
-def _download(base: str, name: str, offline: bool, progress: Progress | None) -> tuple[Path, str]:
-    """Return a file of pytorch.org and its sha256, which its name begins.
-
-    It is taken from torch.hub's cache, else fetched into it.
-    """
-    import torch
-
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    match = re.search(r"-([0-9a-f]{8})\.", name)
-    assert match is not None
-    if path.is_file() and (sha256 := sha256_of(path)).startswith(match[1]):
-        return path, sha256
-    if hub.is_offline(offline):
-        raise NetworkError(
-            f"{path} is not there or damaged, and the zoo is offline: fetch it once with a "
-            "connection"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ZooError(
-            f"{path.parent} cannot be written ({error.strerror}): set TORCH_HOME to another folder"
-        ) from None
-    with replaced_file(path, advice="free some space or set TORCH_HOME") as partial:
-        with open(partial, "wb") as file:
-            sha256 = _receive(base + name, file, progress)
-        if not sha256.startswith(match[1]):
-            raise IntegrityError(
-                f"{base}{name} has sha256 {sha256[:8]}..., not {match[1]}...: nothing was kept; "
-                "try again"
-            )
-    return path, sha256
-
-
-def _receive(url: str, file: Any, progress: Progress | None) -> str:
-    """Write what is at `url` to `file`; return its sha256.
-
-    Raises:
-        NetworkError: it cannot be reached, or ends early.
-        IntegrityError: it has more bytes than any checkpoint.
-        ZooError: the file cannot be written.
-    """
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    digest, done, name = hashlib.sha256(), 0, url.rpartition("/")[2]
-    request = urllib.request.Request(url, headers={"User-Agent": "spiking-zoo"})
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-            total = _length(answer.headers)
-            while part := answer.read(1 << 20):
-                done += len(part)
-                if done > _MAX_WEIGHTS:
-                    raise IntegrityError(
-                        f"{url} has more than {_MAX_WEIGHTS} bytes: nothing was kept; check the "
-                        "address"
-                    )
-                digest.update(part)
-                try:
-                    file.write(part)
-                except OSError as error:
-                    raise ZooError(
-                        f"{name} could not be stored ({error.strerror}): free some space or set "
-                        "TORCH_HOME"
-                    ) from error
-                if progress is not None:
-                    progress(name, done, max(total, done))
-    except urllib.error.HTTPError as error:
-        raise NetworkError(
-            f"{url} answered {error.code}: try again later, or give the file itself"
-        ) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        why = getattr(error, "reason", None) or error
-        raise NetworkError(
-            f"{url} could not be reached ({str(why)[:120]}): check the connection, or give the "
-            "file itself"
-        ) from error
-    if done < total:
-        raise NetworkError(
-            f"{url} ended after {done} of {total} bytes: nothing was kept; try again"
-        )
-    return digest.hexdigest()
-
-
-def _length(headers: Mapping[str, str]) -> int:
-    text = headers.get("Content-Length") or ""
-    return int(text) if text.isdecimal() else 0
+    path, sha256 = fetch_pinned(one.url, one.pin, offline=offline, progress=progress)
+    return Source(path, one.source, one.arch, one.num_classes, origin, sha256)

@@ -10,3 +10,4 @@ from tests.zoo.hub.conftest import (  # noqa: F401
     shared_net,
     zoo,
 )
+from tests.zoo.pretrained.conftest import site  # noqa: F401

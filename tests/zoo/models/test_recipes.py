@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -33,7 +34,7 @@ from zoo.errors import IntegrityError, NotFoundError
 from zoo.hub import cache
 from zoo.models import recipes, registry
 from zoo.models.recipes import Recipe
-from zoo.pretrained import sources
+from zoo.pretrained.published import RELEASES
 
 NAME = "s-small"
 LARGE = os.environ.get("ZOO_LARGE") == "1"
@@ -452,16 +453,16 @@ def test_the_zoos_own_recipes() -> None:
             recipe.parameters.keys() <= default_parameters(method).keys()
             for method in ("calibrated", "data-free")
         )
-        binary, shallow = recipe.neuron == "if", recipe.arch in ("resnet18", "resnet34")
-        assert recipe.timesteps == (
-            4 if recipe.neuron == "multi-level" else 64 if binary and not shallow else 32
-        )
-        assert (name, recipe.arch) == (recipe.name, name.split("-")[1])
-        if recipe.sha256 is None:  # pinned by the digits in the file's name
-            assert repo == f"torchvision:{recipe.arch}" and recipe.arch in sources.TORCHVISION
-        else:
-            assert (
-                repo == f"timm/{recipe.arch}.tv_in1k"
-                and len(revision) == 40
-                and len(recipe.sha256) == 64
+        long = recipe.neuron == "if" and recipe.arch in ("resnet50", "resnet101", "resnet152")
+        assert recipe.timesteps == (4 if recipe.neuron == "multi-level" else 64 if long else 32)
+        assert (name, recipe.arch) == (recipe.name, re.split(r"[-.]", name)[1])
+        one = RELEASES.get(recipe.source)
+        if one is not None:
+            assert (one.arch, one.sha256, one.dataset) == (
+                recipe.arch,
+                recipe.sha256,
+                recipe.dataset,
             )
+        else:
+            assert recipe.sha256 is not None and len(recipe.sha256) == 64
+            assert repo == f"timm/{recipe.arch}.tv_in1k" and len(revision) == 40

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import json
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,12 @@ from safetensors.torch import save, save_file
 from tests.minihub import MiniHub
 from tests.zoo.spiking_fixtures import image_set, random_model, random_pixels, refuses
 from zoo.conversion.convert import convert
-from zoo.errors import IntegrityError, NetworkError, NotFoundError, UsageError
+from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.imagenet import imagenet_classes
 from zoo.networks.architectures import topology
 from zoo.networks.resnet import ann_forward
 from zoo.pretrained import sources
-from zoo.pretrained.sources import TORCHVISION, find_checkpoint, read_source
+from zoo.pretrained.sources import find_checkpoint, read_source
 
 CONFIG: dict[str, Any] = {
     "architecture": "resnet20",
@@ -267,119 +263,6 @@ def test_parts_that_other_networks_have(tmp_path: Path, model: Any, key: str, sa
     save_file({**model.state_dict(), key: torch.zeros(1)}, path)
     with refuses(UsageError, said):
         read_source(path, "resnet20")
-
-
-@dataclass
-class Site:
-    """A web server with the files of `content`, as pytorch.org is."""
-
-    url: str
-    content: dict[str, bytes] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    cut: int = 0
-
-
-@pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found.asked.append(self.path)
-            data = found.content.get(self.path[1:])
-            self.send_response(404 if data is None else 200)
-            self.send_header("Content-Length", str(len(data or b"")))
-            self.end_headers()
-            self.wfile.write((data or b"")[: len(data or b"") - found.cut])
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Site(f"http://127.0.0.1:{server.server_address[1]}/")
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    monkeypatch.setattr("zoo.pretrained.sources.TORCHVISION_URL", found.url)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    yield found
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def published(site: Site, monkeypatch: pytest.MonkeyPatch, model: Any, tmp_path: Path) -> str:
-    """Publish a small network under a name as torchvision's; return the file's name."""
-    path = tmp_path / "net.pth"
-    torch.save(model.state_dict(), path)
-    name = f"resnet20-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"
-    monkeypatch.setitem(TORCHVISION, "resnet20", name)
-    site.content[name] = path.read_bytes()
-    return name
-
-
-def test_torchvisions_weights_are_fetched_once(
-    site: Site, published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[str, int, int]] = []
-    found = find_checkpoint("torchvision:resnet20", progress=lambda *step: seen.append(step))
-    kept, size = tmp_path / "torch" / "hub" / "checkpoints", len(site.content[published])
-    assert found.path == kept / published and found.path.read_bytes() == site.content[published]
-    assert seen[-1] == (published, size, size)
-    assert (found.name, found.arch, found.num_classes) == ("torchvision:resnet20", "resnet20", 1000)
-    assert (found.origin.url, found.origin.license) == (site.url + published, "BSD-3-Clause")
-    assert find_checkpoint("torchvision:resnet20.v1").path == found.path and len(site.asked) == 1
-    # A damaged copy is fetched again; offline it is not used.
-    found.path.write_bytes(b"x")
-    with refuses(NetworkError, "offline"):
-        find_checkpoint("torchvision:resnet20", offline=True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with refuses(NetworkError, "offline"):
-        find_checkpoint("torchvision:resnet20")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert find_checkpoint("torchvision:resnet20").path.read_bytes() == site.content[published]
-    assert [path.name for path in kept.iterdir()] == [published]
-    with refuses(IntegrityError, "has 7 classes"):
-        read_source("torchvision:resnet20")
-
-
-def test_a_download_is_whole_or_not_there(site: Site, published: str, tmp_path: Path) -> None:
-    kept = tmp_path / "torch" / "hub" / "checkpoints"
-    whole = site.content[published]
-    site.content[published] = whole[:-1] + b"?"
-    with refuses(IntegrityError, "nothing was kept"):
-        find_checkpoint("torchvision:resnet20")
-    site.cut = 10
-    with refuses(NetworkError):
-        find_checkpoint("torchvision:resnet20")
-    del site.content[published]
-    with refuses(NetworkError, "answered 404"):
-        find_checkpoint("torchvision:resnet20")
-    assert list(kept.iterdir()) == []
-
-
-def test_no_site_at_all(published: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.pretrained.sources.TORCHVISION_URL", "http://127.0.0.1:9/")
-    with refuses(NetworkError, "could not be reached"):
-        find_checkpoint("torchvision:resnet20")
-    with refuses(NotFoundError, "torchvision:resnet50.v2"):
-        find_checkpoint("torchvision:resnet51")
-
-
-def test_both_generations_of_torchvisions_preprocessing(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import math
-
-    monkeypatch.setattr(
-        "zoo.pretrained.sources._download", lambda base, name, *_: (Path(name), "0" * 64)
-    )
-    resizes = {}
-    for name in TORCHVISION:
-        found = find_checkpoint(f"torchvision:{name}")
-        assert found.arch == name.partition(".")[0] and found.path.name.startswith(found.arch + "-")
-        assert found.origin.crop is not None and found.origin.input_size == 224
-        resizes[name] = math.floor(224 / found.origin.crop)
-    assert {name: 232 if name.endswith("v2") else 256 for name in TORCHVISION} == resizes
 
 
 def test_imagenets_classes() -> None:
