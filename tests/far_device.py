@@ -9,13 +9,12 @@ without dimensions and indices may be the CPU's.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import (
     _DummyBackendModule,
     _setup_privateuseone_for_python_backend,
@@ -59,20 +58,41 @@ class _FarMode(TorchDispatchMode):
 
 
 def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-    far = any(isinstance(t, _FarTensor) for t in tensors)
-    near = any(not isinstance(t, _FarTensor) and t.dim() for t in tensors)
+    leaves = list(_leaves((*args, *kwargs.values())))
+    far = any(isinstance(t, _FarTensor) for t in leaves)
+    devices = [v for v in leaves if isinstance(v, torch.device)]
+    if not far and not any(device.type == NAME for device in devices):
+        return func(*args, **kwargs)
+    near = any(
+        isinstance(t, torch.Tensor) and not isinstance(t, _FarTensor) and t.dim() for t in leaves
+    )
+    if near and func is torch.ops.aten._has_compatible_shallow_copy_type.default:
+        return False
     indexed = func in _INDEXING and isinstance(args[0], _FarTensor)
     if far and near and func not in _COPIES and not indexed:
         raise RuntimeError(f"expected all tensors on one device, but {func} got {NAME} and cpu")
     # In inference mode `Tensor.to` arrives whole, with the device among its positions.
-    for device in (v for v in (*args, *kwargs.values()) if isinstance(v, torch.device)):
+    for device in devices:
         far = device.type == NAME
-    result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+    result = func(*_mapped(_inner, args), **{k: _mapped(_inner, v) for k, v in kwargs.items()})
     written = _written(func, args, kwargs)
     if written is not None:
         return written
-    return tree_map(_wrap, result) if far else result
+    return _mapped(_wrap, result) if far else result
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)([_mapped(function, part) for part in value])
+    return function(value)
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -106,6 +126,9 @@ class _FarModule(_DummyBackendModule):
     def max_memory_allocated(self, device: Any = None) -> int:
         return 1
 
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
 
 def _empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> Any:
     return _wrap(torch.empty_strided(size, stride, dtype=dtype))
@@ -125,6 +148,11 @@ def _register() -> tuple[_FarModule, torch.library.Library]:
     library.impl("empty_strided", _empty_strided, "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
     return module, library
+
+
+# torch starts a thread of autograd for each device that is known at the first backward pass of the
+# process, and never another.
+_register()
 
 
 @contextmanager

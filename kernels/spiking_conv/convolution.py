@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..precision import full_float32
+
 Path = Literal["onednn", "direct", "matmul"]
 
 EXACT_FLOAT64 = 2**53
@@ -114,9 +116,7 @@ class Convolution:
             x = x if zero == 0 else (x + 1).view(torch.uint8)
             return self._onednn(x.contiguous(memory_format=torch.channels_last), zero)
         if x.device.type == "cuda":
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ):
+            with full_float32():
                 return self._direct(x)
         return self._direct(x)
 

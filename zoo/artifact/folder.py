@@ -38,6 +38,7 @@ from zoo.artifact.config import (
 from zoo.artifact.tensors import expected_tensors, network_of, topology_of, weights_limit
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
 from zoo.files import replaced_folder, write_synced
+from zoo.networks.backends import Backend
 from zoo.networks.spiking import SpikingResNet
 
 _MAX_CONFIG_BYTES = 4_000_000
@@ -222,12 +223,19 @@ class Check:
     detail: str
 
 
-def verify_artifact(folder: str | Path, *, deep: bool = False) -> list[Check]:
+def verify_artifact(
+    folder: str | Path, *, deep: bool = False, device: str = "cpu", backend: Backend = "auto"
+) -> list[Check]:
     """Check an artifact; `deep` also runs it and compares the spike checksum.
 
     Never raises for a bad artifact.
 
-    Raises NotFoundError when the folder itself does not exist.
+    Args:
+        device, backend: what runs it, as in `zoo.load`; spikes are the same on all of them.
+
+    Raises:
+        NotFoundError: the folder itself does not exist.
+        UsageError: the backend cannot run on the device.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -244,13 +252,14 @@ def verify_artifact(folder: str | Path, *, deep: bool = False) -> list[Check]:
         )
         if deep:
             stated = config.checksum
-            found = spike_checksum(
-                network_of(config, tensors), checksum_images(config), stated.timesteps
-            )
+            network = network_of(config, tensors).to(device).with_backend(backend)
+            found = spike_checksum(network, checksum_images(config), stated.timesteps)
             detail = f"spikes sha256 {found}" + (
                 "" if found == stated.sha256 else f", config says {stated.sha256}"
             )
             checks.append(Check("spikes", found == stated.sha256, detail))
+    except UsageError:
+        raise
     except ZooError as error:
         checks.append(Check((CONFIG, WEIGHTS, "spikes")[len(checks)], False, str(error)))
     return checks

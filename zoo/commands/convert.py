@@ -13,6 +13,7 @@ from zoo.commands.common import Json, epilog, terminal
 from zoo.commands.messages import in_option_words
 from zoo.commands.terminal import print_lines, write_json
 from zoo.data.rule import LabelRule
+from zoo.distributed import pick_device
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,6 +180,12 @@ def convert_command(
         str | None,
         typer.Option(metavar="TEXT", help="Address that the ANN came from, for the record."),
     ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(
+            help="Device to convert on; a GPU rounds otherwise than a CPU, so bytes may differ."
+        ),
+    ] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace the artifact at --out.")] = False,
     json_output: Json = False,
 ) -> None:
@@ -248,6 +255,7 @@ def convert_command(
             parameters=settings,
             labels=labels,
             on_bad_image=on_bad_image,
+            device=pick_device(device),
             progress=progress,
         )
         config = result.save(out, force=force)

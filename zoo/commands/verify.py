@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from zoo.commands.common import Json, Model, epilog, find_model, terminal
 from zoo.commands.terminal import write_json
+from zoo.distributed import pick_device
 from zoo.errors import IntegrityError, NotFoundError
 from zoo.text import printable
 
@@ -24,6 +25,14 @@ def verify_command(
         bool,
         typer.Option("--deep", help="Run the model too, and compare the checksum of its spikes."),
     ] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Device to run on with --deep; spikes are the same on each."),
+    ] = "cpu",
+    backend: Annotated[
+        Literal["auto", "triton", "torch", "interpret"],
+        typer.Option(help="Implementation to run with --deep."),
+    ] = "auto",
     json_output: Json = False,
 ) -> None:
     """Check an artifact's files; exit 5 if one is bad."""
@@ -35,7 +44,8 @@ def verify_command(
         if not Path(model).is_dir():
             raise
         folder = Path(model)
-    checks = registry.verify_model(folder, deep=deep)
+    where = pick_device(device, backend)
+    checks = registry.verify_model(folder, deep=deep, device=where, backend=backend)
     failed = [check for check in checks if not check.ok]
     if json_output:
         write_json(

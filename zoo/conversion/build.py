@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -99,6 +99,16 @@ class Built:
     counts: Tensor
     peak_rate: float
 
+    def to(self, device: str) -> Built:
+        """Return the same with its tensors on `device`."""
+        return replace(
+            self,
+            network=self.network.to(device),
+            scales={name: scale.to(device) for name, scale in self.scales.items()},
+            ann_logits=self.ann_logits.to(device),
+            counts=self.counts.to(device),
+        )
+
 
 @dataclass
 class _Live:
@@ -151,9 +161,9 @@ def build_network(
         progress: called with the layers built and the layers in all.
     """
     net, params = spec.checkpoint.net, spec.checkpoint.params
-    images = (
-        image_table(spec.mean, spec.std, integer=False),
-        image_table(spec.mean, spec.std),
+    images = tuple(
+        image_table(spec.mean, spec.std, integer=integer).to(pixels.device)
+        for integer in (False, True)
     )
     table = images[spec.numerics == "int8"]
     live, layers, scales, reports = _Live(), {}, {}, []
@@ -244,7 +254,7 @@ def _layer(
         else:
             gain = torch.nn.functional.pad(amplitude, (node.shortcut.pad, node.shortcut.pad))
     bias = params[f"{node.name}.bias"][None]
-    scale = torch.ones(node.out_channels)
+    scale = torch.ones(node.out_channels, device=weight.device)
     if integer:
         scale = weight.abs().amax((1, 2, 3))
         if projection is not None:
@@ -411,6 +421,6 @@ def _head(spec: BuildSpec, amplitude: Tensor, area: int) -> Head:
     params = spec.params
     weight = params["fc.weight"] * (amplitude / area)
     if spec.numerics == "float32":
-        return Head(weight, torch.ones(len(weight)), params["fc.bias"])
+        return Head(weight, torch.ones(len(weight), device=weight.device), params["fc.bias"])
     scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
     return Head((weight / scale[:, None]).round().to(torch.int8), scale, params["fc.bias"])

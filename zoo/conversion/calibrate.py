@@ -214,9 +214,8 @@ def layerwise(
 
 def _sample(activations: Tensor, settings: Settings) -> Tensor:
     count = activations.numel() // activations.shape[1]
-    return torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))[
-        : settings.sample
-    ]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
+    return order[: settings.sample].to(activations.device)
 
 
 def _by_channel(values: Tensor, sampled: Tensor) -> Tensor:
@@ -234,17 +233,17 @@ def _shift(potential: Tensor, missing: Tensor, owing: Tensor | None, max_level: 
     span, count = len(_GRID) // 2, potential.shape[1]
     # By histogram instead of sorting, which takes longer; multiplying by a power of two is exact.
     steps = (potential * _FINE).floor_()
-    grid = torch.arange(-span, span + 1)
+    grid = torch.arange(-span, span + 1, device=potential.device)
     reached = _at_least(steps, -span, _FINE * max_level + span)
     # A graded spike of k is k thresholds passed.
     fires = sum(
         (reached[:, _FINE * k - grid + span] for k in range(1, max_level + 1)),
-        torch.zeros((), dtype=torch.int64),
+        torch.zeros((), dtype=torch.int64, device=potential.device),
     )
     if owing is not None:
         stay = _at_least(steps.masked_fill_(~owing, torch.inf), -span, span)
         fires = fires - (count - stay[:, span - grid])
-    return _nearest(_GRID.expand(len(potential), -1), fires / count, missing)
+    return _nearest(fires / count, missing)
 
 
 def _at_least(values: Tensor, low: int, high: int) -> Tensor:
@@ -255,7 +254,7 @@ def _at_least(values: Tensor, low: int, high: int) -> Tensor:
     """
     bins = high - low + 2
     index = values.clamp(low - 1, high).long() - (low - 1)
-    index += torch.arange(len(values))[:, None] * bins
+    index += torch.arange(len(values), device=values.device)[:, None] * bins
     counts = torch.bincount(index.flatten(), minlength=len(values) * bins).view(-1, bins)
     return counts.flip(1).cumsum(1).flip(1)[:, 1:]
 
@@ -266,7 +265,7 @@ def _count_shift(accumulated: Tensor, timesteps: int, target: Tensor) -> Tensor:
     The count is clip(floor(accumulated), 0, T).
     """
     counts = [(accumulated + shift).floor_().clamp_(0, timesteps).mean(1) for shift in _GRID]
-    return _nearest(_GRID.expand(len(accumulated), -1), torch.stack(counts, 1), target)
+    return _nearest(torch.stack(counts, 1), target)
 
 
 def _rate_shift(rates: Tensor, max_level: int, target: Tensor) -> Tensor:
@@ -283,8 +282,10 @@ def _rate_shift(rates: Tensor, max_level: int, target: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-def _nearest(grid: Tensor, means: Tensor, target: Tensor) -> Tensor:
+def _nearest(means: Tensor, target: Tensor) -> Tensor:
+    """Return the shift `[C]` of the grid whose mean `[C, len(grid)]` is nearest to the target."""
+    grid = _GRID.to(means.device)
     # The tie-break prefers the shift nearest to zero; it is far under the 1/4096 of a spike that
     # the sample can tell apart.
     best = ((means - target[:, None]).abs() + 1e-6 * grid.abs()).argmin(1)
-    return grid[0][best]
+    return grid[best]

@@ -44,6 +44,7 @@ from zoo.data.images import ImageSet
 from zoo.data.rule import LabelRule
 from zoo.errors import IntegrityError, UsageError
 from zoo.kernels.neuron import Neuron
+from zoo.kernels.precision import full_float32
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.run import Schedule
 from zoo.networks.spiking import SpikingResNet
@@ -133,11 +134,13 @@ def convert(
     parameters: Mapping[str, Value] | None = None,
     labels: LabelRule = "auto",
     on_bad_image: Literal["stop", "skip"] = "stop",
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Conversion:
     """Convert a pretrained ANN with training images, or data-free.
 
-    The same inputs and seed give the same bytes.
+    The same inputs and seed give the same bytes on a CPU. A GPU adds up float32 in another order,
+    so that thresholds and biases may differ there by a unit.
 
     Args:
         method: a name of `zoo.conversion.registry.METHODS`: calibrated, data-free or hu2018.
@@ -157,6 +160,7 @@ def convert(
         labels: how labels of the images become the network's, as `ImageSet.for_classes` takes it.
         on_bad_image: "skip" draws another image for each one that cannot be decoded, and counts and
             names these in the calibration's description.
+        device: where to compute; the network that comes back is on the CPU.
         progress: called with a stage, what is done and how much there is.
 
     Raises:
@@ -188,9 +192,10 @@ def convert(
         )
     prep = fit = preprocessing(checkpoint, input_size, resize, interpolation)
     report = progress or (lambda stage, done, total: None)
+    moved = checkpoint.to(device)
     if images is None:
         images = how.make_images(
-            checkpoint,
+            moved,
             settings,
             count=count,
             seed=seed,
@@ -209,18 +214,20 @@ def convert(
     # Of all images, since a few may not show which classes they are of.
     labelled = with_network_labels(checkpoint, images, labels).take(count, seed)
     job = Job(
-        checkpoint=checkpoint,
+        checkpoint=moved,
         request=request,
         seed=seed,
         prep=prep,
         mean=mean,
         std=std,
         images=images,
-        pixels=_pixels(drawn, fit),
-        labels=torch.from_numpy(labelled.labels),
+        pixels=_pixels(drawn, fit).to(device),
+        labels=torch.from_numpy(labelled.labels).to(device),
         report=report,
     )
-    built, searched = how.build(job, settings)
+    with full_float32():
+        built, searched = how.build(job, settings)
+    built, labels_here = built.to("cpu"), job.labels.cpu()
     config = _describe(
         job,
         built,
@@ -235,9 +242,11 @@ def convert(
         ),
         names=class_names(checkpoint, labelled),
     )
-    right = ann_accuracy(built.ann_logits, job.labels)
+    right = ann_accuracy(built.ann_logits, labels_here)
     # Images that are made from the statistics fit them whatever the normalisation is.
-    wrong = None if how.makes_images else wrong_normalisation(checkpoint, job.pixels, mean, std)
+    wrong = (
+        None if how.makes_images else wrong_normalisation(checkpoint, job.pixels.cpu(), mean, std)
+    )
     return Conversion(
         network=built.network,
         scales=built.scales,
@@ -248,7 +257,7 @@ def convert(
         ann_accuracy=right,
         assumed=tuple(text for text in (assumed, left_out) if text is not None),
         warnings=tuple(
-            text for text in (wrong, poor_accuracy(right, job.labels)) if text is not None
+            text for text in (wrong, poor_accuracy(right, labels_here)) if text is not None
         ),
     )
 

@@ -95,7 +95,8 @@ def distil(
     if len(pixels) == 0:
         raise UsageError("tuning needs at least one image: give training images with `images`")
     net = checkpoint.net
-    generator, table = torch.Generator().manual_seed(seed), image_table(mean, std, integer=False)
+    generator = torch.Generator().manual_seed(seed)
+    table = image_table(mean, std, integer=False).to(pixels.device)
     tuned = {name: values.clone() for name, values in checkpoint.params.items()}
     fixed = ("fc.weight", "fc.bias")
     weights = [

@@ -56,14 +56,17 @@ def round_to_int8(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         The weights, int8 `[Cout, K]`, and the shift of the bias that keeps the mean output, float
         `[Cout]`, in the same units.
     """
+    device, weight = weight.device, weight.double().cpu()
     mean = inputs.double().mean(0)
     centered = inputs.double() - mean
-    moments = centered.T @ centered / len(inputs)
+    # From here on the CPU: a GPU would spend its time on starting small operations.
+    moments = (centered.T @ centered / len(inputs)).cpu()
+    mean = mean.cpu()
     moments.diagonal().add_(_DAMPING * moments.diagonal().mean().clamp_min(1e-9))
     order = moments.diagonal().argsort(descending=True)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments[order][:, order]))
     feedback = torch.linalg.cholesky(inverse, upper=True)
-    left = weight.double()[:, order]
+    left = weight[:, order]
     rounded = torch.empty_like(left)
     for begin in range(0, left.shape[1], _BLOCK):
         block, own = (
@@ -79,4 +82,5 @@ def round_to_int8(weight: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         left[:, begin + _BLOCK :] -= errors @ feedback[begin : begin + _BLOCK, begin + _BLOCK :]
     result = torch.empty_like(rounded)
     result[:, order] = rounded
-    return result.to(torch.int8), ((weight.double() - result) @ mean).float()
+    shift = ((weight - result) @ mean).float()
+    return result.to(torch.int8).to(device), shift.to(device)

@@ -83,9 +83,10 @@ def make_images(
             f"{checkpoint.name} has no BatchNorm statistics, which data-free conversion makes its "
             "images from: give training images with `images` and another `method`"
         )
+    device = checkpoint.params["fc.weight"].device
     per_channel = (
-        torch.tensor(mean).float().view(-1, 1, 1),
-        torch.tensor(std).float().view(-1, 1, 1),
+        torch.tensor(mean).float().view(-1, 1, 1).to(device),
+        torch.tensor(std).float().view(-1, 1, 1).to(device),
     )
     generator = torch.Generator().manual_seed(seed)
     largest = max(_FEWEST, min(128, _PIXELS // (size[1] * size[2])))
@@ -97,7 +98,7 @@ def make_images(
             if progress is not None:
                 progress(before + step, len(counts) * steps)
 
-        pixels = pink_noise(count, size, generator)
+        pixels = pink_noise(count, size, generator).to(device)
         batches.append(_matched(checkpoint, moments, pixels, *per_channel, steps, rate, taken))
     shape = f"{size[1]}x{size[2]}x{size[0]}"
     description = (
@@ -105,7 +106,9 @@ def make_images(
         f"{seed}"
     )
     return unlabelled(
-        torch.cat(batches).permute(0, 2, 3, 1).contiguous().numpy(), description, checkpoint.name
+        torch.cat(batches).cpu().permute(0, 2, 3, 1).contiguous().numpy(),
+        description,
+        checkpoint.name,
     )
 
 

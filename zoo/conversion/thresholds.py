@@ -111,7 +111,8 @@ def local_threshold_balancing(
     There is no interior minimum: theta grows towards the maximum, and the number of batches is what
     decides.
     """
-    theta = {name: torch.zeros(channels[name]) for name in (layer.name for layer in net.layers)}
+    device = params["fc.weight"].device
+    theta = {layer.name: torch.zeros(channels[layer.name], device=device) for layer in net.layers}
 
     def on_layer(layer: Layer, z: Tensor) -> Tensor:
         over = (z - theta[layer.name].view(-1, 1, 1)).clamp_min_(0)
@@ -135,7 +136,7 @@ def gaussian(mean: Tensor, std: Tensor, levels: int) -> Tensor:
     the left side is the larger.
     """
     low, high = 0.1 * std, mean.clamp_min(0) + 10 * std
-    middles = torch.arange(1, levels + 1).double() - 0.5
+    middles = torch.arange(1, levels + 1, device=mean.device).double() - 0.5
     for _ in range(60):
         theta = (low + high) / 2
         offset = (middles * theta[:, None] / levels - mean[:, None]) / std[:, None]
@@ -191,7 +192,7 @@ class Activations:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.table = image_table(job.mean, job.std, integer=False)
+        self.table = image_table(job.mean, job.std, integer=False).to(job.pixels.device)
 
     @cached_property
     def sample(self) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from zoo.progress import Progress
 
 if TYPE_CHECKING:
     from zoo.artifact.folder import Check
+    from zoo.networks.backends import Backend
 
 _SHIPPED = Path(__file__).parent
 
@@ -356,8 +357,14 @@ def _difference(folder: Path, files: Mapping[str, str]) -> str | None:
     return None
 
 
-def verify_model(folder: Path, *, deep: bool = False) -> list[Check]:
-    """Return the checks of a model: files against the index or the hub, then the artifact."""
+def verify_model(
+    folder: Path, *, deep: bool = False, device: str = "cpu", backend: Backend = "auto"
+) -> list[Check]:
+    """Return the checks of a model: files against the index or the hub, then the artifact.
+
+    Args:
+        deep, device, backend: as in `zoo.artifact.folder.verify_artifact`.
+    """
     from zoo.artifact.folder import Check, verify_artifact
 
     first = []
@@ -369,7 +376,7 @@ def verify_model(folder: Path, *, deep: bool = False) -> list[Check]:
     elif cache.is_cached(folder):
         problem = cache.problem_of(folder)
         first = [Check("cache", problem is None, problem or "every file has the hash of the hub")]
-    return first + verify_artifact(folder, deep=deep)
+    return first + verify_artifact(folder, deep=deep, device=device, backend=backend)
 
 
 def dataset_of(config: Config) -> str | None:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -90,6 +90,17 @@ class Checkpoint:
     path: Path | None = None
     weights: Weights | None = None
     notes: tuple[str, ...] = ()
+
+    def to(self, device: str | torch.device) -> Checkpoint:
+        """Return the same ANN with its tensors on `device`."""
+        moments = None
+        if self.moments is not None:
+            moments = {
+                name: Moments(recorded.mean.to(device), recorded.std.to(device))
+                for name, recorded in self.moments.items()
+            }
+        params = {name: values.to(device) for name, values in self.params.items()}
+        return replace(self, params=params, moments=moments)
 
 
 def read_checkpoint(

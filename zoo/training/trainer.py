@@ -36,6 +36,7 @@ from zoo.data.augment import augment
 from zoo.data.images import ImageSet
 from zoo.errors import IntegrityError, UsageError
 from zoo.files import replaced_file
+from zoo.kernels.precision import full_float32
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ResNet
@@ -231,7 +232,7 @@ class Trainer:
         self._seconds += time.perf_counter() - begun
 
     def _end_epoch(self, epoch: int, begun: float) -> None:
-        loss, right = (self._sums / self.steps_an_epoch).tolist()
+        loss, right = (self._sums / self.steps_an_epoch).cpu().tolist()
         if not math.isfinite(loss):
             raise UsageError(
                 f"the loss is no number any more in epoch {epoch + 1}: lower `peak_rate`"
@@ -270,9 +271,10 @@ class Trainer:
         model.load_state_dict(self.average)
         model.eval()
         right = 0
-        for pixels, labels in images.batches(prep, _BATCH):
-            logits = model(look_up(self.table, pixels.to(self.device)))
-            right += int((logits.argmax(1).cpu() == labels).sum())
+        with full_float32():
+            for pixels, labels in images.batches(prep, _BATCH):
+                logits = model(look_up(self.table, pixels.to(self.device)))
+                right += int((logits.argmax(1).cpu() == labels).sum())
         return 100 * right / len(images)
 
     def save(self, path: Path) -> None:

@@ -112,7 +112,7 @@ def distilled(spec: BuildSpec, job: Job, settings: TunedSettings) -> BuildSpec:
     tuned, theta = distil(
         spec.checkpoint,
         spec.theta,
-        torch.cat([batch for batch, _ in drawn.batches(job.prep, 64)]),
+        torch.cat([batch for batch, _ in drawn.batches(job.prep, 64)]).to(job.pixels.device),
         spec.mean,
         spec.std,
         timesteps=levels,
