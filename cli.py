@@ -25,6 +25,7 @@ from zoo.commands import (
     export,
     hub,
     models,
+    record,
     share,
     site,
     train,
@@ -45,7 +46,20 @@ app = typer.Typer(
     "-q and --no-color may stand anywhere. Exit codes: 0 done, 1 failure, 2 usage, 3 not found, "
     "4 network, 5 integrity, 6 access, 7 a bound was missed, 130 Ctrl-C.",
 )
-for group in (models, card, site, evaluate, verify, convert, train, hub, doctor, share, export):
+for group in (
+    models,
+    card,
+    site,
+    evaluate,
+    record,
+    verify,
+    convert,
+    train,
+    hub,
+    doctor,
+    share,
+    export,
+):
     app.add_typer(group.app)
 app.add_typer(cache.app, name="cache")
 

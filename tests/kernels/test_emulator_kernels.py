@@ -56,7 +56,7 @@ def test_networks_are_emulated_only_within_the_block():
     network = equality.random_network(topology("resnet20")).with_backend("interpret")
     real, kernels = fused.FusedLayers, spiking_conv.launch.kernels
     with Emulator("sm_80").networks():
-        assert not network._layer_backend(1).interpret
+        assert not network.layer_backend(1).interpret
         assert spiking_conv.launch.kernels(True) is kernels(True)
     assert fused.FusedLayers is real and spiking_conv.launch.kernels is kernels
 

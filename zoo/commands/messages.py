@@ -11,23 +11,25 @@ import re
 # By command, the parameters whose option is their name with dashes.
 _PLAIN = {
     "convert": (
-        "arch force image_column input_size interpolation label_column labels license mean method "
-        "neuron numerics on_bad_image resize samples schedule seed shortcut split std stride_in "
+        "arch device force image_column input_size interpolation label_column labels license mean "
+        "method neuron numerics on_bad_image resize samples schedule seed shortcut split std stride_in "
         "timesteps url weights"
     ),
     "card": "data_license data_name data_url license url",
     "doctor": "endpoint offline",
     "eval": (
         "ann backend batch_size data_license data_name data_url device image_column label_column "
-        "labels limit on_bad_image plot resume split timesteps"
+        "labels layers limit on_bad_image plot resume split timesteps"
     ),
     "list": "endpoint timesteps",
     "mirror": "name",
     "publish": "data_license data_name data_url endpoint license private tag url",
     "pull": "endpoint force offline on_bad_image samples",
+    "record": "backend device labels layers limit split timesteps",
     "search": "endpoint",
     "serve": "host name port",
     "site": "force",
+    "verify": "backend device",
     "train": "batch_size device epochs levels plot precision resume seed shortcut start",
 }
 # By command, the parameters that the command line calls otherwise: options, and its arguments.
@@ -37,6 +39,7 @@ _OTHERS = {
     "mirror": {"folder": "DIR"},
     "publish": {"name": "MODEL"},
     "pull": {"folder": "--local-dir", "images": "--calib"},
+    "record": {"images": "--data", "what": "--what"},
     "serve": {"folder": "DIR"},
     "site": {"folder": "--out"},
     "train": {"arch": "ARCH", "folder": "--out", "images": "--dataset", "peak_rate": "--rate"},

@@ -100,6 +100,15 @@ class LayerBackend(Protocol):
     def dense(self, spikes: Any) -> Tensor:
         """Return a copy of a window's spikes as int8 `[T, B, C, H, W]`."""
 
+    def packed(self, name: str, spikes: Tensor) -> Any:
+        """Return spikes of a layer, int8 `[T, B, C, H, W]`, in the form that `spikes` takes."""
+
+    def potential(self, membrane: Any) -> Tensor:
+        """Return a copy of the potentials after the last timestep, `[B, C, H, W]`.
+
+        They are there after a window with `more`.
+        """
+
     def pooled(self, spikes: Any) -> Tensor:
         """Return net spikes summed over the area, integers `[T, B, C]`."""
 

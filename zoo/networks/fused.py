@@ -149,6 +149,15 @@ class FusedLayers:
     def dense(self, spikes: PackedSpikes) -> Tensor:
         return unpack(spikes)
 
+    def packed(self, name: str, spikes: Tensor) -> PackedSpikes:
+        return self._packed(name, spikes, None)
+
+    def potential(self, membrane: PackedMembrane | Membrane) -> Tensor:
+        if isinstance(membrane, Membrane):
+            return self.reference.potential(membrane)
+        assert membrane.v is not None
+        return membrane.v.permute(0, 3, 1, 2).clone()
+
     def pooled(self, spikes: PackedSpikes) -> Tensor:
         return pooled_counts(spikes, self.interpret)
 

@@ -93,7 +93,7 @@ class ReferenceLayers:
         if counter is not None:
             counter.add_(count_over_time_and_batch(spikes, layer.bits))
         # Without a -1 among them oneDNN takes spikes as they are.
-        return spikes if layer.neuron == "signed" else spikes.view(torch.uint8)
+        return self.packed(name, spikes)
 
     def pool(self, pool: Pool, x: Tensor, state: PoolState, counter: Tensor | None) -> Tensor:
         if pool.kind == "average":
@@ -119,6 +119,12 @@ class ReferenceLayers:
 
     def dense(self, spikes: Tensor) -> Tensor:
         return spikes.view(torch.int8).clone()
+
+    def packed(self, name: str, spikes: Tensor) -> Tensor:
+        return spikes if self.layers[name].neuron == "signed" else spikes.view(torch.uint8)
+
+    def potential(self, membrane: Membrane) -> Tensor:
+        return membrane.v.clone()
 
     def pooled(self, spikes: Tensor) -> Tensor:
         return spikes.sum((3, 4), dtype=torch.int64)

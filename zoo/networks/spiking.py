@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from zoo.errors import UsageError
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.backends import Backend, Chosen, LayerBackend, choose_backend
-from zoo.networks.executor import OnSpikes, run_causal, run_layerwise
-from zoo.networks.pixels import as_pixels, look_up
+from zoo.networks.chunks import run_chunks
+from zoo.networks.executor import OnSpikes
+from zoo.networks.observe import Recording, What, record, run_perturbed
+from zoo.networks.perturb import Perturb
+from zoo.networks.pixels import look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.reference import ReferenceLayers
 from zoo.networks.run import Head, Run, Schedule
@@ -223,9 +226,16 @@ class SpikingResNet(nn.Module):
         Raises:
             UsageError: that backend cannot run on the network's device.
         """
+        return self._rebuilt(self.layers, backend)
+
+    def with_layers(self, layers: Mapping[str, SpikingConv]) -> SpikingResNet:
+        """Return the network with other parameters of its layers, on the same backend."""
+        return self._rebuilt(layers, self._requested)
+
+    def _rebuilt(self, layers: Mapping[str, SpikingConv], backend: Backend) -> SpikingResNet:
         return SpikingResNet(
             self.topology,
-            self.layers,
+            layers,
             self.head,
             self.image_table,
             schedule=self.schedule,
@@ -288,6 +298,7 @@ class SpikingResNet(nn.Module):
         chunk: int | None = None,
         window: int | None = None,
         on_spikes: OnSpikes | None = None,
+        perturb: Perturb | None = None,
     ) -> Run:
         """Run images for `timesteps`.
 
@@ -300,6 +311,10 @@ class SpikingResNet(nn.Module):
                 only change speed and memory; the default is what is fast on the backend.
             on_spikes: called with each layer's name and a copy of its spikes, int8 `[T, B, C, H,
                 W]` of one window and chunk (layerwise: counts `[B, C, H, W]`).
+            perturb: changes what layers send, or their parameters, the same way on every backend: a
+                function of a layer's name and a copy of its spikes, int8 `[T, B, C, H, W]` over all
+                timesteps, that returns what is sent instead; one of `zoo.networks.perturb`; or a
+                list of these. `window` is then all timesteps.
 
         Returns:
             Run: logits at every timestep, and the snapshots.
@@ -308,81 +323,52 @@ class SpikingResNet(nn.Module):
             UsageError: timesteps < 1, images of another dtype or shape than the network takes, or a
                 run too long for the backend.
         """
-        if timesteps < 1:
-            raise UsageError(f"timesteps must be 1 or more, not {timesteps}: 32 is a good start")
-        pixels = as_pixels(images, self.topology.in_channels, self.preprocess)
-        causal = self.schedule == "causal"
-        steps = sorted({t for t in snapshots if t == timesteps or (t < timesteps and causal)})
-        backend = self._layer_backend(timesteps)
-        chunk = chunk or backend.chunk(*pixels.shape[-2:])
-        logits: list[Tensor] = []
-        spikes: dict[int, dict[str, Tensor]] = {step: {} for step in steps}
-        for start in range(0, max(len(pixels), 1), chunk):
-            part = self._run_chunk(
-                backend,
-                pixels[start : start + chunk].to(self.device),
+        if perturb is not None:
+            return run_perturbed(
+                self,
+                images,
                 timesteps,
-                steps,
-                window or backend.window,
-                on_spikes,
-            )
-            logits.append(part.logits)
-            # Added up layer by layer: the counts of a ResNet-152 at 224 pixels are 164 MB for each
-            # snapshot.
-            for step in steps:
-                total, counts = spikes[step], part.spikes[step]
-                for name in list(counts):
-                    count = counts.pop(name)
-                    total[name] = total[name] + count if name in total else count
-        return Run(torch.cat(logits, 1), spikes)
-
-    def _run_chunk(
-        self,
-        backend: LayerBackend,
-        images: Tensor,
-        timesteps: int,
-        steps: Sequence[int],
-        window: int,
-        on_spikes: OnSpikes | None,
-    ) -> Run:
-        layerwise = self.schedule == "layerwise"
-        x = backend.stem_input(self.pixels(images), timesteps, layerwise)
-        size = (images.shape[-2], images.shape[-1])
-        snapshots: dict[int, dict[str, Tensor]] = {}
-
-        def pooled_counts(x: Tensor) -> Tensor:
-            if layerwise:
-                pooled, counts = run_layerwise(
-                    self.topology,
-                    backend,
-                    x,
-                    timesteps,
-                    count_spikes=bool(steps),
-                    on_spikes=on_spikes,
-                )
-                snapshots.update({timesteps: counts} if steps else {})
-                return pooled
-            pooled, found = run_causal(
-                self.topology,
-                backend,
-                x,
-                size,
-                timesteps,
-                window=window,
-                snapshot_steps=steps,
+                perturb,
+                snapshots=snapshots,
+                chunk=chunk,
                 on_spikes=on_spikes,
             )
-            snapshots.update(found)
-            return pooled
+        return run_chunks(
+            self,
+            images,
+            timesteps,
+            snapshots=snapshots,
+            chunk=chunk,
+            window=window,
+            on_spikes=on_spikes,
+        )
 
-        observed = bool(steps) or on_spikes is not None
-        key = (*x.shape, size, timesteps, window)
-        pooled = pooled_counts(x) if observed else backend.call(key, pooled_counts, x)
-        if layerwise:
-            return Run(self.head(pooled, timesteps)[None], snapshots)
-        return Run(self.read_out(pooled.long().cumsum(0)), snapshots)
+    def record(
+        self,
+        images: Any,
+        timesteps: int,
+        *,
+        layers: Sequence[str] | None = None,
+        what: Sequence[What] = ("spikes",),
+        perturb: Perturb | None = None,
+        chunk: int | None = None,
+    ) -> Recording:
+        """Run images and return what layers did, one tensor `[T, B, C, H, W]` each, on the CPU.
 
-    def _layer_backend(self, timesteps: int) -> LayerBackend:
+        Args:
+            images, perturb, chunk: as in `run`.
+            layers: names of layers, or patterns such as `layer1.*`; default: all.
+            what: "spikes" (int8) and "potential" (after each timestep's reset, int32).
+
+        Raises:
+            UsageError: as `zoo.networks.observe.run_watched`, which hands on a chunk at a time what
+                does not fit into memory.
+        """
+        return record(
+            self, images, timesteps, layers=layers, what=what, perturb=perturb, chunk=chunk
+        )
+
+    def layer_backend(self, timesteps: int) -> LayerBackend:
         """Return the layers on the backend, for a run of `timesteps`."""
         layers = self.layers
         if self.backend != "torch":
