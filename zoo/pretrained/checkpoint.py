@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,23 +20,14 @@ from torch import Tensor
 from zoo.artifact.config import TrainingConfig
 from zoo.errors import IntegrityError, NotFoundError, UsageError
 from zoo.files import cache_folder
-from zoo.networks.architectures import ARCHITECTURES, KNOWN_NAMES, topology
+from zoo.networks.architectures import KNOWN_NAMES, topology
 from zoo.networks.batchnorm import Moments, fold_batchnorm, recorded_moments
 from zoo.networks.topology import StrideIn, Topology
+from zoo.pretrained.infer import convolutions, infer, is_form_of
+from zoo.pretrained.layouts import foreign
 from zoo.pretrained.state import Weights, read_state
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-# Parts that other residual networks have, by a key that only they have.
-_STRANGERS = (
-    (
-        re.compile(r"conv1\.\d+\.weight"),
-        "a stem of several convolutions (a `d`, `c`, `s` or `t` variant)",
-    ),
-    (re.compile(r".*\.downsample\.2\.weight"), "average pooling in its shortcuts (a `d` variant)"),
-    (re.compile(r".*\.(se|attn)\..*weight"), "attention in its blocks"),
-)
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,12 @@ def read_checkpoint(
         raise NotFoundError(f"{path} does not exist: give a .pth, .th, .pt or .safetensors file")
     found = read_state(path, weights)
     state = found.tensors
-    arch = arch or _architecture(state)
+    known, notes = infer(state), found.notes
+    if known is not None and (arch is None or is_form_of(known[0], arch)):
+        notes += _assumed(path, known[0], arch)
+        arch = known[0]
+    if arch is None and (reason := foreign(state)) is not None:
+        raise UsageError(f"{path} {reason}: choose a plain ResNet")
     if arch is None:
         raise UsageError(
             f"{path} does not say its architecture, and its keys are of none that the zoo has: "
@@ -142,7 +137,8 @@ def read_checkpoint(
         )
     if shortcut is None and any(".downsample." in key for key in state):
         shortcut = "B"
-    stem, head = state.get("conv1.weight"), state.get("fc.weight")
+    stem = state.get("conv1.weight", state.get("conv1.0.weight"))
+    head = state.get("fc.weight")
     net = topology(
         arch,
         num_classes=max(1, len(head)) if head is not None and head.ndim == 2 else 10,
@@ -166,7 +162,7 @@ def read_checkpoint(
         sha256=sha256,
         training=training_of(path, sha256),
         weights=found.weights,
-        notes=found.notes,
+        notes=notes,
         origin=Origin(mean=found.mean, std=found.std),
         moments=recorded_moments(net, state, params),
         # Not resolved: the file may be a link of the hub client's cache, to a name without the
@@ -175,18 +171,15 @@ def read_checkpoint(
     )
 
 
-def _architecture(state: Mapping[str, Tensor]) -> str | None:
-    """Return the only architecture whose convolutions have these names and widths, or None."""
-    widths = {
-        key: len(value)
-        for key, value in state.items()
-        if value.ndim == 4 and ".downsample." not in key
-    }
-    for arch in ARCHITECTURES:
-        layers = topology(arch).layers
-        if widths == {f"{layer.name}.weight": layer.out_channels for layer in layers}:
-            return arch
-    return None
+def _assumed(path: Path, arch: str, given: str | None) -> tuple[str, ...]:
+    """Return what is taken for granted of an architecture that its keys tell."""
+    notes = [f"{path.name}: its convolutions are those of {arch}, not {given}"] if given else []
+    if arch.endswith("_cifar"):
+        notes.append(
+            f"{path.name}: its stem is one 3x3 convolution, which weights do not say more of: read "
+            "with stride 1 and without max-pooling"
+        )
+    return tuple(notes)
 
 
 def sha256_of(path: Path) -> str:
@@ -241,10 +234,10 @@ def find_source(sha256: str) -> Path | None:
 
 
 def _expected(net: Topology, state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes = convolutions(net)
 
-    def conv(name: str, bn: str, shape: tuple[int, ...]) -> None:
-        shapes[f"{name}.weight"] = shape
+    def conv(name: str, bn: str) -> None:
+        shape = shapes[f"{name}.weight"]
         if f"{name}.bias" in state:
             shapes[f"{name}.bias"] = shape[:1]
         # A file without any statistics of this BatchNorm but with a convolution bias was folded by
@@ -258,14 +251,9 @@ def _expected(net: Topology, state: Mapping[str, Tensor]) -> dict[str, tuple[int
             )
 
     for layer in net.layers:
-        conv(
-            layer.name,
-            layer.bn,
-            (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel),
-        )
+        conv(layer.name, layer.bn)
         if layer.shortcut is not None and layer.shortcut.kind == "projection":
-            width = net.channels[layer.shortcut.source]
-            conv(layer.shortcut.conv, layer.shortcut.bn, (layer.out_channels, width, 1, 1))
+            conv(layer.shortcut.conv, layer.shortcut.bn)
     if "levels" in state:  # trained with the quantised activation of `zoo.networks.quantise`
         shapes["levels"] = (1,)
         shapes.update({f"{layer.name}.threshold": (layer.out_channels,) for layer in net.layers})
@@ -280,24 +268,19 @@ def _check(net: Topology, state: Mapping[str, Tensor], path: Path) -> None:
         key for key in state.keys() - expected.keys() if not key.endswith("num_batches_tracked")
     )
     if missing or unexpected:
-        strange = next(
-            (what for key, what in _STRANGERS if any(key.fullmatch(name) for name in unexpected)),
-            None,
-        )
-        if strange is not None:
-            raise UsageError(
-                f"{path} has {strange}, which the zoo cannot convert: choose a plain ResNet"
-            )
+        fits = infer(state)
+        reason = foreign(state) if fits is None or fits[0] == net.arch else None
+        if reason is not None:
+            raise UsageError(f"{path} {reason}: choose a plain ResNet")
         parts = [
             f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
             for what, keys in (("missing", missing), ("unexpected", unexpected))
             if keys
         ]
-        fits = _architecture(state)
         advice = (
             "choose the file's own architecture"
-            if fits in (None, net.arch)
-            else f"its keys are those of {fits}, leave `arch` out"
+            if fits is None or fits[0] == net.arch
+            else f"its keys are those of {fits[0]}, leave `arch` out"
         )
         raise UsageError(f"{path} does not fit `arch={net.arch}`: {'; '.join(parts)}: {advice}")
     for key, shape in expected.items():

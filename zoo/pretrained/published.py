@@ -73,6 +73,11 @@ class Release:
         return _CLASSES[self.dataset]
 
     @property
+    def newer(self) -> bool:
+        """Whether it is of torchvision's second recipe, which resizes to 232 pixels."""
+        return self.name.endswith(".v2") or self.name == "resnext101_64x4d"
+
+    @property
     def pin(self) -> str:
         """What the file's sha256 begins with, at most the whole of it."""
         if self.sha256 is not None:
@@ -105,6 +110,20 @@ _ROWS: tuple[tuple[str, str, str, str, str, int, str | None], ...] = (
     ("torchvision", "resnet101.v2", "resnet101", "imagenet", "resnet101-cd907fc2.pth", 179, None),
     ("torchvision", "resnet152", "resnet152", "imagenet", "resnet152-394f9c45.pth", 241, None),
     ("torchvision", "resnet152.v2", "resnet152", "imagenet", "resnet152-f82ba261.pth", 241, None),
+    *(
+        ("torchvision", arch + form, arch, "imagenet", f"{arch}-{digits}.pth", megabytes, None)
+        for arch, form, digits, megabytes in (
+            ("wide_resnet50_2", "", "95faca4d", 138),
+            ("wide_resnet50_2", ".v2", "9ba9bcbe", 276),
+            ("wide_resnet101_2", "", "32ee1156", 255),
+            ("wide_resnet101_2", ".v2", "d733dc28", 508),
+            ("resnext50_32x4d", "", "7cdf4587", 100),
+            ("resnext50_32x4d", ".v2", "1a0047aa", 100),
+            ("resnext101_32x8d", "", "8ba56ff5", 356),
+            ("resnext101_32x8d", ".v2", "110c445d", 356),
+            ("resnext101_64x4d", "", "173b62eb", 335),
+        )
+    ),
     *(
         ("akamaster", f"resnet{depth}", f"resnet{depth}", "cifar10", file, megabytes, sha256)
         for depth, file, megabytes, sha256 in (

@@ -1,8 +1,9 @@
 """Find the one residual network that a checkpoint file holds, under torchvision's names.
 
 Training code saves a network beside optimizers, arguments and averaged copies of itself, under
-wrappers and prefixes of its own. Nothing here goes by a list of them: a network is wherever a
-tensor `layer1.0.conv1.weight` is, and what stands before that name is its prefix. What else stands
+wrappers and prefixes of its own. Nothing here goes by a list of them: a network is wherever the
+anchor of a layout is (`zoo.pretrained.layouts`), in torchvision's names `layer1.0.conv1.weight`,
+and what stands before that name is its prefix. What else stands
 there is left out only where it cannot be a part of the network: counters, a loss, the mean and
 standard deviation of a normalising layer. Anything else stays, for `zoo.pretrained.checkpoint` to
 refuse: a network without one of its parts computes something else.
@@ -20,11 +21,11 @@ import torch
 from torch import Tensor
 
 from zoo.errors import UsageError
+from zoo.pretrained.layouts import LAYOUTS, Layout
 from zoo.pretrained.unpickle import load_tensors
 
 Weights = Literal["ema", "raw"]
 
-_ANCHOR = "layer1.0.conv1.weight"
 _MAX_DEPTH = 8
 
 # How averaged weights are called: state_dict_ema, model_ema, ema_model, swa_state_dict.
@@ -63,11 +64,13 @@ class _Place:
         keys: of the mappings around it.
         tensors: all that stand in the innermost mapping.
         prefix: of its own among them.
+        layout: of its names.
     """
 
     keys: tuple[str, ...]
     tensors: Mapping[str, Tensor]
     prefix: str
+    layout: Layout
 
     @property
     def name(self) -> str:
@@ -106,7 +109,8 @@ def read_state(path: Path, weights: Weights | None = None) -> State:
     places = list(_places(loaded, (), set()))
     if not places:
         # `zoo.pretrained.checkpoint` says what is missing in it.
-        return State(_renamed(_tensors(_innermost(loaded))), notes=tuple(notes))
+        plain = LAYOUTS[0].renamed(_tensors(_innermost(loaded)))
+        return State(plain, notes=tuple(notes))
     place, which = _choose(path, places, weights, notes)
     elsewhere = tuple(
         other.prefix
@@ -132,7 +136,7 @@ def read_state(path: Path, weights: Weights | None = None) -> State:
         notes.append(
             f"{path.name}: its normalising layer has mean {next(values)} and std {next(values)}"
         )
-    own = _renamed(own)
+    own = place.layout.renamed(own)
     _take_head(path, own, foreign, notes)
     # What is left of these is reported as unexpected.
     return State(foreign | own, which, mean, std, tuple(notes))
@@ -145,8 +149,9 @@ def _places(found: Mapping[Any, Any], keys: tuple[str, ...], visited: set[int]) 
     visited.add(id(found))
     tensors = _tensors(found)
     for key in tensors:
-        if key == _ANCHOR or key.endswith(f".{_ANCHOR}"):
-            yield _Place(keys, tensors, key.removesuffix(_ANCHOR))
+        for layout in LAYOUTS:
+            if key == layout.anchor or key.endswith(f".{layout.anchor}"):
+                yield _Place(keys, tensors, key.removesuffix(layout.anchor), layout)
     for key, value in found.items():
         if isinstance(value, Mapping):
             yield from _places(value, (*keys, str(key)), visited)
@@ -203,11 +208,6 @@ def _choose(
             "for: leave it out"
         )
     return place, None
-
-
-def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # akamaster's CIFAR ResNets, and kuangliu's, say `shortcut`.
-    return {key.replace(".shortcut.", ".downsample."): value for key, value in tensors.items()}
 
 
 def _normalising(

@@ -205,8 +205,12 @@ def test_preprocessing_goes_into_the_artifact(tmp_path: Path, weights: bytes) ->
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"architecture": "resnet50d"}, "is a resnet50d, which the zoo cannot convert"),
-        ({"architecture": "seresnet50"}, "is a seresnet50"),
+        ({"architecture": "dla34"}, "is a dla34, which the zoo cannot convert"),
+        ({"architecture": "seresnet50"}, "is a seresnet50, which has squeeze-excite"),
+        ({"architecture": "resnetblur50"}, "has anti-aliasing"),
+        ({"architecture": "resnetrs50"}, "squeeze-excite in its blocks, and no max-pooling"),
+        ({"architecture": "resnetv2_50"}, "has pre-activation"),
+        ({"architecture": "resnet50_gn"}, "has GroupNorm"),
         ({"cfg_first_conv": "conv1.0"}, "first_conv conv1.0"),
         ({"model_args": {"act_layer": "silu"}}, "model_args act_layer"),
         ({"cfg_crop_mode": "squash"}, "crop_mode squash"),
@@ -253,9 +257,9 @@ def test_other_folders(tmp_path: Path, weights: bytes) -> None:
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        ("conv1.0.weight", "stem of several"),
-        ("layer2.0.downsample.2.weight", "average pooling"),
-        ("layer1.0.se.fc1.weight", "attention"),
+        ("layer2.0.downsample.2.weight", "averages in its shortcuts"),
+        ("layer1.0.se.fc1.weight", "squeeze-excite"),
+        ("layer2.0.aa.filt", "anti-aliasing"),
     ],
 )
 def test_parts_that_other_networks_have(tmp_path: Path, model: Any, key: str, said: str) -> None:

@@ -222,20 +222,6 @@ def test_a_normalising_layer_says_mean_and_std(tmp_path, state):
         assert same(found, tmp_path, state)
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "resnet32", "resnet110", "resnet18", "resnet50"])
-def test_the_architecture_is_that_of_the_keys(tmp_path, arch):
-    model = nn.Module()
-    for layer in topology(arch).layers:
-        shape = (layer.out_channels, layer.in_channels, layer.kernel, layer.kernel)
-        model.register_buffer(layer.name.replace(".", "/"), torch.empty(shape))
-    from zoo.pretrained.checkpoint import _architecture
-
-    state = {f"{k.replace('/', '.')}.weight": v for k, v in model.state_dict().items()}
-    assert _architecture(state) == arch
-    state["layer1.0.conv1.weight"] = torch.empty(17, 16, 3, 3)
-    assert _architecture(state) is None
-
-
 def test_a_wrong_arch_is_told_the_right_one(tmp_path, state):
     with refuses(UsageError, "its keys are those of resnet20, leave `arch` out"):
         read(tmp_path, state, arch="resnet32")
