@@ -26,6 +26,8 @@ from zoo.data.datasets import KNOWN
 from zoo.errors import UsageError
 from zoo.files import replaced_folder, write_synced
 from zoo.models import registry
+from zoo.models.figures import Figures, recipe_figures, why_unmeasured
+from zoo.models.recipes import RECIPES, Recipe
 from zoo.models.registry import Entry
 from zoo.progress import Progress
 from zoo.render import facts, figures, raster
@@ -89,6 +91,17 @@ class Model:
         return self.by_timesteps.get(self.entry.config.timesteps, self.measured.rows[-1])
 
 
+@dataclass(frozen=True)
+class RecipePage:
+    """A recipe in the gallery: its page, its data set, what was measured or why nothing was."""
+
+    recipe: Recipe
+    page: str
+    images: str
+    found: Figures | None
+    why: str | None
+
+
 def build_site(
     out: Path, names: Sequence[str] = (), *, force: bool = False, progress: Progress | None = None
 ) -> list[str]:
@@ -104,7 +117,8 @@ def build_site(
         ZooError: `out` cannot be written; what was there stays.
     """
     check_site_folder(out, force)
-    pages = render_pages(load_pages(names, progress))
+    models = load_pages(names, progress)
+    pages = render_pages(models, [] if names else list(RECIPES.values()))
     files = {name: text.encode() for name, text in pages.items()}
     with replaced_folder(out) as temporary:
         (temporary / "models").mkdir()
@@ -250,8 +264,19 @@ def _pages(names: Sequence[str]) -> list[str]:
     return found
 
 
-def render_pages(models: Sequence[Model]) -> dict[str, str]:
+def render_pages(models: Sequence[Model], recipes: Sequence[Recipe] = ()) -> dict[str, str]:
     """Render every page; return them by their path in the folder."""
+    files = _pages([model.entry.name for model in models] + [recipe.name for recipe in recipes])
+    made = [
+        RecipePage(
+            recipe,
+            page,
+            KNOWN[recipe.dataset].title if recipe.dataset in KNOWN else "ImageNet",
+            recipe_figures(recipe),
+            why_unmeasured(recipe),
+        )
+        for recipe, page in zip(recipes, files[len(models) :], strict=True)
+    ]
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -292,6 +317,7 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
             **common,
             models=models,
             groups=_by_images(models),
+            recipes=made,
             steps=steps,
             shown=shown,
         )
@@ -304,6 +330,10 @@ def render_pages(models: Sequence[Model]) -> dict[str, str]:
             measured=model.measured,
             facts=_origin(model),
             snippets=snippets(model),
+        )
+    for one in made:
+        pages[f"models/{one.page}"] = environment.get_template("recipe.html").render(
+            **common, recipe=one.recipe, images=one.images, found=one.found, why=one.why
         )
     return pages
 

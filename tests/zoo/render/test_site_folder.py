@@ -13,6 +13,8 @@ from tests.zoo.render.pages import DIGITS, Change, Page, copy, unlike
 from tests.zoo.spiking_fixtures import refuses
 from zoo.artifact.folder import read_config
 from zoo.errors import IntegrityError, NotFoundError, UsageError, ZooError
+from zoo.models.figures import recipe_figures, why_unmeasured
+from zoo.models.recipes import RECIPES
 from zoo.render import site
 
 
@@ -168,3 +170,21 @@ def test_pages_have_names_of_their_own() -> None:
     found = site._pages(["a b", "a-b", "A b", "..", "日本", "x" * 300])
     assert found[:5] == ["a-b.html", "a-b-2.html", "A-b-3.html", "model.html", "model-2.html"]
     assert len(found[5]) < 100
+
+
+def test_each_recipe_has_a_page_that_says_its_figure_or_why_not() -> None:
+    found = [recipe for recipe in RECIPES.values() if recipe_figures(recipe)]
+    others = [recipe for recipe in RECIPES.values() if not recipe_figures(recipe)]
+    recipes = [*found[:1], *others[:2]]
+    pages = site.render_pages(site.load_pages([DIGITS]), recipes)
+    assert len(pages) == 2 + len(recipes)
+    for recipe in recipes:
+        text = Page(pages[f"models/{recipe.name}.html"]).text()
+        measured = recipe_figures(recipe)
+        if measured is None:
+            assert f"Unmeasured: {why_unmeasured(recipe)}." in text
+        else:
+            assert all(f"{value:.2f}" in text for value in measured.top1.values())
+        assert f"zoo pull {recipe.name}" in text
+        assert recipe.source in text
+        assert f"models/{recipe.name}.html" in pages["index.html"]
