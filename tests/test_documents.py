@@ -35,8 +35,13 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def blocks(language: str) -> list[tuple[str, str]]:
     """Return page and text of every fenced block of a language."""
-    fence = re.compile(rf"^```{language}\n(.*?)^```", flags=re.M | re.S)
-    return [(page.name, text) for page in PAGES for text in fence.findall(page.read_text())]
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.M | re.S)
+    return [
+        (page.name, text)
+        for page in PAGES
+        for found, text in fence.findall(page.read_text())
+        if found == language
+    ]
 
 
 def commands() -> list[tuple[str, list[str]]]:
