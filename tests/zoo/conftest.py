@@ -16,9 +16,10 @@ from zoo.data.open import open_images
 from zoo.networks.architectures import topology
 from zoo.networks.preprocess import Preprocess
 from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
+from zoo.training.plan import Plan
 from zoo.training.run import DIGITS_MEAN as MEAN
 from zoo.training.run import DIGITS_STD as STD
-from zoo.training.trainer import Plan, Trainer, save_checkpoint
+from zoo.training.trainer import Trainer, save_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,6 +25,8 @@ app = typer.Typer()
         "runs/resnet20/resnet20.safetensors "
         "--epochs 20 --rate 0.05 --out runs/resnet20-levels",
         "zoo train resnet32 --dataset cifar10 --levels 8 --start s-resnet20 --out runs/resnet32",
+        "zoo train resnet20 --dataset cifar100 --teacher runs/resnet56/resnet56.safetensors "
+        "--cutout 8 --epochs 200 --out runs/resnet20-taught",
     ),
 )
 def train_command(
@@ -68,6 +70,23 @@ def train_command(
             help="Checkpoint of zoo train or converted model to begin from; it may be shallower.",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|MODEL",
+            help="Trained network whose answers are learnt beside the labels: a checkpoint, "
+            "akamaster:NAME and the like, or a converted model.",
+        ),
+    ] = None,
+    cutout: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=1024,
+            help="Side of the square blanked in each image, in pixels.",
+        ),
+    ] = 0,
     shortcut: Annotated[
         Literal["A", "B"] | None,
         typer.Option(help="Shortcut type of a CIFAR ResNet.  [default: A]"),
@@ -80,6 +99,10 @@ def train_command(
         Literal["auto", "bf16", "float32"],
         typer.Option(help="Precision of training; auto is bf16 where the processor has it."),
     ] = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Let torch.compile make the steps; pays on some machines."),
+    ] = False,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.")
     ] = "auto",
@@ -112,9 +135,12 @@ def train_command(
             peak_rate=rate,
             levels=levels,
             start=start,
+            teacher=teacher,
+            cutout=cutout,
             shortcut=shortcut,
             seed=seed,
             precision=precision,
+            compiled=compiled,
             device=pick_device(device),
             resume=resume,
             progress=progress,

@@ -7,14 +7,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def augment(images: Tensor, generator: torch.Generator, *, shift: int, mirror: bool) -> Tensor:
-    """Return images shifted, and perhaps mirrored, at random.
+def augment(
+    images: Tensor, generator: torch.Generator, *, shift: int, mirror: bool, cutout: int = 0
+) -> Tensor:
+    """Return images shifted, and perhaps mirrored and blanked in part, at random.
 
     Args:
         images: normalised float images `[B, C, H, W]`.
         generator: source of the offsets, drawn on the CPU so that every device augments alike.
         shift: largest shift in pixels; what comes in from outside is zero in normalised units.
         mirror: whether half of the images are mirrored left to right.
+        cutout: side of a square that is zero in normalised units, in pixels; its centre is any
+            pixel, so that a part of it may lie outside (DeVries and Taylor 2017, arXiv:1708.04552).
     """
     height, width = images.shape[-2:]
     padded = F.pad(images, [shift] * 4)
@@ -27,4 +31,13 @@ def augment(images: Tensor, generator: torch.Generator, *, shift: int, mirror: b
     rows, columns = rows.to(images.device), columns.to(images.device)
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     moved = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2)
+    moved = moved.permute(0, 3, 1, 2)
+    if not cutout:
+        return moved
+    first = torch.rand(2, len(images), generator=generator)
+    blank = [
+        ((torch.arange(side) - (part * side).long()[:, None] + cutout // 2) // cutout == 0)
+        for part, side in zip(first, (height, width), strict=True)
+    ]
+    square = (blank[0][:, None, :, None] & blank[1][:, None, None, :]).to(images.device)
+    return moved.masked_fill(square, 0.0)

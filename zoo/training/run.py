@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,10 @@ from zoo.networks.preprocess import Preprocess
 from zoo.pretrained.checkpoint import training_of
 from zoo.progress import Progress
 from zoo.training import from_artifact
-from zoo.training.trainer import ADVICE, Plan, Trainer, exported, save_checkpoint
+from zoo.training.compiled import can_compile
+from zoo.training.plan import Plan
+from zoo.training.teacher import read_teacher
+from zoo.training.trainer import ADVICE, Trainer, exported, save_checkpoint
 
 # Of the training images of digits, for pixels in 0 to 1.
 DIGITS_MEAN, DIGITS_STD = (0.3055,), (0.3759,)
@@ -54,9 +57,12 @@ def train(
     peak_rate: float = 0.2,
     levels: int = 0,
     start: str | Path | None = None,
+    teacher: str | Path | None = None,
+    cutout: int = 0,
     shortcut: Literal["A", "B"] | None = None,
     seed: int = 0,
     precision: Literal["auto", "bf16", "float32"] = "auto",
+    compiled: bool = False,
     device: str = "cpu",
     resume: bool = False,
     progress: Progress | None = None,
@@ -75,9 +81,13 @@ def train(
             with ReLU.
         start: what to begin from: a file of another training, an artifact's folder or a name of the
             zoo; of a shallower network too.
+        teacher: a network whose answers are learnt beside the labels: a checkpoint as
+            `zoo.pretrained.sources` reads it, an artifact's folder or a name of the zoo.
+        cutout: side of the square that is blanked in each image; 0 for none.
         shortcut: kind of the shortcuts, "A" or "B"; default: the architecture's.
         seed: of every random draw.
         precision: "auto" is bf16 on a GPU, and on a CPU that computes in it.
+        compiled: let torch.compile make the steps, where it works. It pays on some machines.
         device: where to train.
         resume: go on with the training in `folder`; with the same arguments it ends where an
             uninterrupted one would.
@@ -114,14 +124,27 @@ def train(
         precision=precision,
         shift=1 if digits else 4,
         mirror=not digits,
+        cutout=cutout,
     )
+    running = folder / "training.safetensors"
+    taught = None if teacher is None else read_teacher(teacher, images, prep, mean, std)
+    if taught is not None:
+        plan = replace(plan, teacher=taught.sha256)
+        if log is not None:
+            for note in taught.notes:
+                log(note)
+    if compiled:
+        plan = replace(plan, compiled=can_compile(device))
+        if not plan.compiled and log is not None:
+            log("torch.compile does not work here (it needs a compiler): training without it")
     state, earlier, began = None, None, None
     if start is not None and Path(start).suffix == ".safetensors":
         state, earlier = _file(Path(start))
     elif start is not None:
         state, earlier, began = _artifact(start, images, mean, std, levels)
-    trainer = Trainer(net, images, prep, plan, mean, std, device=device, start=state)
-    running = folder / "training.safetensors"
+    trainer = Trainer(
+        net, images, prep, plan, mean, std, device=device, teacher=taught, start=state
+    )
     if running.exists() and not resume:
         raise UsageError(
             f"{running} exists already: pass `resume=True` to go on with it, or choose another "
@@ -155,6 +178,7 @@ def train(
             "input_size": side,
             "start": earlier,
             "began": began,
+            "teacher": None if taught is None else {"name": taught.name, "sha256": taught.sha256},
             "seconds": sum(row.seconds for row in trainer.log),
             "log": [asdict(row) for row in trainer.log],
             "device": device,

@@ -10,9 +10,10 @@ tends to; the conversion takes theta from the file. Gradients pass the rounding
 (`zoo.networks.quantise`).
 
 What comes out is the exponential moving average of the weights. Augmentation is a random shift by
-`shift` pixels (zero padding in normalized units) and, for photographs, a random mirror. Every
-random draw depends on the seed and the step alone, so a resumed run takes the steps that an
-uninterrupted one would have taken.
+`shift` pixels (zero padding in normalized units), for photographs a random mirror, and `cutout`. A
+teacher answers the same augmented images (`zoo.training.teacher`). Every random draw depends on the
+seed and the step alone, so a resumed run takes the steps that an uninterrupted one would have
+taken.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,65 +41,17 @@ from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ResNet
 from zoo.networks.schedule import warm_cosine
-from zoo.networks.topology import Layer, Topology
+from zoo.networks.topology import Topology
 from zoo.training.loader import Loader
+from zoo.training.plan import Epoch, Plan, check_plan
+from zoo.training.start import begin_thresholds, load_start
+from zoo.training.teacher import Teacher, distance
 
 _BATCH = 500
 
 ADVICE = "free some space, then go on with `resume=True`"
 
-
-@dataclass(frozen=True)
-class Plan:
-    """One training run.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images per step.
-        peak_rate: SGD's highest learning rate, for a batch of `batch_size`.
-        warm_up: fraction of all steps over which the rate rises; then it falls as a cosine to zero.
-        weight_decay: of weights; biases, BatchNorm and thresholds have none.
-        label_smoothing: of the cross-entropy loss.
-        shift: largest random shift in pixels.
-        mirror: mirror half of the images.
-        levels: number of levels of the quantized activation; 0 trains with plain ReLU.
-        ema: decay of the moving average of the weights, per step.
-        seed: of every random draw.
-        precision: bf16 runs convolutions in bfloat16 (twice as fast on CPUs and GPUs that have it);
-            weights stay float32.
-    """
-
-    epochs: int = 60
-    batch_size: int = 128
-    peak_rate: float = 0.2
-    warm_up: float = 0.15
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    shift: int = 4
-    mirror: bool = True
-    levels: int = 0
-    ema: float = 0.998
-    seed: int = 0
-    precision: Literal["bf16", "float32"] = "float32"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the log.
-
-    Attributes:
-        epoch: its number, from 1.
-        loss: mean over its steps.
-        accuracy: percent, on the augmented training images.
-        rate: learning rate of its last step.
-        seconds: how long it took.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    rate: float
-    seconds: float
+_DAMAGED = "{} is no training state ({}): begin again in another `folder`"
 
 
 class Trainer:
@@ -113,6 +65,7 @@ class Trainer:
         mean: per color channel, for pixels in 0 to 1.
         std: standard deviation, likewise.
         device: where to train.
+        teacher: the network that `plan.teacher` names, else None.
         start: result of another training, to begin from instead of random weights: a ReLU network
             that is to learn `levels`, say, or a shallower network, whose missing blocks begin as
             identities.
@@ -137,20 +90,25 @@ class Trainer:
         std: Sequence[float],
         *,
         device: str = "cpu",
+        teacher: Teacher | None = None,
         start: dict[str, Tensor] | None = None,
     ) -> None:
-        _check(net, images, plan)
+        check_plan(net, images, plan)
         torch.manual_seed(plan.seed)
         self.plan, self.device = plan, torch.device(device)
         self.model = ResNet(net, levels=plan.levels)
         if start is not None:
-            _load_start(self.model, start)
+            load_start(self.model, start)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._forward: Callable[[Tensor], Tensor] = (
+            torch.compile(self.model) if plan.compiled else self.model
+        )
+        self._answers = None if teacher is None else teacher.on(self.device, mean, std)
         self._loader = Loader(images, prep, self.device)
         self.table = image_table(mean, std, integer=False).to(self.device)
         if plan.levels and start is not None and "levels" not in start:
             first = self._loader.pixels(torch.arange(min(_BATCH, len(images))))
-            _begin_thresholds(self.model, look_up(self.table, first), plan.levels)
+            begin_thresholds(self.model, look_up(self.table, first), plan.levels)
         decayed = [p for p in self.model.parameters() if p.ndim > 1]
         plain = [p for p in self.model.parameters() if p.ndim <= 1]
         self.optimizer = torch.optim.SGD(
@@ -213,11 +171,16 @@ class Trainer:
             _generator(plan.seed, 2 * self.step + 1),
             shift=plan.shift,
             mirror=plan.mirror,
+            cutout=plan.cutout,
         )
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-            logits = self.model(inputs)
+            logits = self._forward(inputs)
+            answers = None if self._answers is None else self._answers(inputs)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=plan.label_smoothing)
+        if answers is not None:
+            far = distance(logits.float(), answers.float(), plan.temperature)
+            loss = (1 - plan.distil) * loss + plan.distil * far
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -314,19 +277,15 @@ class Trainer:
             UsageError: it belongs to another plan.
             IntegrityError: it is not such a file, or belongs to another network.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
+        tensors, facts = _read(path)
         try:
-            tensors = load_file(path)
-            facts: dict[str, Any] = json.loads(bytes(tensors.pop("facts").tolist()))
-            plan, step, self._seconds = facts["plan"], int(facts["step"]), float(facts["seconds"])
+            # What older states do not say they did without.
+            plan = asdict(Plan()) | facts["plan"]
+            step, self._seconds = int(facts["step"]), float(facts["seconds"])
             self._sums = tensors.pop("sums").to(self.device)
             self.log = [Epoch(**row) for row in facts["log"]]
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(
-                f"{path} is no training state ({str(error)[:80]}): begin again in another `folder`"
-            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(_DAMAGED.format(path, str(error)[:80])) from error
         if plan != asdict(self.plan):
             odd = [
                 f"{name} was {plan.get(name)}"
@@ -353,6 +312,19 @@ class Trainer:
                 f"{path} belongs to another network ({reason}): use another `folder`"
             ) from error
         self.step = step
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the facts of a file of `Trainer.save`."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+        facts: dict[str, Any] = json.loads(bytes(tensors.pop("facts").tolist()))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(_DAMAGED.format(path, str(error)[:80])) from error
+    return tensors, facts
 
 
 def exported(state: dict[str, Tensor], levels: int) -> dict[str, Tensor]:
@@ -385,109 +357,3 @@ def save_checkpoint(state: dict[str, Tensor], path: str | Path) -> str:
 
 def _generator(seed: int, draw: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + draw) % 2**63)
-
-
-@torch.no_grad()
-def _begin_thresholds(model: ResNet, inputs: Tensor, levels: int) -> None:
-    """Set the thresholds of a network that had none.
-
-    Each channel gets the one with the least squared error at this many levels.
-    """
-    from zoo.conversion.thresholds import mmse
-
-    def set_threshold(layer: Layer, z: Tensor) -> Tensor:
-        activation = F.relu(z)
-        rows = activation.permute(0, 2, 3, 1).flatten(0, 2)[::16].T
-        model.get_submodule(layer.name).log_threshold.copy_(
-            mmse(rows.cpu(), levels).clamp_min(1e-3).log()
-        )  # type: ignore[operator]
-        return activation
-
-    model.eval()
-    model(inputs, set_threshold)
-
-
-def _load_start(model: ResNet, start: dict[str, Tensor]) -> None:
-    """Load the result of another training; raise UsageError if it does not fit."""
-    state = {
-        name.removesuffix("threshold") + "log_threshold"
-        if name.endswith(".threshold")
-        else name: value
-        for name, value in start.items()
-        if name != "levels"
-    }
-    state = {
-        name: value.log() if name.endswith(".log_threshold") else value
-        for name, value in state.items()
-    }
-    own = model.state_dict()
-    state = _grown(state, own)
-    odd = [
-        n
-        for n in state.keys() ^ own.keys()
-        if not n.endswith(("log_threshold", "num_batches_tracked"))
-    ]
-    odd += [n for n in state.keys() & own.keys() if state[n].shape != own[n].shape]
-    if odd:
-        raise UsageError(
-            f"`start` does not fit this network ({', '.join(sorted(odd)[:4])}): give what zoo "
-            "train wrote for it"
-        )
-    model.load_state_dict(
-        {name: value for name, value in state.items() if name in own}, strict=False
-    )
-
-
-def _grown(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a shallower network's state with the further blocks of `own` at the end of each stage.
-
-    Such a block begins as the identity: a copy of the stage's last one whose last BatchNorm gives
-    zero, so that the network computes what the shallower one did (Goyal et al. 2017,
-    arXiv:1706.02677, begin every block so).
-    """
-
-    def depths(names: Iterable[str]) -> dict[str, int]:
-        blocks: dict[str, int] = {}
-        for stage, block in re.findall(r"^layer(\d+)\.(\d+)\.", "\n".join(names), re.MULTILINE):
-            blocks[stage] = max(blocks.get(stage, 0), int(block) + 1)
-        return blocks
-
-    have, target, out = depths(state), depths(own), dict(state)
-    if have.keys() != target.keys():
-        return out
-    final = "bn3" if any(".conv3." in name for name in own) else "bn2"
-    for stage, depth in have.items():
-        last = f"layer{stage}.{depth - 1}."
-        rest = {
-            name.removeprefix(last): value for name, value in state.items() if name.startswith(last)
-        }
-        for block in range(depth, target[stage]):
-            for name, value in rest.items():
-                ended = name in (f"{final}.weight", f"{final}.bias")
-                out[f"layer{stage}.{block}.{name}"] = (
-                    torch.zeros_like(value) if ended else value.clone()
-                )
-    return out
-
-
-def _check(net: Topology, images: ImageSet, plan: Plan) -> None:
-    """Raise UsageError if the plan cannot be run on these images."""
-    for what, value in (("epochs", plan.epochs), ("batch size", plan.batch_size)):
-        if value < 1:
-            raise UsageError(
-                f"{what} must be 1 or more, not {value}: 60 epochs of 128 are a good start"
-            )
-    if len(images) < plan.batch_size:
-        raise UsageError(
-            f"{images.description}: fewer than one batch of {plan.batch_size}: give more, or lower "
-            "`batch_size`"
-        )
-    if images.labels.min() < 0 or images.labels.max() >= net.num_classes:
-        raise UsageError(
-            f"{images.description}: labels must be 0 to {net.num_classes - 1}: give a labelled "
-            "training set"
-        )
-    if not 0 <= plan.levels <= 255:
-        raise UsageError(
-            f"levels must be 0 (plain ReLU) to 255, not {plan.levels}: 8 is a good start"
-        )

@@ -17,8 +17,9 @@ from zoo.networks.architectures import topology
 from zoo.networks.preprocess import Preprocess
 from zoo.training import loader
 from zoo.training.loader import Loader
+from zoo.training.plan import Plan
 from zoo.training.run import DIGITS_MEAN, DIGITS_STD
-from zoo.training.trainer import Plan, Trainer
+from zoo.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 PREP = Preprocess((1, 8, 8))
@@ -107,7 +108,8 @@ from zoo.environment import peak_memory
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.architectures import topology
 from zoo.training import loader
-from zoo.training.trainer import Plan, Trainer
+from zoo.training.plan import Plan
+from zoo.training.trainer import Trainer
 
 loader.IN_MEMORY = int(sys.argv[2])
 plan = Plan(epochs=1, batch_size=4)

@@ -21,10 +21,11 @@ from zoo.networks.quantise import Quantise, quantise
 from zoo.networks.resnet import ResNet, ann_forward
 from zoo.networks.topology import Topology
 from zoo.pretrained.checkpoint import read_checkpoint
+from zoo.training.plan import Plan
 from zoo.training.run import DIGITS_MEAN as MEAN
 from zoo.training.run import DIGITS_STD as STD
 from zoo.training.run import train
-from zoo.training.trainer import Plan, Trainer, save_checkpoint
+from zoo.training.trainer import Trainer, save_checkpoint
 
 PREP = Preprocess((1, 8, 8))
 PLAN = Plan(epochs=2, batch_size=32, peak_rate=0.05, shift=1, mirror=False, ema=0.9)

@@ -1,0 +1,215 @@
+"""Knowledge distillation, cutout and compiled steps: exact, resumable, refused where they lie."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.zoo.spiking_fixtures import refuses
+from zoo.data.augment import augment
+from zoo.data.images import ImageSet
+from zoo.errors import NotFoundError, UsageError
+from zoo.networks.architectures import topology
+from zoo.networks.pixels import image_table, look_up
+from zoo.networks.preprocess import Preprocess
+from zoo.networks.resnet import ann_forward
+from zoo.networks.topology import Topology
+from zoo.training.compiled import can_compile
+from zoo.training.plan import Plan
+from zoo.training.run import DIGITS_MEAN as MEAN
+from zoo.training.run import DIGITS_STD as STD
+from zoo.training.run import train
+from zoo.training.teacher import Teacher, distance, read_teacher
+from zoo.training.trainer import Trainer, save_checkpoint
+
+PREP = Preprocess((1, 8, 8))
+PLAN = Plan(epochs=2, batch_size=32, peak_rate=0.05, shift=1, mirror=False, ema=0.9, cutout=3)
+
+
+@pytest.fixture
+def net() -> Topology:
+    return topology("resnet20", num_classes=10, in_channels=1)
+
+
+@pytest.fixture
+def teacher(digits_file: Path, digits: ImageSet) -> Teacher:
+    return read_teacher(digits_file, digits, PREP, MEAN, STD)
+
+
+def new(net: Topology, images: ImageSet, plan: Plan, teacher: Teacher | None = None) -> Trainer:
+    plan = plan if teacher is None else replace(plan, teacher=teacher.sha256)
+    return Trainer(net, images, PREP, plan, MEAN, STD, teacher=teacher)
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def until(trainer: Trainer, step: int) -> None:
+    class Stop(Exception):
+        pass
+
+    def after(trainer: Trainer) -> None:
+        if trainer.step == step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trainer.run(after)
+
+
+def check_resumes(
+    net: Topology, images: ImageSet, plan: Plan, teacher: Teacher | None, tmp_path: Path
+) -> Trainer:
+    whole = new(net, images, plan, teacher)
+    whole.run()
+    first = new(net, images, plan, teacher)
+    until(first, 4)
+    first.save(tmp_path / "t.safetensors")
+    second = new(net, images, plan, teacher)
+    second.resume(tmp_path / "t.safetensors")
+    second.run()
+    assert same(whole.state(), second.state())
+    assert [row.loss for row in whole.log] == [row.loss for row in second.log]
+    return whole
+
+
+def test_a_taught_run_resumes_and_differs(
+    net: Topology, digits: ImageSet, teacher: Teacher, tmp_path: Path
+) -> None:
+    few = digits.take(100, 0)
+    taught = check_resumes(net, few, PLAN, teacher, tmp_path)
+    alone = new(net, few, PLAN)
+    alone.run()
+    assert not same(taught.state(), alone.state())
+    with refuses(UsageError, f"teacher was {teacher.sha256}"):
+        alone.resume(tmp_path / "t.safetensors")
+
+
+@pytest.mark.skipif(not can_compile("cpu"), reason="needs a C++ compiler for torch.compile")
+def test_a_compiled_run_resumes(net: Topology, digits: ImageSet, tmp_path: Path) -> None:
+    small = replace(net, layers=net.layers[:3])
+    plan = replace(PLAN, compiled=True)
+    compiled = check_resumes(small, digits.take(100, 0), plan, None, tmp_path)
+    plain = new(small, digits.take(100, 0), replace(plan, compiled=False))
+    plain.run()
+    assert compiled.log[-1].loss == pytest.approx(plain.log[-1].loss, rel=1e-2)
+
+
+def test_the_distance_by_hand() -> None:
+    teacher, student = torch.tensor([[math.log(3.0), 0.0]]), torch.zeros(1, 2)
+    # At temperature 1 the teacher says 3/4 and 1/4, the student 1/2 and 1/2.
+    far = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert distance(student, teacher, 1.0).item() == pytest.approx(far)
+    # Twice the logits at twice the temperature are the same, but for tau^2.
+    assert distance(2 * student, 2 * teacher, 2.0).item() == pytest.approx(4 * far)
+    assert distance(teacher, teacher, 4.0).item() == pytest.approx(0, abs=1e-7)
+    assert distance(student.expand(5, 2), teacher.expand(5, 2), 1.0).item() == pytest.approx(far)
+
+
+def test_the_loss_is_both(net: Topology, digits: ImageSet, teacher: Teacher) -> None:
+    few = digits.take(64, 0)
+    losses = {}
+    for share in (0.0, 0.25, 1.0):
+        plan = replace(PLAN, epochs=1, batch_size=64, distil=share, ema=0.0)
+        trainer = new(net, few, plan, teacher)
+        trainer.run()
+        losses[share] = trainer.log[0].loss
+    assert losses[0.25] == pytest.approx(0.75 * losses[0.0] + 0.25 * losses[1.0], rel=1e-5)
+    plain = new(net, few, replace(PLAN, epochs=1, batch_size=64, ema=0.0))
+    plain.run()
+    assert plain.log[0].loss == pytest.approx(losses[0.0], rel=1e-6)
+
+
+def test_a_teacher_sees_its_own_normalisation(digits: ImageSet, teacher: Teacher) -> None:
+    other = replace(teacher, mean=(0.5,), std=(0.25,))
+    pixels, _ = next(digits.batches(PREP, 50))
+    direct = ann_forward(
+        other.net, other.params, look_up(image_table((0.5,), (0.25,), integer=False), pixels)
+    )
+    answers = other.on(torch.device("cpu"), MEAN, STD)
+    found = answers(look_up(image_table(MEAN, STD, integer=False), pixels))
+    assert torch.allclose(found, direct, atol=1e-3) and not found.requires_grad
+    assert "does not say its mean and std" in teacher.notes[0]
+    assert "is right on 9" in teacher.notes[1]
+
+
+def test_an_artifact_teaches(digits: ImageSet) -> None:
+    found = read_teacher("s-resnet20-digits", digits, PREP, MEAN, STD)
+    assert found.name == "s-resnet20-digits" and "right on" in found.notes[-1]
+
+
+def test_who_cannot_teach(digits: ImageSet, digits_file: Path, tmp_path: Path) -> None:
+    with refuses(NotFoundError, "nobody does not exist"):
+        read_teacher("nobody", digits, PREP, MEAN, STD)
+    with refuses(UsageError, "takes 3 channels, the images have 1"):
+        read_teacher("s-resnet20", digits, PREP, MEAN, STD)
+    few = digits.take(100, 0)
+    named = replace(few, class_names=tuple("abc"))
+    with refuses(UsageError, "has 10 classes, the images have 3"):
+        read_teacher(digits_file, named, PREP, MEAN, STD)
+    untrained = Trainer(topology("resnet20", in_channels=1), few, PREP, PLAN, MEAN, STD)
+    save_checkpoint(untrained.state(), tmp_path / "net.safetensors")
+    with refuses(UsageError, "its classes or its normalisation are others"):
+        read_teacher(tmp_path / "net.safetensors", digits, PREP, MEAN, STD)
+
+
+def test_cutout_blanks_one_square() -> None:
+    images = torch.ones(300, 2, 7, 5)
+    plain = augment(images, torch.Generator().manual_seed(0), shift=0, mirror=True)
+    for side in (1, 2, 3):
+        generator = torch.Generator().manual_seed(0)
+        found = augment(images, generator, shift=0, mirror=True, cutout=side)
+        gone = found[:, 0] == 0
+        assert torch.equal(gone, found[:, 1] == 0) and torch.equal(
+            found[~gone.unsqueeze(1).expand_as(found)], plain[~gone.unsqueeze(1).expand_as(found)]
+        )
+        rows, columns = gone.any(2).sum(1), gone.any(1).sum(1)
+        assert torch.equal(gone.flatten(1).sum(1), rows * columns)  # whole rectangles
+        assert (rows.max(), columns.max()) == (side, side) and rows.min() >= (side + 1) // 2
+        assert gone.any(0).all()  # every pixel may be it
+
+
+def test_a_state_from_before_these_settings_goes_on(
+    net: Topology, digits: ImageSet, tmp_path: Path
+) -> None:
+    path, few = tmp_path / "t.safetensors", digits.take(100, 0)
+    plan = replace(PLAN, cutout=0)
+    first = new(net, few, plan)
+    until(first, 2)
+    first.save(path)
+    tensors = load_file(path)
+    facts: dict[str, Any] = json.loads(bytes(tensors["facts"].tolist()))
+    for name in ("cutout", "teacher", "distil", "temperature", "compiled"):
+        del facts["plan"][name]
+    assert facts["plan"].keys() < asdict(plan).keys()
+    text = bytearray(json.dumps(facts).encode())
+    save_file(tensors | {"facts": torch.frombuffer(text, dtype=torch.uint8)}, path)
+    second = new(net, few, plan)
+    second.resume(path)
+    assert second.step == 2
+
+
+def test_the_log_names_the_teacher(digits_file: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    train(
+        "resnet20",
+        "digits",
+        tmp_path / "a",
+        epochs=1,
+        batch_size=500,
+        precision="float32",
+        teacher=digits_file,
+        cutout=2,
+        log=lines.append,
+    )
+    assert any("is right on" in line for line in lines)
+    log = json.loads((tmp_path / "a" / "log.json").read_text())
+    assert log["teacher"]["name"] == digits_file.name
+    assert log["plan"]["teacher"] == log["teacher"]["sha256"] and log["plan"]["cutout"] == 2
