@@ -29,6 +29,7 @@ from zoo.commands import (
     share,
     site,
     train,
+    tune,
     verify,
 )
 from zoo.commands.common import terminal
@@ -55,6 +56,7 @@ for group in (
     verify,
     convert,
     train,
+    tune,
     hub,
     doctor,
     share,

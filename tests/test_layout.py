@@ -50,6 +50,7 @@ UPWARD = {
     # The type of an artifact's config, read by type checkers alone.
     ("zoo/networks/preprocess.py", "zoo.artifact.config.Config"),
     ("zoo/networks/spiking.py", "zoo.artifact.config.Config"),
+    ("zoo/networks/trainable.py", "zoo.artifact.config.Config"),
 }
 
 

@@ -4,8 +4,8 @@
     model = zoo.load("s-resnet20-digits")
     logits = model(images, timesteps=32)        # uint8 images [B, C, H, W] -> float64 [B, classes]
 
-`load`, `list_models`, `pull`, `convert`, `evaluate` and `publish` are the functions to use from
-Python. What goes wrong is a `zoo.errors.ZooError`.
+`load`, `save`, `list_models`, `pull`, `convert`, `evaluate` and `publish` are the functions to use
+from Python. What goes wrong is a `zoo.errors.ZooError`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.version import __version__
 
 if TYPE_CHECKING:
+    from zoo.artifact.config import Config
     from zoo.artifact.results import Evaluation
     from zoo.conversion.convert import Conversion
     from zoo.data.images import ImageSet
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.models.registry import pull
     from zoo.networks.backends import Backend
     from zoo.networks.spiking import SpikingResNet
+    from zoo.networks.trainable import TrainableResNet
     from zoo.pretrained.checkpoint import Checkpoint
     from zoo.progress import Progress
     from zoo.share.publish import publish
@@ -38,6 +40,7 @@ __all__ = [
     "load",
     "publish",
     "pull",
+    "save",
 ]
 
 # Functions that are used as they are; imported when first asked for, since they bring torch or
@@ -97,6 +100,31 @@ def load(
 
     folder = registry.resolve(name, offline=offline, token=token)
     return network_of(*read_artifact(folder)).to(device).with_backend(backend)
+
+
+def save(
+    module: TrainableResNet | SpikingResNet,
+    folder: str | Path,
+    images: str | Path | ImageSet | None = None,
+    **settings: Any,
+) -> Config:
+    """Write a module as an int8 artifact and return its config.
+
+    Args:
+        module: of `SpikingResNet.trainable`, rounded back to integers, or a `SpikingResNet`.
+        images: training images that it is rounded on, as `zoo.data.open.open_images` takes them.
+        settings: as `zoo.conversion.module.save_module` takes them: `timesteps`, `samples`,
+            `force`, ...
+
+    Raises:
+        UsageError: as `zoo.conversion.module.save_module`.
+    """
+    from zoo.conversion.module import save_module
+    from zoo.data.open import open_images
+
+    if isinstance(images, str | Path):
+        images = open_images(images, "train")
+    return save_module(module, folder, images, **settings)
 
 
 def convert(

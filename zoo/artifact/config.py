@@ -175,6 +175,30 @@ class CalibrationConfig(_Strict):
     seed: int
 
 
+class TuningConfig(_Strict):
+    """How a network was trained on as a spiking network, and what it was rounded on.
+
+    `began` and `sha256` are the artifact that it began from and its model.safetensors, `timesteps`
+    what it is meant for since. `settings` are those of `zoo.training.tune`, empty where a training
+    loop of somebody's own did it, as are dataset, images, epochs and seconds. `teacher` is the
+    network that it learnt from. `rounding` are the images on which it was rounded back to integers;
+    None: every number was rounded to the nearest. `start` is an earlier tuning.
+    """
+
+    began: Text | None = None
+    sha256: Sha256
+    timesteps: Timesteps
+    surrogate: Text
+    dataset: Text | None = None
+    images: Annotated[int, Field(ge=0)] = 0
+    epochs: Annotated[int, Field(ge=0)] = 0
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+    settings: dict[Annotated[str, Field(max_length=100)], float | int | str | bool] = {}
+    teacher: Text | None = None
+    rounding: CalibrationConfig | None = None
+    start: TuningConfig | None = None
+
+
 class MethodConfig(_Strict):
     """A conversion method and every parameter it ran with."""
 
@@ -223,6 +247,8 @@ class Config(_Strict):
     method: MethodConfig
     source: SourceConfig
     calibration: CalibrationConfig
+    # Left out where it is None, so that artifacts that were only converted stay what they were.
+    tuning: Annotated[TuningConfig | None, Field(exclude_if=lambda value: value is None)] = None
     weights_sha256: Sha256
     checksum: ChecksumConfig
 

@@ -29,6 +29,10 @@ _PLAIN = {
     "search": "endpoint",
     "serve": "host name port",
     "site": "force",
+    "tune": (
+        "batch_size device epochs force limit precision resume samples seed surrogate teacher "
+        "timesteps"
+    ),
     "verify": "backend device",
     "train": "batch_size device epochs levels plot precision resume seed shortcut start",
 }
@@ -42,6 +46,7 @@ _OTHERS = {
     "record": {"images": "--data", "what": "--what"},
     "serve": {"folder": "DIR"},
     "site": {"folder": "--out"},
+    "tune": {"folder": "--out", "images": "--data", "peak_rate": "--rate"},
     "train": {"arch": "ARCH", "folder": "--out", "images": "--dataset", "peak_rate": "--rate"},
 }
 # A command that takes a MODEL pulls it first and has no options for that: these are zoo pull's.

@@ -27,6 +27,7 @@ from zoo.networks.resnet import activate, pool_activations, preactivation
 from zoo.networks.run import Head, Schedule
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import IMAGE, Layer, Pool
+from zoo.networks.trainable import by_input
 from zoo.pretrained.checkpoint import Checkpoint
 
 
@@ -243,7 +244,7 @@ def _layer(
     theta = spec.theta[node.name] / max_level
     weight = params[f"{node.name}.weight"] * spec.compensation
     if node.source != IMAGE:
-        weight = weight * _by_input(amplitudes[node.source], node.groups, len(weight))
+        weight = weight * by_input(amplitudes[node.source], node.groups, len(weight))
     elif integer:
         weight = weight / IMAGE_SCALE
     gain = projection = None
@@ -256,15 +257,7 @@ def _layer(
     bias = params[f"{node.name}.bias"][None]
     scale = torch.ones(node.out_channels, device=weight.device)
     if integer:
-        scale = weight.abs().amax((1, 2, 3))
-        if projection is not None:
-            scale = torch.maximum(scale, projection.abs().amax((1, 2, 3)))
-        # A nearly dead channel would count in units so fine that potentials leave float32
-        # (ResNet-20, hu2018: 7 times slower); no weight on spikes matters that is under 1/16384 of
-        # the threshold. The stem's are on pixels of up to 680: at 1/16384 they would have few of
-        # the 127 levels.
-        finest = 2**18 if node.source == IMAGE else 2**14
-        scale = torch.maximum(scale / 127, theta / finest).clamp_min(1e-12)
+        scale = unit_of(weight, projection, theta, stem=node.source == IMAGE)
 
     def units(values: Tensor) -> Tensor:
         return (
@@ -301,18 +294,27 @@ def _layer(
     return layer, scale
 
 
-def _by_input(values: Tensor, groups: int, channels: int) -> Tensor:
-    """Return what each of `channels` output channels multiplies its inputs by.
+def unit_of(weight: Tensor, projection: Tensor | None, theta: Tensor, *, stem: bool) -> Tensor:
+    """Return the integer unit of each channel, `[C]`, which puts its largest weight at 127.
 
     Args:
-        values: of the input channels, `[Cin]`.
-
-    Returns:
-        `[1, Cin, 1, 1]`, in groups `[Cout, Cin / groups, 1, 1]`.
+        weight, projection: float, on whole spikes (the stem's: on the image table's values).
+        theta: thresholds `[C]`.
     """
-    if groups == 1:
-        return values.view(1, -1, 1, 1)
-    return values.view(groups, -1).repeat_interleave(channels // groups, 0)[:, :, None, None]
+    largest = weight.abs().amax((1, 2, 3))
+    if projection is not None:
+        largest = torch.maximum(largest, projection.abs().amax((1, 2, 3)))
+    # A nearly dead channel would count in units so fine that potentials leave float32 (ResNet-20,
+    # hu2018: 7 times slower); no weight on spikes matters that is under 1/16384 of the threshold.
+    # The stem's are on pixels of up to 680: at 1/16384 they would have few of the 127 levels.
+    finest = 2**18 if stem else 2**14
+    return torch.maximum(largest / 127, theta / finest).clamp_min(1e-12)
+
+
+def head_of(weight: Tensor, bias: Tensor) -> Head:
+    """Return the int8 classifier of a float one on whole spike counts, `[classes, C]`."""
+    scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
+    return Head((weight / scale[:, None]).round().to(torch.int8), scale, bias)
 
 
 def _rounded(
@@ -422,5 +424,4 @@ def _head(spec: BuildSpec, amplitude: Tensor, area: int) -> Head:
     weight = params["fc.weight"] * (amplitude / area)
     if spec.numerics == "float32":
         return Head(weight, torch.ones(len(weight), device=weight.device), params["fc.bias"])
-    scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
-    return Head((weight / scale[:, None]).round().to(torch.int8), scale, params["fc.bias"])
+    return head_of(weight, params["fc.bias"])

@@ -150,6 +150,45 @@ def _match(
     return replace(layer, bias=bias.to(layer.bias.dtype))
 
 
+def follow(
+    layer: SpikingConv, x: Tensor, shortcut: Tensor | None, wanted: Tensor, settings: Settings
+) -> tuple[SpikingConv, Tensor]:
+    """Calibrate one layer so that at every timestep a channel has fired as often as in `wanted`.
+
+    Args:
+        layer: its bias has a row for each timestep of `wanted` and one for later ones.
+        x, shortcut: spikes of its sources, int8 `[T, B, C, H, W]`; for the stem, x is its constant
+            current `[B, C, H, W]`.
+        wanted: spikes, `[T, B, C, H, W]`.
+
+    Returns:
+        The layer with shifted bias, and its spikes, int8 `[T, B, C, H, W]`. Where it fires as
+        wanted already, nothing is shifted.
+    """
+    batch, _, height, width = wanted.shape[1:]
+    membrane = layer.membrane(batch, height, width, len(wanted))
+    theta, sampled = layer.threshold.float(), _sample(wanted[0], settings)
+    missing, bias, steps = torch.zeros_like(theta), layer.bias.clone(), []
+    for t in range(len(wanted)):
+        missing = missing + _by_channel(wanted[t], sampled).mean(1)
+
+        def adjust(t: int, v: Tensor, missing: Tensor = missing) -> Tensor:
+            owing = None if membrane.emitted is None else _by_channel(membrane.emitted, sampled) > 0
+            potential = _by_channel(v, sampled) / theta[:, None]
+            shift = (_shift(potential, missing, owing, layer.max_level) * theta).round()
+            bias[t] += shift.to(bias.dtype)
+            return shift.to(v.dtype)
+
+        if x.ndim == 4:
+            spikes = layer.run(x, None, membrane, window=1, adjust=adjust)
+        else:
+            side = None if shortcut is None else shortcut[t : t + 1]
+            spikes = layer.run(x[t : t + 1], side, membrane, adjust=adjust)
+        missing = missing - _by_channel(spikes[0], sampled).mean(1)
+        steps.append(spikes[0])
+    return replace(layer, bias=bias), torch.stack(steps)
+
+
 def limit(
     layer: SpikingConv,
     x: Tensor,

@@ -129,7 +129,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.topology, self.levels = net, levels
         for layer in net.layers:
-            _add(
+            add_submodule(
                 self,
                 layer.name,
                 nn.Conv2d(
@@ -142,19 +142,19 @@ class ResNet(nn.Module):
                     bias=False,
                 ),
             )
-            _add(self, layer.bn, nn.BatchNorm2d(layer.out_channels))
+            add_submodule(self, layer.bn, nn.BatchNorm2d(layer.out_channels))
             if levels:
                 # Four standard deviations of what BatchNorm delivers at first.
                 threshold = nn.Parameter(torch.full((layer.out_channels,), math.log(4.0)))
                 self.get_submodule(layer.name).register_parameter("log_threshold", threshold)
             if layer.shortcut is not None and layer.shortcut.kind == "projection":
                 width = net.channels[layer.shortcut.source]
-                _add(
+                add_submodule(
                     self,
                     layer.shortcut.conv,
                     _projection(width, layer.out_channels, layer.shortcut),
                 )
-                _add(self, layer.shortcut.bn, nn.BatchNorm2d(layer.out_channels))
+                add_submodule(self, layer.shortcut.bn, nn.BatchNorm2d(layer.out_channels))
         self.fc = nn.Linear(net.features, net.num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -206,7 +206,8 @@ def _projection(width: int, channels: int, shortcut: Shortcut) -> nn.Conv2d:
     return nn.Conv2d(width, channels, *geometry, bias=False)
 
 
-def _add(root: nn.Module, path: str, module: nn.Module) -> None:
+def add_submodule(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Add a module at a dotted path such as `layer1.0.conv1`, with the parents that it needs."""
     *parents, name = path.split(".")
     for parent in parents:
         if parent not in root._modules:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
 Schedule = Literal["causal", "layerwise"]
+
+
+def steps_skipped(delay: Mapping[int, int], timesteps: int) -> int:
+    """Return the number of first timesteps that the read-out after `timesteps` skips.
+
+    Args:
+        delay: by timesteps; the largest key that is not above `timesteps` holds.
+    """
+    known = [t for t in delay if t <= timesteps]
+    return min(delay[max(known)], timesteps - 1) if known else 0
 
 
 @dataclass(repr=False)

@@ -25,8 +25,10 @@ from zoo.networks.perturb import Perturb
 from zoo.networks.pixels import look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.reference import ReferenceLayers
-from zoo.networks.run import Head, Run, Schedule
+from zoo.networks.run import Head, Run, Schedule, steps_skipped
+from zoo.networks.surrogate import Surrogate
 from zoo.networks.topology import Topology
+from zoo.networks.trainable import TrainableResNet, trainable_of
 
 if TYPE_CHECKING:
     from zoo.artifact.config import Config
@@ -245,6 +247,10 @@ class SpikingResNet(nn.Module):
             backend=backend,
         )
 
+    def trainable(self, surrogate: Surrogate = "arctan", **settings: Any) -> TrainableResNet:
+        """Return a module in ANN units with these spikes, see `zoo.networks.trainable`."""
+        return trainable_of(self, surrogate=surrogate, **settings)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpikingResNet:
         # `to`, `cuda`, `cpu`, `half` and so on come through here. All is checked before anything
         # moves.
@@ -410,8 +416,7 @@ class SpikingResNet(nn.Module):
 
     def delay_at(self, timesteps: int) -> int:
         """Return the number of first timesteps that the read-out after `timesteps` skips."""
-        known = [t for t in self.delay if t <= timesteps]
-        return min(self.delay[max(known)], timesteps - 1) if known else 0
+        return steps_skipped(self.delay, timesteps)
 
 
 def check_name(layer: str) -> None:

@@ -114,7 +114,7 @@ def train(
     prep = Preprocess((channels, side, side), 256 if side == 224 else None)
     digits = channels == 1
     if precision == "auto":
-        precision = "bf16" if _has_bf16(device) else "float32"
+        precision = "bf16" if has_bf16(device) else "float32"
     plan = Plan(
         epochs=epochs,
         batch_size=batch_size,
@@ -303,7 +303,7 @@ def _classes(images: ImageSet) -> int:
     return int(images.labels.max()) + 1
 
 
-def _has_bf16(device: str) -> bool:
+def has_bf16(device: str) -> bool:
     """Return True if the device computes in bfloat16."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()

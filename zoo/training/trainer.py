@@ -160,7 +160,7 @@ class Trainer:
         for step in range(self.step, self.steps):
             epoch, index = divmod(step, self.steps_an_epoch)
             if index == 0 or order is None:
-                generator = _generator(self.plan.seed, 2 * epoch)
+                generator = draws(self.plan.seed, 2 * epoch)
                 order = torch.randperm(len(self._loader), generator=generator)
             yield order[index * size : (index + 1) * size]
 
@@ -168,7 +168,7 @@ class Trainer:
         plan, (epoch, index) = self.plan, divmod(self.step, self.steps_an_epoch)
         inputs = augment(
             look_up(self.table, pixels),
-            _generator(plan.seed, 2 * self.step + 1),
+            draws(plan.seed, 2 * self.step + 1),
             shift=plan.shift,
             mirror=plan.mirror,
             cutout=plan.cutout,
@@ -355,5 +355,6 @@ def save_checkpoint(state: dict[str, Tensor], path: str | Path) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def _generator(seed: int, draw: int) -> torch.Generator:
+def draws(seed: int, draw: int) -> torch.Generator:
+    """Return the generator of one draw of a training; those of two draws differ."""
     return torch.Generator().manual_seed((seed * 1_000_003 + draw) % 2**63)
