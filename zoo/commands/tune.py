@@ -42,7 +42,7 @@ def tune_command(
         str | None,
         typer.Option(
             metavar="MODEL|ANN",
-            help="Model or ANN to learn from, beside the labels or where there are none.",
+            help="ANN, or a model that holds one, to learn from beside the labels.",
         ),
     ] = None,
     epochs: Annotated[

@@ -6,7 +6,6 @@ FOLDER.tuning is there to go on from.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from zoo.artifact.config import Config, TuningConfig
 from zoo.artifact.folder import read_artifact
 from zoo.artifact.tensors import network_of
-from zoo.conversion.inputs import normalisation
 from zoo.conversion.module import SAMPLES, save_module
 from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
@@ -30,12 +27,12 @@ from zoo.errors import NotFoundError, UsageError, ZooError
 from zoo.hub import cache
 from zoo.models import registry
 from zoo.networks.preprocess import Preprocess
-from zoo.networks.resnet import ann_forward
 from zoo.networks.surrogate import SURROGATES
-from zoo.pretrained.sources import read_source
 from zoo.progress import Progress
+from zoo.training.compiled import can_compile
 from zoo.training.run import has_bf16
-from zoo.training.tuner import Teacher, Tuner, TuningPlan
+from zoo.training.teacher import read_teacher
+from zoo.training.tuner import Tuner, TuningPlan
 
 _EVERY = 120.0  # seconds between two saves
 _BATCH = 100
@@ -71,7 +68,7 @@ def tune(
         dataset: images in any form of `zoo.data.open.open_images`; its training images are trained
             on, its test images, where it has some, measure it before and at the end.
         folder: of the artifact that is written.
-        teacher: a model, or an ANN as `zoo.convert` takes it, to learn from beside the labels.
+        teacher: an ANN, or a model in which one is, to learn from (`zoo.training.teacher`).
         epochs, batch_size, peak_rate, surrogate: as in `zoo.training.tuner.TuningPlan`.
         samples: training images that it is rounded on.
         limit: use so many of the training images, drawn with `seed`, and test images.
@@ -94,7 +91,7 @@ def tune(
         IntegrityError: a file that is damaged.
         ZooError: `folder` cannot be written.
     """
-    source, folder = registry.resolve(name), Path(folder)
+    source, folder, say = registry.resolve(name), Path(folder), log or (lambda line: None)
     running = folder.with_name(folder.name + ".tuning")
     _check_paths(folder, running, resume, force)
     config, tensors = read_artifact(source)
@@ -103,8 +100,14 @@ def tune(
     if config.numerics != "int8":
         raise UsageError(f"{name} is {config.numerics}: tune an int8 model")
     network, prep = network_of(config, tensors), Preprocess.of(config)
-    images, test = _images(dataset, config, labels, limit, seed, log or (lambda line: None))
+    images, test = _images(dataset, config, labels, limit, seed, say)
     digits = config.preprocess.input_size[0] == 1
+    answers, teacher_sha256, mean, std = None, "", config.preprocess.mean, config.preprocess.std
+    if teacher is not None:
+        taught = read_teacher(teacher, images, prep, mean, std)
+        answers, teacher_sha256 = taught.on(torch.device(device), mean, std), taught.sha256
+        for note in taught.notes:
+            say(note)
     plan = TuningPlan(
         timesteps=timesteps,
         epochs=epochs,
@@ -114,17 +117,17 @@ def tune(
         shift=1 if digits else 4,
         mirror=not digits,
         seed=seed,
+        teacher=teacher_sha256,
         precision=(
             ("bf16" if has_bf16(device) else "float32") if precision == "auto" else precision
         ),
     )
     # Compiling takes a minute or two of one core, as much as 200 steps of a ResNet-20 gain.
     long = epochs * (len(images) // max(batch_size, 1)) >= _COMPILED_FROM
-    compiled = long and device == "cpu" and shutil.which("c++") is not None
+    compiled = long and can_compile(device)
     module = network.trainable(surrogate, compiled=compiled)
     module.to(torch.device(device), memory_format=torch.channels_last)  # type: ignore[call-overload]
-    taught = None if teacher is None else _teacher(teacher, config, device, plan.precision)
-    tuner = Tuner(module, images, prep, plan, device=device, teacher=taught)
+    tuner = Tuner(module, images, prep, plan, device=device, answers=answers)
     if resume:
         tuner.resume(running)
     before = _accuracy(network.to(device), test, prep, timesteps, device)
@@ -218,44 +221,6 @@ def _images(
         images = images.take(limit, seed)
         test = None if test is None else test.take(limit, seed)
     return images, test
-
-
-def _teacher(name: str | Path, config: Config, device: str, precision: str) -> Teacher:
-    """Return a function from images, normalised as the model's, to the logits of a teacher."""
-    own = config.preprocess
-    try:
-        folder = registry.resolve(name)
-    except NotFoundError:
-        checkpoint = read_source(name)
-        net, (mean, std) = checkpoint.net, normalisation(checkpoint, None, None)
-        params = {n: v.to(device) for n, v in checkpoint.params.items()}
-
-        def logits(images: Tensor) -> Tensor:
-            return ann_forward(net, params, images)
-    else:
-        other, tensors = read_artifact(folder)
-        module = network_of(other, tensors).trainable().to(torch.device(device))
-        net, mean, std = module.topology, other.preprocess.mean, other.preprocess.std
-        logits = module
-    if (net.in_channels, net.num_classes) != (own.input_size[0], config.num_classes):
-        raise UsageError(
-            f"{name} has {net.num_classes} classes of images of {net.in_channels} channels, the "
-            f"model {config.num_classes} of {own.input_size[0]}: give a `teacher` of the same"
-        )
-
-    def column(values: Any) -> Tensor:
-        return torch.tensor(values, device=device).view(-1, 1, 1)
-
-    # From the model's normalisation to the teacher's.
-    factor = column(own.std) / column(std)
-    shift = (column(own.mean) - column(mean)) / column(std)
-
-    @torch.no_grad()
-    def teach(images: Tensor) -> Tensor:
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            return logits(images * factor + shift)
-
-    return teach
 
 
 @torch.no_grad()

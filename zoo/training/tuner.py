@@ -1,9 +1,9 @@
 """The steps of a fine-tuning through time: Adam, one cosine, one seed.
 
-The loss is the cross-entropy of the logits after T timesteps, T what the network is to be good at.
-With a teacher (Hinton et al., arXiv:1503.02531) half of it is the cross-entropy to the teacher's
-softened predictions; of images without labels all of it is. Every random draw depends on the seed
-and the step alone, so a resumed run takes the steps that an uninterrupted one would have taken.
+The loss is the cross-entropy of the logits after T timesteps, T what the network is to be good at,
+and, with a teacher, the distance from its answers (`zoo.training.teacher`). Every random draw
+depends on the seed and the step alone, so a resumed run takes the steps that an uninterrupted one
+would have taken.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from zoo.networks.preprocess import Preprocess
 from zoo.networks.schedule import warm_cosine
 from zoo.networks.trainable import TrainableResNet
 from zoo.training.loader import Loader
-from zoo.training.trainer import ADVICE, Epoch, draws
-
-# Logits of normalised images, float `[B, C, H, W]`.
-Teacher = Callable[[Tensor], Tensor]
+from zoo.training.plan import Epoch
+from zoo.training.teacher import distance
+from zoo.training.trainer import ADVICE, draws
 
 _WARM_UP = 0.05  # share of the steps over which the rate rises
 
@@ -50,9 +49,9 @@ class TuningPlan:
         surrogate: a name of `zoo.networks.surrogate.SURROGATES`.
         shift: largest random shift in pixels.
         mirror: mirror half of the images.
-        softening: temperature of the teacher's predictions.
-        teacher_weight: share of the loss that is the teacher's.
         seed: of every random draw.
+        teacher: sha256 of the network whose answers are learnt beside the labels; "" for none.
+        distil, temperature: as in `zoo.training.plan.Plan`.
         precision: bf16 runs convolutions in bfloat16; weights and potentials stay float32.
     """
 
@@ -63,9 +62,10 @@ class TuningPlan:
     surrogate: str = "arctan"
     shift: int = 4
     mirror: bool = True
-    softening: float = 2.0
-    teacher_weight: float = 0.5
     seed: int = 0
+    teacher: str = ""
+    distil: float = 0.9
+    temperature: float = 4.0
     precision: Literal["bf16", "float32"] = "float32"
 
 
@@ -74,16 +74,16 @@ class Tuner:
 
     Args:
         module: the network, on `device`; it is trained in place.
-        images: training images; labels under 0 are none.
+        images: labelled training images.
         prep: how an image becomes the network's input.
-        teacher: what it learns from beside the labels, or None.
+        answers: a teacher's logits of images as the module takes them, or None.
 
     Attributes:
         step: number of steps taken.
         log: the epochs so far.
 
     Raises:
-        UsageError: no whole batch of images, no labels and no teacher, or a plan that cannot be.
+        UsageError: no whole batch of images, no labels, or a plan that cannot be run.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Tuner:
         plan: TuningPlan,
         *,
         device: str = "cpu",
-        teacher: Teacher | None = None,
+        answers: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        _check(images, plan, teacher)
+        _check(module.topology.num_classes, images, plan)
         self.module, self.plan, self.device = module, plan, torch.device(device)
-        self.teacher = teacher
+        self.answers = answers
         self._loader = Loader(images, prep, self.device)
         self.optimizer = torch.optim.Adam(module.parameters(), lr=plan.peak_rate)
         self.step, self.log = 0, list[Epoch]()
@@ -162,14 +162,13 @@ class Tuner:
         self._seconds += time.perf_counter() - begun
 
     def _loss(self, logits: Tensor, labels: Tensor, inputs: Tensor) -> Tensor:
-        known, plan = bool((labels >= 0).all()), self.plan
-        loss = F.cross_entropy(logits, labels) if known else logits.new_zeros(())
-        if self.teacher is None:
+        loss, share = F.cross_entropy(logits, labels), self.plan.distil
+        if self.answers is None:
             return loss
-        with torch.no_grad():
-            wanted = (self.teacher(inputs).float() / plan.softening).softmax(1)
-        taught = F.cross_entropy(logits / plan.softening, wanted) * plan.softening**2
-        share = plan.teacher_weight if known else 1.0
+        precision = self.plan.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision):
+            wanted = self.answers(inputs)
+        taught = distance(logits, wanted.float(), self.plan.temperature)
         return (1 - share) * loss + share * taught
 
     def _end_epoch(self, begun: float) -> None:
@@ -255,7 +254,7 @@ class Tuner:
         self._sums = sums.to(self.device)
 
 
-def _check(images: ImageSet, plan: TuningPlan, teacher: Teacher | None) -> None:
+def _check(classes: int, images: ImageSet, plan: TuningPlan) -> None:
     for what, value in (("timesteps", plan.timesteps), ("epochs", plan.epochs)):
         if value < 1:
             raise UsageError(f"{what} must be 1 or more, not {value}: 4 timesteps, 2 epochs do")
@@ -264,7 +263,8 @@ def _check(images: ImageSet, plan: TuningPlan, teacher: Teacher | None) -> None:
             f"{images.description}: fewer than one batch of {plan.batch_size}: give more, or lower "
             "`batch_size`"
         )
-    if teacher is None and images.labels.min() < 0:
+    if images.labels.min() < 0 or images.labels.max() >= classes:
         raise UsageError(
-            f"{images.description}: images without labels: give labelled ones, or a `teacher`"
+            f"{images.description}: labels must be 0 to {classes - 1}: give labelled training "
+            "images of the model's classes"
         )

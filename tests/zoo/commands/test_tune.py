@@ -72,7 +72,7 @@ def test_what_cannot_be_is_said_before_any_work(zoo: Zoo, tmp_path: Path) -> Non
     assert "--resume" in zoo(*words, "--data", "digits", "--resume").failed(3)
     assert "--batch-size" in zoo(*words, "--data", "digits", "--batch-size", "9999").failed(2)
     said = zoo(*words, "--data", "digits", "--teacher", "s-resnet20").failed(2)
-    assert "--teacher" in said and "channels" in said
+    assert "channels" in said
     (tmp_path / "made.tuning").write_bytes(b"no state")
     assert "no state" in zoo(*words, "--data", "digits", "--resume").failed(5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made.tuning"]
