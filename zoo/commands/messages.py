@@ -34,7 +34,7 @@ _PLAIN = {
         "timesteps"
     ),
     "verify": "backend device",
-    "train": "batch_size device epochs levels plot precision resume seed shortcut start",
+    "train": "batch_size device epochs levels plot precision resume seed shortcut start teacher",
 }
 # By command, the parameters that the command line calls otherwise: options, and its arguments.
 _OTHERS = {
