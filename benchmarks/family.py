@@ -1,9 +1,12 @@
-"""Train the zoo's own CIFAR-10 networks, several at a time, and resume where they stopped.
+"""Train the zoo's own CIFAR networks by one recipe; stop and resume at any time.
 
-    python -m benchmarks.family DATA RUNS [--only resnet20] [--jobs 4] [--budget 540]
-        [--epochs 200] [--device auto]
+    python -m benchmarks.family DATA RUNS [--only resnet20] [--jobs 1] [--budget 540]
+        [--epochs 120] [--teacher FILE|MODEL] [--device auto]
 
-DATA is CIFAR-10 in any form that `zoo train --dataset` takes. Each network gets a folder under
+DATA is CIFAR-10 or CIFAR-100 in any form that `zoo train --dataset` takes. The recipe has two
+phases. First every network is trained from random weights with ReLU: SGD, one cycle, a moving
+average of the weights, with a teacher where one is given. Then a short phase with eight levels and
+learnt thresholds begins from it, for few timesteps. Each phase of a network gets a folder under
 RUNS: its checkpoint, log.json and what a later call needs to resume. After `--budget` seconds every
 training is stopped as Ctrl-C would, and saved. A row a network is printed: done with its accuracy,
 or how far it is. Exit code 7 while any is not done.
@@ -21,71 +24,71 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Both flavours: ReLU, and eight levels with learnt thresholds. The order is that in which they are
-# worth having.
-FAMILY = (
-    ("resnet20", 0),
-    ("resnet20", 8),
-    ("resnet32", 0),
-    ("resnet56", 0),
-    ("resnet44", 0),
-    ("resnet56", 8),
-    ("resnet32", 8),
-    ("resnet44", 8),
-    ("resnet110", 0),
-)
+# In the order in which they are worth having.
+FAMILY = ("resnet20", "resnet56", "resnet32", "resnet44")
+LEVELS = 8
+# The phase with levels: a share of the epochs, at a share of the rate.
+EPOCHS_SHARE, RATE_SHARE = 6, 4
+# Blanked squares, for the networks that fit the training images well enough to need them.
+CUTOUT = {"resnet44": 8, "resnet56": 8}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training, in its folder."""
+    """One phase of one network, in its folder.
+
+    Attributes:
+        start: the job whose checkpoint it begins from.
+    """
 
     arch: str
     levels: int
     folder: Path
+    start: Job | None = None
 
     @property
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.arch}.safetensors"
+
     def done(self) -> bool:
         return (self.folder / "log.json").exists()
 
-    def command(
-        self, data: str, epochs: int, batch_size: int, rate: float, device: str
-    ) -> list[str]:
-        words = [
-            sys.executable,
-            "-m",
-            "zoo",
-            "train",
-            self.arch,
-            "--dataset",
-            data,
-            "--out",
-            str(self.folder),
-        ]
-        words += [
-            "--epochs",
-            str(epochs),
-            "--batch-size",
-            str(batch_size),
-            "--rate",
-            str(rate),
-            "--levels",
-            str(self.levels),
-        ]
-        words += ["--device", device]
+    def ready(self) -> bool:
+        return self.start is None or self.start.done()
+
+    def command(self, args: argparse.Namespace) -> list[str]:
+        """Return the words of the command that begins this training or goes on with it."""
+        epochs, rate = args.epochs, args.rate
+        if self.start is not None:
+            epochs, rate = max(1, epochs // EPOCHS_SHARE), rate / RATE_SHARE
+        options = {
+            "--dataset": args.data,
+            "--out": self.folder,
+            "--epochs": epochs,
+            "--batch-size": args.batch_size,
+            "--rate": rate,
+            "--levels": self.levels,
+            "--cutout": CUTOUT.get(self.arch, 0),
+            "--device": args.device,
+        }
+        if self.start is not None:
+            options["--start"] = self.start.checkpoint
+        if args.teacher is not None:
+            options["--teacher"] = args.teacher
+        words = [sys.executable, "-m", "zoo", "train", self.arch]
+        words += [str(word) for pair in options.items() for word in pair]
         return [*words, "--resume"] if (self.folder / "training.safetensors").exists() else words
 
 
 def jobs(runs: Path, only: str) -> list[Job]:
-    """Return the jobs of the family whose names begin with one of `only`."""
-    every = [
-        Job(arch, levels, runs / (f"{arch}-levels{levels}" if levels else arch))
-        for arch, levels in FAMILY
-    ]
-    return [job for job in every if job.name.startswith(tuple(only.split(",")))]
+    """Return the jobs whose names begin with one of `only`, the first phases first."""
+    first = [Job(arch, 0, runs / arch) for arch in FAMILY]
+    second = [Job(job.arch, LEVELS, runs / f"{job.arch}-levels{LEVELS}", job) for job in first]
+    return [job for job in (*first, *second) if job.name.startswith(tuple(only.split(",")))]
 
 
 def _heed_interrupts() -> None:
@@ -100,20 +103,18 @@ def run(todo: Sequence[Job], args: argparse.Namespace) -> None:
     """Keep `--jobs` trainings running until all are done or the budget is spent."""
     end, waiting = time.monotonic() + args.budget, [job for job in todo if not job.done()]
     running: dict[Job, subprocess.Popen[bytes]] = {}
-    while (waiting or running) and time.monotonic() < end:
+    while (running or any(job.ready() for job in waiting)) and time.monotonic() < end:
         for job in [job for job, process in running.items() if process.poll() is not None]:
             print(
                 f"{job.name}: exit code {running.pop(job).returncode}", file=sys.stderr, flush=True
             )
-        while waiting and len(running) < args.jobs:
-            job = waiting.pop(0)
+        ready = [job for job in waiting if job.ready()]
+        for job in ready[: args.jobs - len(running)]:
+            waiting.remove(job)
             job.folder.mkdir(parents=True, exist_ok=True)
             with open(job.folder / "train.log", "ab") as log:
-                command = job.command(
-                    args.data, args.epochs, args.batch_size, args.rate, args.device
-                )
                 running[job] = subprocess.Popen(
-                    command, stdout=log, stderr=log, preexec_fn=_heed_interrupts
+                    job.command(args), stdout=log, stderr=log, preexec_fn=_heed_interrupts
                 )
         time.sleep(0.5)
     for process in running.values():
@@ -133,24 +134,23 @@ def main() -> None:
         "--only", default="", help="networks whose name begins so; several with commas"
     )
     parser.add_argument(
-        "--jobs", type=int, default=4, help="trainings at a time: small networks leave a GPU idle"
+        "--jobs", type=int, default=1, help="trainings at a time: small networks leave a GPU idle"
     )
     parser.add_argument(
         "--budget", type=float, default=1e9, help="seconds after which they are stopped"
     )
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=120, help="of the first phase")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--rate", type=float, default=0.2)
+    parser.add_argument("--teacher", help="of every network, as zoo train --teacher takes it")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args()
     todo = jobs(args.runs, args.only)
     run(todo, args)
     for job in todo:
         if job.done():
-            print(
-                f"{job.name}: {json.loads((job.folder / 'log.json').read_text())['top1']:.2f} % "
-                f"after {args.epochs} epochs"
-            )
+            facts = json.loads((job.folder / "log.json").read_text())
+            print(f"{job.name}: {facts['top1']:.2f} % after {facts['epochs']} epochs")
             continue
         log = job.folder / "train.log"
         lines = (
