@@ -145,7 +145,7 @@ def _observed(
             planes = spikes.permute(0, 2, 3, 1).contiguous()[None, None]
         else:
             signed = network.layers[name].neuron == "signed"
-            planes = pack(spikes, signed, network.spike_bits).planes
+            planes = pack(spikes, signed, network.layers[name].bits).planes
         parts.setdefault(name, []).append(planes)
 
     # Windows differ between backends and are multiples of 8, so that their planes line up.
@@ -215,6 +215,7 @@ def random_network(
             spec.shortcut.pad if spec.shortcut else 0,
             spec.max_pool,
             input_bound=512 if stem else 2**bits - 1,
+            source_bound=2**bits - 1,
             bits=bits,
         )
     head = Head(

@@ -4,7 +4,9 @@ Packed spikes come in and go out. `launch.py` lays the tensors out, chooses tile
 kernels. Conventions:
 
 * Packed spikes are uint8 `[S, P, B, H, W, C]`: bit t % 8 of plane t // 8 is timestep t; S = 2 with
-  a second set for the -1s. Graded spikes of BITS bits lie side by side, 8 / BITS timesteps a byte.
+  a second set for the -1s. Graded spikes lie side by side in fields of 2, 4 or 8 bits, 8 / field
+  timesteps a byte. Input, shortcut and output each have their own: where they differ (MIXED), bytes
+  are found for each group of timesteps, else once for all that a byte holds.
 * Weights are int8 `[Np, K]`: K runs over (row, column, input channel) and is zero-padded to whole
   blocks of BLOCK_DEPTH; Np = PADDED_CHANNELS is Cout zero-padded to whole blocks of channels, in
   weights and in per-channel values.
@@ -75,7 +77,10 @@ def spiking_conv(
     INPUT_SIGNED: tl.constexpr,
     SOURCE_SIGNED: tl.constexpr,
     SIGNED: tl.constexpr,
-    BITS: tl.constexpr,  # of a spike
+    BITS: tl.constexpr,  # of a spike of its own
+    FIELD: tl.constexpr,  # that one takes in a byte: 1, 2, 4 or 8
+    INPUT_FIELD: tl.constexpr,  # the same of the input
+    SOURCE_FIELD: tl.constexpr,  # the same of the shortcut's source
     FIRST_WINDOW: tl.constexpr,
     SAVE_MEMBRANE: tl.constexpr,
     COUNT_SPIKES: tl.constexpr,
@@ -96,7 +101,11 @@ def spiking_conv(
         pixels, OUT_HEIGHT, OUT_WIDTH, PADDED_CHANNELS, BLOCK_PIXELS, BLOCK_CHANNELS
     )
     images = (pixels // (OUT_HEIGHT * OUT_WIDTH)).to(tl.int64)
-    planes = (timesteps * BITS + 7) // 8
+    planes = (timesteps * FIELD + 7) // 8
+    x_planes = (timesteps * INPUT_FIELD + 7) // 8
+    source_planes = (timesteps * SOURCE_FIELD + 7) // 8
+    EACH: tl.constexpr = 8 // FIELD  # timesteps a byte
+    MIXED: tl.constexpr = INPUT_FIELD != FIELD or (SHORTCUT > 0 and SOURCE_FIELD != FIELD)
     y0, x0, x_at = first_tap(image, out_y, out_x, STRIDE, PADDING, IN_HEIGHT, IN_WIDTH, IN_CHANNELS)
     x_plane = images * (IN_HEIGHT * IN_WIDTH * IN_CHANNELS)
     source_y, source_x, source_at = first_tap(
@@ -131,28 +140,48 @@ def spiking_conv(
         word = tl.full((BLOCK_PIXELS, BLOCK_CHANNELS), 0, tl.int32)
         x = x_ptr + plane * x_plane
         source = source_ptr + plane * source_plane
-        if SHORTCUT == 1:
+        groups = EACH // GROUP
+        if MIXED:
+            # A byte of the input may not hold as many timesteps: there is none past the last.
+            groups = tl.minimum(groups, (timesteps - plane * EACH + GROUP - 1) // GROUP)
+        elif SHORTCUT == 1:
             at = source_at[:, None] + source_columns[None, :]
             word |= tl.load(source + at, mask=source_mask, other=0).to(tl.int32)
             if SOURCE_SIGNED:
                 below = tl.load(source + planes * source_plane + at, mask=source_mask, other=0)
                 word |= below.to(tl.int32) << 16
-        for group in range(8 // BITS // GROUP):
-            shift = group * GROUP * BITS
+        for group in range(groups):
+            shift = group * GROUP * FIELD
+            x_shift = shift
+            source_shift = shift
+            if MIXED:
+                first = plane * EACH + group * GROUP
+                x = x_ptr + first * INPUT_FIELD // 8 * x_plane
+                x_shift = first * INPUT_FIELD % 8
+                source = source_ptr + first * SOURCE_FIELD // 8 * source_plane
+                source_shift = first * SOURCE_FIELD % 8
+                if SHORTCUT == 1:
+                    at = source_at[:, None] + source_columns[None, :]
+                    word &= -16711936  # 0xff00ff00: without the shortcut's
+                    word |= tl.load(source + at, mask=source_mask, other=0).to(tl.int32)
+                    if SOURCE_SIGNED:
+                        set_below = source + source_planes * source_plane
+                        below = tl.load(set_below + at, mask=source_mask, other=0)
+                        word |= below.to(tl.int32) << 16
             sums = (v,)
             for _ in tl.static_range(GROUP - 1):
                 sums = sums + (tl.full((BLOCK_PIXELS, BLOCK_CHANNELS), 0, tl.int32),)
             sums = add_currents(
                 sums,
                 x,
-                x + planes * x_plane,
+                x + x_planes * x_plane,
                 weight_ptr,
                 x_at,
                 y0,
                 x0,
                 live,
                 columns,
-                shift,
+                x_shift,
                 HEIGHT=IN_HEIGHT,
                 WIDTH=IN_WIDTH,
                 CHANNELS=IN_CHANNELS,
@@ -160,7 +189,7 @@ def spiking_conv(
                 DEPTH_BLOCKS=DEPTH_BLOCKS,
                 BLOCK_DEPTH=BLOCK_DEPTH,
                 GROUP=GROUP,
-                BITS=BITS,
+                BITS=INPUT_FIELD,
                 SIGNED=INPUT_SIGNED,
                 INTERPRETED=INTERPRETED,
             )
@@ -168,14 +197,14 @@ def spiking_conv(
                 sums = add_currents(
                     sums,
                     source,
-                    source + planes * source_plane,
+                    source + source_planes * source_plane,
                     projection_ptr,
                     source_at,
                     source_y,
                     source_x,
                     live,
                     columns,
-                    shift,
+                    source_shift,
                     HEIGHT=SOURCE_HEIGHT,
                     WIDTH=SOURCE_WIDTH,
                     CHANNELS=SOURCE_CHANNELS,
@@ -183,7 +212,7 @@ def spiking_conv(
                     DEPTH_BLOCKS=PROJECTION_BLOCKS,
                     BLOCK_DEPTH=BLOCK_DEPTH,
                     GROUP=GROUP,
-                    BITS=BITS,
+                    BITS=SOURCE_FIELD,
                     SIGNED=SOURCE_SIGNED,
                     INTERPRETED=INTERPRETED,
                 )
@@ -192,18 +221,18 @@ def spiking_conv(
                     v = sums[0]
                 else:
                     v += sums[g]
-                t = plane * (8 // BITS) + group * GROUP + g
+                t = plane * EACH + group * GROUP + g
                 on = t < timesteps
                 bias_row = tl.minimum(first_timestep + t, BIAS_ROWS - 1)
                 bias = tl.load(bias_ptr + bias_row * PADDED_CHANNELS + columns)
                 v += tl.where(on, bias, 0)[None, :]
                 if SHORTCUT == 1:
-                    spikes = (word >> (shift + g * BITS)) & (2**BITS - 1)
+                    spikes = (word >> (source_shift + g * SOURCE_FIELD)) & (2**SOURCE_FIELD - 1)
                     if SOURCE_SIGNED:
-                        spikes -= (word >> (shift + g + 16)) & 1
+                        spikes -= (word >> (source_shift + g + 16)) & 1
                     v += spikes * gain
                 v, word, emitted = fire(
-                    v, word, emitted, threshold, on, shift + g * BITS, BITS, SIGNED
+                    v, word, emitted, threshold, on, shift + g * FIELD, BITS, SIGNED
                 )
         store_plane(
             out_ptr + plane * out_plane,
@@ -239,7 +268,8 @@ def constant_input(
     AREA: tl.constexpr,
     OUT_CHANNELS: tl.constexpr,
     SIGNED: tl.constexpr,
-    BITS: tl.constexpr,
+    BITS: tl.constexpr,  # of a spike
+    FIELD: tl.constexpr,  # that one takes in a byte
     FIRST_WINDOW: tl.constexpr,
     SAVE_MEMBRANE: tl.constexpr,
     COUNT_SPIKES: tl.constexpr,
@@ -250,7 +280,7 @@ def constant_input(
     mask = index < neurons
     columns = index % OUT_CHANNELS
     count_at = index % (AREA * OUT_CHANNELS)
-    planes = (timesteps * BITS + 7) // 8
+    planes = (timesteps * FIELD + 7) // 8
     current = tl.load(current_ptr + index, mask=mask, other=0)
     threshold = tl.load(threshold_ptr + columns)
     if FIRST_WINDOW:
@@ -264,13 +294,13 @@ def constant_input(
             emitted += tl.load(emitted_ptr + index, mask=mask, other=0)
     for plane in range(planes):
         word = tl.full((BLOCK_NEURONS,), 0, tl.int32)
-        for step in range(8 // BITS):
-            t = plane * (8 // BITS) + step
+        for step in range(8 // FIELD):
+            t = plane * (8 // FIELD) + step
             on = t < timesteps
             bias_row = tl.minimum(first_timestep + t, BIAS_ROWS - 1)
             bias = tl.load(bias_ptr + bias_row * OUT_CHANNELS + columns)
             v += tl.where(on, current + bias, 0)
-            v, word, emitted = fire(v, word, emitted, threshold, on, step * BITS, BITS, SIGNED)
+            v, word, emitted = fire(v, word, emitted, threshold, on, step * FIELD, BITS, SIGNED)
         store_plane(
             out_ptr + plane * neurons.to(tl.int64),
             planes * neurons.to(tl.int64),
@@ -397,7 +427,7 @@ def sum_over_area(
     timesteps,  # T
     AREA: tl.constexpr,
     CHANNELS: tl.constexpr,
-    BITS: tl.constexpr,
+    FIELD: tl.constexpr,  # bits that a spike takes in a byte
     SIGNED: tl.constexpr,
     BLOCK_AREA: tl.constexpr,  # AREA or more
     BLOCK_CHANNELS: tl.constexpr,
@@ -407,7 +437,7 @@ def sum_over_area(
     size = images.to(tl.int64) * (AREA * CHANNELS)
     columns = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     area = tl.arange(0, BLOCK_AREA)
-    planes = (timesteps * BITS + 7) // 8
+    planes = (timesteps * FIELD + 7) // 8
     mask = (area < AREA)[:, None] & (columns < CHANNELS)[None, :]
     for plane in range(planes):
         at = x_ptr + plane * size + image * (AREA * CHANNELS)
@@ -415,11 +445,11 @@ def sum_over_area(
         x = tl.load(at, mask=mask, other=0).to(tl.int32)
         if SIGNED:
             below = tl.load(at + planes * size, mask=mask, other=0).to(tl.int32)
-        for step in range(8 // BITS):
-            net = (x >> (step * BITS)) & (2**BITS - 1)
+        for step in range(8 // FIELD):
+            net = (x >> (step * FIELD)) & (2**FIELD - 1)
             if SIGNED:
                 net -= (below >> step) & 1
-            t = plane * (8 // BITS) + step
+            t = plane * (8 // FIELD) + step
             # tl.sum is compiled with Triton itself, so a kernel that alone is interpreted cannot
             # call it.
             total = tl.reduce(net, 0, tl.standard._sum_combine)

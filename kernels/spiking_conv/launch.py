@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..neuron import packed_bits
 from .packing import PackedSpikes
 from .reference import SpikingConv
 from .tiles import Tile, choose
@@ -116,7 +117,7 @@ class SpikingLayer:
     ) -> PackedSpikes:
         """Run one window of timesteps and return its spikes.
 
-        Planes are `[S, ceil(T bits / 8), B, H, W, Cout]`.
+        Planes are `[S, ceil(T width / 8), B, H, W, Cout]`.
 
         Args:
             x: input spikes, or the stem's constant current int32 `[B, H, W, Cout]` with `steps`
@@ -138,9 +139,9 @@ class SpikingLayer:
             batch, height, width = x.shape[:3]
         device = layer.weight.device
         shape = (batch, height, width, self.channels)
-        bits = layer.bits
+        bits, field = layer.bits, packed_bits(layer.bits)
         planes = torch.empty(
-            (1 + signed, -(-steps * bits // 8), *shape), dtype=torch.uint8, device=device
+            (1 + signed, -(-steps * field // 8), *shape), dtype=torch.uint8, device=device
         )
         first = membrane.v is None
         v = (
@@ -162,6 +163,7 @@ class SpikingLayer:
             "BIAS_ROWS": len(layer.bias),
             "SIGNED": signed,
             "BITS": bits,
+            "FIELD": field,
             "FIRST_WINDOW": first,
             "SAVE_MEMBRANE": save,
             "COUNT_SPIKES": counts is not None,
@@ -180,6 +182,7 @@ class SpikingLayer:
             tile = self._tile_for(pixels, height, width, layer.neuron)
             laid_out = self._layout(tile)
             source_planes = None if source is None else source.planes
+            source_field = field if source is None else source.width
             kernels(self.interpret).spiking_conv[_grid(pixels, laid_out, tile)](
                 x_ptr=x.planes,
                 source_ptr=x.planes if source_planes is None else source_planes,
@@ -187,7 +190,10 @@ class SpikingLayer:
                 pixels=pixels,
                 INPUT_SIGNED=x.signed,
                 SOURCE_SIGNED=source is not None and source.signed,
-                GROUP=min(tile.group, 8 // bits),
+                INPUT_FIELD=x.width,
+                SOURCE_FIELD=source_field,
+                # A group lies within one byte of each.
+                GROUP=min(tile.group, 8 // max(field, x.width, source_field)),
                 INTERPRETED=self.interpret,
                 **shared,
                 **self._geometry(x.planes, source_planes, height, width, laid_out),
@@ -389,7 +395,7 @@ def pooled_counts(packed: PackedSpikes, interpret: bool = False) -> Tensor:
             timesteps=packed.timesteps,
             AREA=height * width,
             CHANNELS=channels,
-            BITS=packed.bits,
+            FIELD=packed.width,
             SIGNED=packed.signed,
             BLOCK_AREA=_power(height * width),
             BLOCK_CHANNELS=block,

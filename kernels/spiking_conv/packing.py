@@ -1,7 +1,8 @@
 """Spikes packed over time: one bit a spike, eight timesteps a byte, channels last.
 
-Graded spikes take two or four bits. T = 32 timesteps of a neuron are four bytes, what one float32
-activation of the ANN takes; as float16 they would be 64.
+Graded spikes take two, four or eight bits, with zeros above those that they have. T = 32 timesteps
+of a neuron are four bytes, what one float32 activation of the ANN takes; as float16 they would be
+64.
 """
 
 from __future__ import annotations
@@ -11,18 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..neuron import packed_bits
+
 
 @dataclass(frozen=True)
 class PackedSpikes:
     """The spikes of a layer in one window of timesteps.
 
     Attributes:
-        planes: uint8 `[S, ceil(T bits / 8), B, H, W, C]`; bit t % 8 of plane t // 8 is timestep t,
+        planes: uint8 `[S, ceil(T width / 8), B, H, W, C]`; bit t % 8 of plane t // 8 is timestep t,
             bits past T are zero. planes[0] holds the spikes of +1, planes[1] those of -1; S = 1
             where none is negative.
         timesteps: T.
-        bits: of a spike; with b of them timestep t has bits b (t % (8 / b)) and up of plane
-            t // (8 / b).
+        bits: of a spike; with a `width` of w timestep t has bits w (t % (8 / w)) and up of plane
+            t // (8 / w).
     """
 
     planes: Tensor
@@ -32,6 +35,11 @@ class PackedSpikes:
     @property
     def signed(self) -> bool:
         return len(self.planes) == 2
+
+    @property
+    def width(self) -> int:
+        """Return the bits of a byte that a spike takes."""
+        return packed_bits(self.bits)
 
 
 def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
@@ -54,13 +62,14 @@ def pack(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
 def pack_unchecked(spikes: Tensor, signed: bool = False, bits: int = 1) -> PackedSpikes:
     """Pack spikes that are known to be in range; nothing waits for a GPU."""
     rows = spikes.permute(0, 1, 3, 4, 2)
-    timesteps, each = len(spikes), 8 // bits
+    timesteps, width = len(spikes), packed_bits(bits)
+    each = 8 // width
     count = -(-timesteps // each)
     planes = torch.zeros(
         (1 + signed, count, *rows.shape[1:]), dtype=torch.uint8, device=spikes.device
     )
     for t in range(timesteps):
-        planes[0, t // each] |= rows[t].clamp(min=0).to(torch.uint8) << (t % each * bits)
+        planes[0, t // each] |= rows[t].clamp(min=0).to(torch.uint8) << (t % each * width)
         if signed:
             planes[1, t // each] |= (rows[t] < 0).to(torch.uint8) << (t % each)
     return PackedSpikes(planes, timesteps, bits)
@@ -68,13 +77,12 @@ def pack_unchecked(spikes: Tensor, signed: bool = False, bits: int = 1) -> Packe
 
 def unpack(packed: PackedSpikes) -> Tensor:
     """Return the spikes as int8 `[T, B, C, H, W]` (channels last in memory)."""
-    planes, each = packed.planes, 8 // packed.bits
+    planes, each = packed.planes, 8 // packed.width
     shape = (packed.timesteps, *planes.shape[2:])
     spikes = torch.empty(shape, dtype=torch.int8, device=planes.device)
     for t in range(packed.timesteps):
-        values = ((planes[:, t // each] >> (t % each * packed.bits)) & (2**packed.bits - 1)).to(
-            torch.int8
-        )
+        values = (planes[:, t // each] >> (t % each * packed.width)) & (2**packed.bits - 1)
+        values = values.to(torch.int8)
         spikes[t] = values[0] - values[1] if packed.signed else values[0]
     return spikes.permute(0, 1, 4, 2, 3)
 

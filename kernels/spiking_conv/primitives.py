@@ -82,7 +82,12 @@ def _spikes_at(
     SIGNED: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Return the spikes, int8, that begin at bit `shift` of packed bytes x (below: the -1s)."""
+    """Return the spikes, int8, that begin at bit `shift` of packed bytes x (below: the -1s).
+
+    BITS are those that a spike takes in a byte.
+    """
+    if BITS == 8:
+        return x.to(tl.int8)
     if INTERPRETED:
         spikes = ((x >> shift) & (2**BITS - 1)).to(tl.int8)
         if SIGNED:
@@ -192,7 +197,10 @@ def add_currents(
     SIGNED: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """Return the GROUP accumulators plus the currents of as many timesteps, from bit `shift` on."""
+    """Return the GROUP accumulators plus the currents of as many timesteps, from bit `shift` on.
+
+    BITS are those that a spike of the input takes in a byte.
+    """
     depths = tl.arange(0, BLOCK_DEPTH)
     row = columns.to(tl.int64) * (DEPTH_BLOCKS * BLOCK_DEPTH)
     for k in range(DEPTH_BLOCKS):

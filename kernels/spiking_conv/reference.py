@@ -69,11 +69,12 @@ class SpikingConv:
             `shortcut_padding`.
         max_pool: 3x3 max-pooling with stride 2 on the constant current (exact: ReLU and max
             commute).
-        input_bound: the largest absolute value of one element of the input: `max_level` for spikes;
-            the stem's image has more, and so has a sum of spikes.
+        input_bound, source_bound: the largest absolute value of one element of the input and of the
+            shortcut's source: 2**bits - 1 of their spikes; the stem's image has more, and so has a
+            sum of spikes.
         summed: spikes that one element of the input is the sum of, more than one behind pooling
             over an area.
-        bits: of a spike, those of its inputs and its own: 1, or more if `multi-level`.
+        bits: of its own spikes: 1, or more if `multi-level`.
     """
 
     weight: Tensor
@@ -89,11 +90,12 @@ class SpikingConv:
     shortcut_pad: int = 0
     max_pool: bool = False
     input_bound: int = 1
+    source_bound: int = 1
     bits: int = 1
     groups: int = 1
     shortcut_padding: int = 0
     summed: int = 1
-    _prepared: dict[tuple[torch.dtype, int], tuple[Convolution, Convolution | None]] = field(
+    _prepared: dict[tuple[torch.dtype, int, int], tuple[Convolution, Convolution | None]] = field(
         init=False, default_factory=dict, repr=False
     )
 
@@ -122,9 +124,9 @@ class SpikingConv:
             (1, 2, 3)
         ) * self.input_bound + self.bias.double().abs().amax(0)
         if self.gain is not None:
-            bound += self.gain.double().abs() * self.max_level
+            bound += self.gain.double().abs() * self.source_bound
         if self.projection is not None:
-            bound += self.projection.double().abs().sum((1, 2, 3)) * self.max_level
+            bound += self.projection.double().abs().sum((1, 2, 3)) * self.source_bound
         return int(bound.max().item())
 
     def potential_bound(self, timesteps: int) -> int:
@@ -157,7 +159,7 @@ class SpikingConv:
         dtype = torch.float32
         if self.integer and self.current_bound >= _EXACT_FLOAT32:
             dtype = torch.float64
-        main, _ = self.convolutions(dtype, self.input_bound)
+        main, _ = self.convolutions(dtype)
         current = main(x)
         if self.max_pool:
             current = torch.nn.functional.max_pool2d(current, 3, 2, 1).contiguous(
@@ -196,7 +198,7 @@ class SpikingConv:
         v = membrane.v
         threshold, bias = _column(self.threshold, v.dtype), self.bias.to(v.dtype)
         steps = len(x) if window is None else window
-        main, projection = self.convolutions(v.dtype, self.max_level)
+        main, projection = self.convolutions(v.dtype)
         spikes = torch.empty(
             (steps, *v.permute(0, 2, 3, 1).shape), dtype=torch.int8, device=v.device
         )
@@ -307,10 +309,16 @@ class SpikingConv:
         return torch.empty(shape, dtype=dtype, device=self.weight.device).permute(0, 3, 1, 2)
 
     def convolutions(
-        self, dtype: torch.dtype, largest: int
+        self, dtype: torch.dtype, largest: int | None = None
     ) -> tuple[Convolution, Convolution | None]:
-        """Return the convolution and that of the projection, for spikes up to `largest`."""
-        key = (dtype, min(largest, 256))
+        """Return the convolution and that of the projection.
+
+        For spikes or counts up to `largest`, by default for the inputs of one timestep.
+        """
+        reads, side = self.input_bound, self.source_bound
+        if largest is not None:
+            reads, side = largest * self.summed, largest
+        key = (dtype, min(reads, 256), min(side, 256))
         if key not in self._prepared:
             device, projection = self.weight.device, self.projection
             self._prepared[key] = (
@@ -320,7 +328,7 @@ class SpikingConv:
                     self.padding,
                     dtype,
                     device,
-                    largest * self.summed,
+                    reads,
                     self.groups,
                 ),
                 None
@@ -331,7 +339,7 @@ class SpikingConv:
                     self.shortcut_padding,
                     dtype,
                     device,
-                    largest,
+                    side,
                 ),
             )
         return self._prepared[key]

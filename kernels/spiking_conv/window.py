@@ -36,7 +36,7 @@ def run_window(
     rows = membrane.v.permute(0, 2, 3, 1)
     emitted = None if membrane.emitted is None else membrane.emitted.permute(0, 2, 3, 1)
     steps = len(x) if window is None else window
-    main, projection = layer.convolutions(rows.dtype, layer.max_level)
+    main, projection = layer.convolutions(rows.dtype)
     threshold = layer.threshold.to(rows.dtype)
     index = torch.arange(membrane.t, membrane.t + steps).clamp_(max=len(layer.bias) - 1)
     bias = layer.bias[index].to(rows.dtype)

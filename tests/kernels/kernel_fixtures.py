@@ -168,10 +168,13 @@ def random_layer(
     weights: str = "random",
     rows: int = 3,
     bits: int = 1,
+    input_bits: int | None = None,
+    source_bits: int | None = None,
 ) -> SpikingConv:
     """Return a layer whose neurons fire, and none of them always.
 
     Args:
+        bits: of its own spikes, and by default of its inputs'.
         weights: "random", "small" (-1 to 1 with thresholds to match, so that potentials land on
             them), "most" or "least" (all 127 or all -127), "extreme" (127 or -127).
     """
@@ -203,7 +206,8 @@ def random_layer(
         synapses(c, shape.sources, 1, 1) if projection else None,
         shape.shortcut_stride,
         (c - shape.sources) // 2 if identity else 0,
-        input_bound=2**bits - 1,
+        input_bound=2 ** (bits if input_bits is None else input_bits) - 1,
+        source_bound=2 ** (bits if source_bits is None else source_bits) - 1,
         bits=bits,
     )
 
@@ -253,11 +257,17 @@ def random_inputs(
     rate: float = 0.3,
 ) -> tuple[Tensor, Tensor | None]:
     """Return spikes for the layer and for its shortcut."""
-    x = random_spikes(gen, timesteps, batch, shape.inputs, size, signed, rate, layer.bits)
+    bits, sides = spike_bits(layer)
+    x = random_spikes(gen, timesteps, batch, shape.inputs, size, signed, rate, bits)
     if not shape.sources:
         return x, None
     there = source_size(shape, layer, size, gen)
-    return x, random_spikes(gen, timesteps, batch, shape.sources, there, signed, rate, layer.bits)
+    return x, random_spikes(gen, timesteps, batch, shape.sources, there, signed, rate, sides)
+
+
+def spike_bits(layer: SpikingConv) -> tuple[int, int]:
+    """Return the bits of the spikes of a layer's input and of its shortcut's source."""
+    return layer.input_bound.bit_length(), layer.source_bound.bit_length()
 
 
 def reference(
@@ -313,13 +323,14 @@ def check(
     counts = backend.put(
         torch.full((*expected.shape[-2:], expected.shape[2]), 7, dtype=torch.int32)
     )
+    bits, sides = spike_bits(layer)
     with poisoned():
         fused = backend.layer(layer, tile)
         for steps in windows if windows is not None else [len(x)]:
             part = slice(begin, begin + steps)
-            side = None if source is None else backend.pack(source[part], signed, layer.bits)
+            side = None if source is None else backend.pack(source[part], signed, sides)
             spikes.append(
-                fused.run(backend.pack(x[part], signed, layer.bits), side, result, counts=counts)
+                fused.run(backend.pack(x[part], signed, bits), side, result, counts=counts)
             )
             begin += steps
         agree(layer, membrane, result, expected, spikes)

@@ -22,10 +22,11 @@ from tests.kernels.kernel_fixtures import (
     reference,
 )
 from tests.zoo.spiking_fixtures import naive_run
+from zoo.kernels.neuron import packed_bits
 from zoo.kernels.spiking_conv import PackedMembrane, SpikingConv, count, pack, pooled_counts, unpack
 from zoo.kernels.spiking_conv.tiles import Tile
 
-BITS = (2, 4)
+BITS = (2, 4, 5)
 
 
 def one(
@@ -164,11 +165,11 @@ def test_pooled_counts(backend, timesteps, bits):
 
 
 @settings(max_examples=100, deadline=None)
-@given(bits=st.sampled_from(BITS), timesteps=st.integers(0, 19), seed=st.integers(0, 2**32 - 1))
+@given(bits=st.integers(2, 6), timesteps=st.integers(0, 19), seed=st.integers(0, 2**32 - 1))
 def test_packing(bits, timesteps, seed):
     spikes = random_spikes(np.random.default_rng(seed), timesteps, 2, 3, (2, 3), False, 0.6, bits)
     packed = pack(spikes, bits=bits)
-    assert packed.planes.shape == (1, -(-timesteps * bits // 8), 2, 2, 3, 3)
+    assert packed.planes.shape == (1, -(-timesteps * packed_bits(bits) // 8), 2, 2, 3, 3)
     assert torch.equal(unpack(packed), spikes)
     assert torch.equal(
         count(packed),
@@ -178,8 +179,49 @@ def test_packing(bits, timesteps, seed):
         pack(torch.full((1, 1, 1, 1, 1), 2**bits, dtype=torch.int8), bits=bits)
 
 
+# Bits of a layer's own spikes, of its input's and of its shortcut's source.
+MIXED = ((1, 2, 1), (2, 1, 2), (1, 1, 2), (4, 2, 1), (1, 4, 5), (5, 4, 5), (4, 5, 6), (7, 7, 7))
+
+
+@pytest.mark.parametrize("bits", MIXED, ids=str)
+def test_bits_of_input_shortcut_and_spikes_may_differ(backend, bits):
+    for shape in SHAPES:
+        gen = np.random.default_rng(sum(bits))
+        neuron = "multi-level" if bits[0] > 1 else "if"
+        layer = random_layer(shape, gen, neuron, "random", 3, *bits)
+        inputs = random_inputs(shape, layer, gen, 11, 2, (5, 4))
+        assert check(backend, layer, *inputs, windows=(2, 9)).any()
+
+
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(
+    bits=st.tuples(*[st.integers(1, 7)] * 3),
+    shape=st.sampled_from(SHAPES),
+    windows=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    group=st.sampled_from((1, 2, 4, 8)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_mixed_layers_equal_int64_in_any_windows(backend, bits, shape, windows, group, seed):
+    gen = np.random.default_rng(seed)
+    neuron = "multi-level" if bits[0] > 1 else "if"
+    layer = random_layer(shape, gen, neuron, "random", 3, *bits)
+    x, source = random_inputs(shape, layer, gen, sum(windows) + 3, 1, (3, 4))
+    tile = Tile(16, 16, 32, group, 4, 1)
+    spikes = check(backend, layer, x, source, windows=[*windows, 3], tile=tile)
+    expected, _ = naive_run(layer, x.numpy(), None if source is None else source.numpy())
+    assert np.array_equal(spikes.numpy(), expected)
+
+
+def test_a_graded_layer_reads_signed_spikes(backend):
+    for shape in SHAPES[1:]:
+        gen = np.random.default_rng(0)
+        layer = random_layer(shape, gen, "multi-level", bits=2, input_bits=1, source_bits=1)
+        x, source = random_inputs(shape, layer, gen, 9, 1, (4, 3), signed=True)
+        check(backend, layer, x, source, signed=True)
+
+
 def test_bounds_count_the_largest_spike():
-    layer = one(3, 5, 2, 4, (7,))
+    layer = replace(one(3, 5, 2, 4, (7,)), source_bound=15)
     assert layer.current_bound == 3 * 15 + 7
     assert layer.potential_bound(2) == 2 * 52 + 2 + 5 * 15
     assert replace(layer, gain=torch.tensor([-2], dtype=torch.int32)).current_bound == 52 + 2 * 15

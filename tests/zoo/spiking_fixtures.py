@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch import Tensor
 from zoo.data.images import ImageSet
 from zoo.data.open import open_images
 from zoo.errors import ZooError
+from zoo.kernels.neuron import NeuronKind
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.resnet import ResNet
 from zoo.networks.run import Head
@@ -253,8 +255,20 @@ def _head_topology() -> Topology:
 def random_network(
     net: Topology, *, neuron: str = "if", schedule: str = "causal", seed: int = 0
 ) -> SpikingResNet:
-    """Return an integer network whose layers all fire, none of them always; graded: 4 bits."""
-    gen, bits = torch.Generator().manual_seed(seed), 4 if neuron == "multi-level" else 1
+    """Return an integer network whose layers all fire, none of them always.
+
+    Graded spikes have 4 bits; `mixed` has a kind of neuron for each layer in turn.
+    """
+    gen = torch.Generator().manual_seed(seed)
+    kinds = [NeuronKind("multi-level", 2), NeuronKind(), NeuronKind("multi-level", 5)]
+    kinds += [NeuronKind("signed"), NeuronKind("multi-level", 4), NeuronKind()]
+    if neuron != "mixed":
+        kinds = [NeuronKind(neuron, 4 if neuron == "multi-level" else 1)]
+    names = [spec.name for spec in net.layers]
+    neurons = dict(zip(names, itertools.cycle(kinds), strict=False))
+
+    def kind(source: str) -> NeuronKind:
+        return neurons[net.origin(source)]
 
     def draw(low: int, high: int, *shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
         return torch.randint(low, high + 1, shape, generator=gen).to(dtype)
@@ -281,14 +295,15 @@ def random_network(
             threshold // 2,
             spec.stride,
             spec.padding,
-            neuron,
+            neurons[spec.name].neuron,
             gain,
             projection,
             spec.shortcut.stride if spec.shortcut else 1,
             spec.shortcut.pad if spec.shortcut else 0,
             spec.max_pool,
-            input_bound=512 if stem else summed * (2**bits - 1),
-            bits=bits,
+            input_bound=512 if stem else summed * kind(spec.source).max_level,
+            source_bound=kind(spec.shortcut.source).max_level if spec.shortcut else 1,
+            bits=neurons[spec.name].bits,
             groups=spec.groups,
             shortcut_padding=spec.shortcut.padding if spec.shortcut else 0,
             summed=summed,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from zoo.errors import IntegrityError
-from zoo.kernels.neuron import Neuron
+from zoo.kernels.neuron import MAX_BITS, Neuron, NeuronKind
 from zoo.text import first_fault
 
 FORMAT_VERSION = 1
@@ -21,6 +21,10 @@ Text = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 Numerics = Literal["int8", "float32"]
+
+
+# A network's neurons: of one model, or of several (`mixed`), then said by layer.
+NetworkNeuron = Literal["if", "signed", "multi-level", "mixed"]
 
 
 # The methods of `zoo.conversion.registry`.
@@ -206,6 +210,18 @@ class MethodConfig(_Strict):
     parameters: dict[Annotated[str, Field(max_length=100)], float | int | str | bool]
 
 
+class NeuronConfig(_Strict):
+    """The neurons of one layer: their model and the bits of a spike."""
+
+    neuron: Neuron
+    bits: Annotated[int, Field(ge=1, le=MAX_BITS)] = 1
+
+    @model_validator(mode="after")
+    def _exists(self) -> NeuronConfig:
+        NeuronKind(self.neuron, self.bits)
+        return self
+
+
 # Images x timesteps x height x width of the spike checksum: a network of the CIFAR form takes about
 # 0.5 GB for as many.
 MAX_CHECKSUM_PIXELS = 2**20
@@ -224,7 +240,11 @@ class ChecksumConfig(_Strict):
 
 
 class Config(_Strict):
-    """`config.json`: everything about an artifact that is not a tensor."""
+    """`config.json`: everything about an artifact that is not a tensor.
+
+    `neurons` has the neurons of every layer, in running order, where layers differ. `neuron` is
+    then the model of all of them, or `mixed`, and `spike_bits` the largest.
+    """
 
     format: Literal["spiking-zoo"]
     format_version: Annotated[int, Field(strict=True)]
@@ -238,8 +258,12 @@ class Config(_Strict):
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig
     numerics: Numerics
-    neuron: Neuron
-    spike_bits: Literal[1, 2, 4] = 1
+    neuron: NetworkNeuron
+    spike_bits: Annotated[int, Field(ge=1, le=MAX_BITS)] = 1
+    # Left out where all layers are alike, as in every older artifact: their bytes stay the same.
+    neurons: Annotated[
+        dict[Text, NeuronConfig] | None, Field(exclude_if=lambda value: value is None)
+    ] = None
     schedule: Literal["causal", "layerwise"]
     timesteps: Timesteps
     readout_delay: dict[Timesteps, Annotated[int, Field(ge=0, le=MAX_TIMESTEPS)]]
@@ -260,10 +284,28 @@ class Config(_Strict):
 
     @model_validator(mode="after")
     def _graded_spikes(self) -> Config:
-        if (self.neuron == "multi-level") != (self.spike_bits > 1):
-            raise ValueError(f"{self.neuron} neurons do not have spikes of {self.spike_bits} bits")
+        if self.neurons is None:
+            if self.neuron == "mixed":
+                raise ValueError("mixed neurons need `neurons`, those of every layer")
+            NeuronKind(self.neuron, self.spike_bits)
         if self.spike_bits > 1 and self.schedule != "causal":
             raise ValueError("multi-level neurons are causal")
+        return self
+
+    @model_validator(mode="after")
+    def _neurons_by_layer(self) -> Config:
+        if self.neurons is None:
+            return self
+        kinds = set(self.neurons.values())
+        if len(kinds) < 2:
+            raise ValueError("neurons of every layer are alike: `neurons` is for those that differ")
+        names = {kind.neuron for kind in kinds}
+        if self.neuron != (names.pop() if len(names) == 1 else "mixed"):
+            raise ValueError(f"neuron {self.neuron} is not what the layers have in `neurons`")
+        if self.spike_bits != max(kind.bits for kind in kinds):
+            raise ValueError(f"spike_bits {self.spike_bits} is not the largest in `neurons`")
+        if self.schedule != "causal":
+            raise ValueError("neurons that differ by layer are causal")
         return self
 
     @model_validator(mode="after")
@@ -274,6 +316,13 @@ class Config(_Strict):
                 f"the checksum's images x timesteps x height x width pass {MAX_CHECKSUM_PIXELS}"
             )
         return self
+
+    def neuron_of(self, layer: str) -> NeuronKind:
+        """Return what the neurons of a layer are."""
+        if self.neurons is not None:
+            return NeuronKind(self.neurons[layer].neuron, self.neurons[layer].bits)
+        assert self.neuron != "mixed"
+        return NeuronKind(self.neuron, self.spike_bits)
 
 
 def unsealed(**fields: Any) -> Config:

@@ -86,8 +86,15 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
     }
     layers = {}
     for spec in net.layers:
-        shortcut, sums = spec.shortcut, summed.get(spec.source, 1)
-        spike_bound = sums * (2**config.spike_bits - 1)
+        shortcut, kind, sums = (
+            spec.shortcut,
+            config.neuron_of(spec.name),
+            summed.get(spec.source, 1),
+        )
+        reads = image_bound
+        if spec.source != IMAGE:
+            reads = sums * config.neuron_of(net.origin(spec.source)).max_level
+        side = 1 if shortcut is None else config.neuron_of(net.origin(shortcut.source)).max_level
         layers[spec.name] = SpikingConv(
             weight=tensors[f"{spec.name}.weight"],
             bias=tensors[f"{spec.name}.bias"],
@@ -95,14 +102,15 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
             v_init=tensors[f"{spec.name}.v_init"],
             stride=spec.stride,
             padding=spec.padding,
-            neuron=config.neuron,
+            neuron=kind.neuron,
             gain=tensors.get(f"{spec.name}.shortcut.gain"),
             projection=tensors.get(f"{spec.name}.shortcut.weight"),
             shortcut_stride=shortcut.stride if shortcut else 1,
             shortcut_pad=shortcut.pad if shortcut else 0,
             max_pool=spec.max_pool,
-            input_bound=image_bound if spec.source == IMAGE else spike_bound,
-            bits=config.spike_bits,
+            input_bound=reads,
+            source_bound=side,
+            bits=kind.bits,
             groups=spec.groups,
             shortcut_padding=shortcut.padding if shortcut else 0,
             summed=sums,
@@ -141,6 +149,11 @@ def topology_of(config: Config) -> Topology:
         sizes = net.sizes(height, width)
     except UsageError as error:
         raise IntegrityError(f"config.json: {error}") from error
+    if config.neurons is not None and list(config.neurons) != [spec.name for spec in net.layers]:
+        raise IntegrityError(
+            f"config.json: `neurons` must name the layers of {config.arch} in running order: fetch "
+            "the artifact again"
+        )
     neurons = sum(
         layer.out_channels * sizes[layer.name][0] * sizes[layer.name][1] for layer in net.layers
     )

@@ -98,12 +98,15 @@ def _energy(console: Console, found: Evaluation) -> None:
         ["synaptic operations and energy of one image; energy modelled at 45 nm, not measured"],
     )
     console.print(table)
-    levels = "T" if found.config.spike_bits == 1 else f"{2**found.config.spike_bits - 1} T"
+    largest = 2**found.config.spike_bits - 1
+    levels = "T" if largest == 1 else f"{largest} T"
+    bits = f"log2({levels} + 1) bits"
+    if found.config.neurons is not None:
+        bits = f"as many bits as their layer's spikes need, up to {bits}"
     print_lines(
         console,
         [
-            f"quantised ANN: int8 weights, activations of log2({levels} + 1) bits; moving data is "
-            "not counted",
+            f"quantised ANN: int8 weights, activations of {bits}; moving data is not counted",
             "",
         ],
     )

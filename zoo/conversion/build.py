@@ -20,7 +20,7 @@ from zoo.artifact.config import Numerics
 from zoo.conversion import calibrate
 from zoo.conversion.rounding import patches, round_to_int8
 from zoo.conversion.trains import SpikeTrain, pool_of_counts, pooled_train
-from zoo.kernels.neuron import Neuron
+from zoo.kernels.neuron import Neuron, NeuronKind
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.pixels import IMAGE_SCALE, image_table, look_up
 from zoo.networks.resnet import activate, pool_activations, preactivation
@@ -42,6 +42,7 @@ class BuildSpec:
         mean, std: per colour channel, for pixels in 0 to 1.
         calibration: None leaves the biases as they are.
         bits: of a spike.
+        neurons: of layers whose neurons are others than `neuron` with `bits`.
         tuned: parameters to build from instead of the ANN's own (`zoo.conversion.distil`); the ANN
             stays what layers are compared with.
     """
@@ -56,12 +57,17 @@ class BuildSpec:
     calibration: calibrate.Settings | None
     compensation: float = 1.0
     bits: int = 1
+    neurons: Mapping[str, NeuronKind] = field(default_factory=dict)
     tuned: Mapping[str, Tensor] | None = None
 
     @property
     def params(self) -> Mapping[str, Tensor]:
         """Return the parameters that weights and biases are built from."""
         return self.checkpoint.params if self.tuned is None else self.tuned
+
+    def neuron_of(self, layer: str) -> NeuronKind:
+        """Return what the neurons of a layer are."""
+        return self.neurons.get(layer) or NeuronKind(self.neuron, self.bits)
 
 
 @dataclass(frozen=True)
@@ -240,8 +246,8 @@ def _layer(
     The scale puts the largest weight of a channel at 127.
     """
     params, integer = spec.params, spec.numerics == "int8"
-    max_level = 2**spec.bits - 1
-    theta = spec.theta[node.name] / max_level
+    kind = spec.neuron_of(node.name)
+    theta = spec.theta[node.name] / kind.max_level
     weight = params[f"{node.name}.weight"] * spec.compensation
     if node.source != IMAGE:
         weight = weight * by_input(amplitudes[node.source], node.groups, len(weight))
@@ -277,7 +283,7 @@ def _layer(
         v_init=units(theta / 2),
         stride=node.stride,
         padding=node.padding,
-        neuron=spec.neuron,
+        neuron=kind.neuron,
         gain=None if gain is None else units(gain),
         projection=projection,
         shortcut_stride=node.shortcut.stride if node.shortcut else 1,
@@ -285,8 +291,11 @@ def _layer(
         max_pool=node.max_pool,
         input_bound=int(table.abs().max())
         if node.source == IMAGE
-        else max_level * summed.get(node.source, 1),
-        bits=spec.bits,
+        else spec.neuron_of(net.origin(node.source)).max_level * summed.get(node.source, 1),
+        source_bound=spec.neuron_of(net.origin(node.shortcut.source)).max_level
+        if node.shortcut
+        else 1,
+        bits=kind.bits,
         groups=node.groups,
         shortcut_padding=node.shortcut.padding if node.shortcut else 0,
         summed=summed.get(node.source, 1),
@@ -337,7 +346,7 @@ def _rounded(
         activation = live.activations[source]
         if source == IMAGE:
             return activation * IMAGE_SCALE
-        most = (2**spec.bits - 1) * summed.get(source, 1)
+        most = spec.neuron_of(spec.checkpoint.net.origin(source)).max_level * summed.get(source, 1)
         return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(most)
 
     def seen(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:

@@ -19,6 +19,8 @@ from zoo.artifact.config import (
     CalibrationConfig,
     Config,
     MethodConfig,
+    NetworkNeuron,
+    NeuronConfig,
     Numerics,
     PreprocessConfig,
     SourceConfig,
@@ -43,7 +45,6 @@ from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
 from zoo.data.rule import LabelRule
 from zoo.errors import IntegrityError, UsageError
-from zoo.kernels.neuron import Neuron
 from zoo.kernels.precision import full_float32
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.run import Schedule
@@ -118,7 +119,7 @@ def convert(
     images: ImageSet | None,
     *,
     method: str = "calibrated",
-    neuron: Neuron = "if",
+    neuron: NetworkNeuron = "if",
     schedule: Schedule = "causal",
     numerics: Numerics = "int8",
     timesteps: int = 32,
@@ -155,8 +156,8 @@ def convert(
         input_size: height and width of the network's input; resize: shorter side before the centre
             crop; interpolation: of that resize; defaults as `zoo.conversion.inputs.preprocessing`.
         license, url: of the checkpoint, written to the artifact (default: what its origin says).
-        parameters: settings of the method in place of its defaults. A multi-level neuron takes one
-            more, `bits` (2 or 4, default 4), of its graded spikes.
+        parameters: settings of the method in place of its defaults. A multi-level neuron takes
+            `bits` (2 or 4, default 4) of its graded spikes too, and it and `mixed` take `budget`.
         labels: how labels of the images become the network's, as `ImageSet.for_classes` takes it.
         on_bad_image: "skip" draws another image for each one that cannot be decoded, and counts and
             names these in the calibration's description.
@@ -294,6 +295,20 @@ def _source(checkpoint: Checkpoint, license: str | None, url: str | None) -> Sou
     )
 
 
+def _neurons(network: SpikingResNet) -> dict[str, Any]:
+    """Return what config.json says of the neurons: by layer only where layers differ."""
+    by_layer = network.neurons
+    models = {kind.neuron for kind in by_layer.values()}
+    neurons = {
+        name: NeuronConfig(neuron=kind.neuron, bits=kind.bits) for name, kind in by_layer.items()
+    }
+    return {
+        "neuron": models.pop() if len(models) == 1 else "mixed",
+        "spike_bits": network.spike_bits,
+        "neurons": neurons if len(set(by_layer.values())) > 1 else None,
+    }
+
+
 def _describe(
     job: Job,
     built: Built,
@@ -324,8 +339,7 @@ def _describe(
                 std=list(job.std),
             ),
             numerics=request.numerics,
-            neuron=request.neuron,
-            spike_bits=built.network.spike_bits,
+            **_neurons(built.network),
             schedule=request.schedule,
             timesteps=request.timesteps,
             readout_delay=built.network.delay,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.kernels.neuron import packed_bits
 from zoo.kernels.spiking_conv import PoolState, max_pool_counts, max_pool_spikes
 from zoo.networks.topology import Pool
 
@@ -18,7 +19,7 @@ class SpikeTrain:
     """
 
     def __init__(self, signed: bool, bits: int) -> None:
-        self.lowest, self.width = (-1, 2) if signed else (0, bits)
+        self.lowest, self.width = (-1, 2) if signed else (0, packed_bits(bits))
         self.bits, self.steps = bits, 0
         self._bytes: list[Tensor] = []
 

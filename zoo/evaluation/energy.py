@@ -13,12 +13,13 @@ Energy is modelled, not measured: Horowitz, ISSCC 2014, 45 nm: float32 multiply 
 int8 multiply 0.2 pJ, int32 add 0.1 pJ; a multiply by b bits costs b/8 of it. Moving data is not
 counted, which favours the spiking network (arXiv:2409.08290). The fair rival of T timesteps of
 binary spikes is an ANN with int8 weights and activations of ceil(log2(T + 1)) bits; of spikes of b
-bits, ceil(log2(T (2**b - 1) + 1)).
+bits, ceil(log2(T (2**b - 1) + 1)); where layers differ, each activation has the bits of its layer.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -116,37 +117,59 @@ def dense_macs(network: SpikingResNet, height: int, width: int) -> float:
 
     The ANN has one of what the spiking network has `stem` of.
     """
-    net = network.topology
-    sizes, total, stem = net.sizes(height, width), 0.0, net.layers[0].name
+    return sum(macs_by_bits(network, height, width).values())
+
+
+def macs_by_bits(network: SpikingResNet, height: int, width: int) -> dict[int, float]:
+    """Return `dense_macs` by the bits of the spikes that stand for what they multiply.
+
+    Those on the image, which no spikes stand for, go with the stem's own.
+    """
+    net, neurons = network.topology, network.neurons
+    sizes, stem = net.sizes(height, width), net.layers[0].name
+    total: defaultdict[int, float] = defaultdict(float)
+    neurons[IMAGE] = neurons[stem]
     for spec in net.layers:
         rows, columns = (
             (n + 2 * spec.padding - spec.kernel) // spec.stride + 1 for n in sizes[spec.source]
         )
         copies = net.stem if stem in (spec.name, net.origin(spec.source)) else 1
-        total += rows * columns * network.layers[spec.name].weight.numel() / copies
+        macs = rows * columns * network.layers[spec.name].weight.numel() / copies
+        total[neurons[net.origin(spec.source)].bits] += macs
         projection = network.layers[spec.name].projection
         if projection is not None and spec.shortcut is not None:
             copies = net.stem if net.origin(spec.shortcut.source) == stem else 1
-            total += math.prod(sizes[spec.name]) * projection.numel() / copies
-    return total + network.head.weight.numel()
+            macs = math.prod(sizes[spec.name]) * projection.numel() / copies
+            total[neurons[net.origin(spec.shortcut.source)].bits] += macs
+    total[neurons[net.layers[-1].name].bits] += network.head.weight.numel()
+    return dict(total)
 
 
 def modelled_energy(
-    acs: float, macs: float, ann_macs: float, timesteps: int, spike_bits: int = 1
+    acs: float, macs: float, ann_macs: float | Mapping[int, float], timesteps: int
 ) -> dict[str, float]:
     """Return the energy per image in nanojoule, modelled at 45 nm.
+
+    Args:
+        ann_macs: the ANN's multiply-accumulates, by the bits of the spikes that stand for what they
+            multiply (`macs_by_bits`); a number is of binary spikes.
 
     Returns:
         `snn_float` and `ann_float`: the field's usual model, 0.9 pJ an AC and 4.6 pJ a MAC.
         `snn_int8` and `ann_quantised`: int8 weights; the ANN's activations have
-        ceil(log2(T (2**spike_bits - 1) + 1)) bits, which is as precise as T timesteps.
+        ceil(log2(T (2**b - 1) + 1)) bits for spikes of b bits, which is as precise as T timesteps.
     """
-    bits = max(1, math.ceil(math.log2(timesteps * (2**spike_bits - 1) + 1)))
+    by_bits = ann_macs if isinstance(ann_macs, Mapping) else {1: ann_macs}
+
+    def multiply(bits: int) -> float:
+        levels = timesteps * (2**bits - 1) + 1
+        return INT8_MULTIPLY * max(1, math.ceil(math.log2(levels))) / 8 + INT32_ADD
+
     return {
         "snn_float": (acs * FLOAT_AC + macs * FLOAT_MAC) / 1e3,
-        "ann_float": ann_macs * FLOAT_MAC / 1e3,
+        "ann_float": sum(by_bits.values()) * FLOAT_MAC / 1e3,
         "snn_int8": (acs * INT32_ADD + macs * (INT8_MULTIPLY + INT32_ADD)) / 1e3,
-        "ann_quantised": ann_macs * (INT8_MULTIPLY * bits / 8 + INT32_ADD) / 1e3,
+        "ann_quantised": sum(macs * multiply(bits) for bits, macs in by_bits.items()) / 1e3,
     }
 
 

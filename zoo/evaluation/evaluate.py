@@ -30,8 +30,8 @@ from zoo.environment import peak_memory, versions
 from zoo.errors import IntegrityError, UsageError, ZooError
 from zoo.evaluation.energy import (
     count_operations,
-    dense_macs,
     footprint,
+    macs_by_bits,
     modelled_energy,
     per_image,
 )
@@ -169,7 +169,7 @@ def evaluate(
 
     count = len(images)
     height, width = config.preprocess.input_size[1:]
-    ann_macs = dense_macs(network, height, width)
+    ann_macs = macs_by_bits(network, height, width)
     neurons = _neurons(network, height, width)
     rows = []
     for step in steps:
@@ -184,9 +184,7 @@ def evaluate(
                 firing_rate=sum(snapshot.spikes.values()) / (sum(neurons.values()) * count * step),
                 effective_acs=operations.acs,
                 effective_macs=operations.macs,
-                energy_nj=modelled_energy(
-                    operations.acs, operations.macs, ann_macs, step, config.spike_bits
-                ),
+                energy_nj=modelled_energy(operations.acs, operations.macs, ann_macs, step),
             )
         )
     layers = [
@@ -225,7 +223,7 @@ def evaluate(
         rows=rows,
         layers=layers,
         classes=_class_rows(config, images, tally, steps[-1], with_ann=source is not None),
-        activation_sparsity=1 - rows[-1].firing_rate / config.spike_bits,
+        activation_sparsity=1 - rows[-1].firing_rate / _mean_bits(network, neurons),
         footprint_bytes=footprint(network),
         artifact_bytes=sum((Path(folder) / name).stat().st_size for name in (CONFIG, WEIGHTS)),
         images_per_second={run_to: tally.timed / spent for run_to, spent in tally.seconds.items()},
@@ -237,6 +235,14 @@ def evaluate(
         command="",
         config=config,
     )
+
+
+def _mean_bits(network: SpikingResNet, neurons: Mapping[str, int]) -> float:
+    """Return the bits of a spike, the mean over all neurons."""
+    if len({kind.bits for kind in network.neurons.values()}) == 1:
+        return network.spike_bits
+    bits = sum(kind.bits * neurons[name] for name, kind in network.neurons.items())
+    return bits / sum(neurons.values())
 
 
 def _readable(images: ImageSet, ranks: distributed.Ranks, progress: Progress | None) -> ImageSet:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import UsageError
+from zoo.kernels.neuron import NeuronKind
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.backends import Backend, Chosen, LayerBackend, choose_backend
 from zoo.networks.chunks import run_chunks
@@ -191,10 +192,14 @@ class SpikingResNet(nn.Module):
         return all(self.get_buffer(f"{name}.weight").dtype == torch.int8 for name in self._settings)
 
     @property
+    def neurons(self) -> dict[str, NeuronKind]:
+        """What the neurons of each layer are."""
+        return {name: NeuronKind(s["neuron"], s["bits"]) for name, s in self._settings.items()}
+
+    @property
     def spike_bits(self) -> int:
-        """Bits of each spike: 1, or more where spikes are graded."""
-        bits: int = self._settings[self.topology.layers[0].name]["bits"]
-        return bits
+        """Bits of the largest spike of any layer: 1, or more where spikes are graded."""
+        return max(kind.bits for kind in self.neurons.values())
 
     @property
     def timesteps(self) -> int | None:
@@ -211,7 +216,8 @@ class SpikingResNet(nn.Module):
         return None if self.config is None else Preprocess.of(self.config)
 
     def __repr__(self) -> str:
-        neuron = next((s["neuron"] for s in self._settings.values()), "no layers")
+        models = {kind.neuron for kind in self.neurons.values()}
+        neuron = "mixed" if len(models) > 1 else next(iter(models), "no layers")
         facts = [self.topology.arch, f"{self.topology.num_classes} classes"]
         facts += ["int8" if self.integer else "float32", f"{neuron} {self.schedule}"]
         facts += [] if self.timesteps is None else [f"timesteps={self.timesteps}"]

@@ -179,6 +179,12 @@ class Topology:
         return next((pool.source for pool in self.pools if pool.name == source), source)
 
     @cached_property
+    def residual_stream(self) -> frozenset[str]:
+        """Names of the layers that later blocks read through shortcuts: the stem and the sums."""
+        sums = (layer.name for layer in self.layers if layer.shortcut is not None)
+        return frozenset((self.layers[0].name, *sums))
+
+    @cached_property
     def _released(self) -> tuple[tuple[str, ...], ...]:
         last = {IMAGE: 0}
         for index, layer in enumerate(self.layers):

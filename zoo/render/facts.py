@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.artifact.config import Config
 from zoo.artifact.results import Evaluation
+from zoo.networks.architectures import topology
 from zoo.text import human_bytes
 
 _NEURONS = {
@@ -26,11 +27,50 @@ _NEURONS = {
 }
 
 
+_SPIKES = {"if": "binary", "signed": "signed", "multi-level": "{bits}-bit graded"}
+
+
 def neuron_in_words(config: Config) -> str:
     """Return what a neuron of the network is, as the rest of a sentence."""
+    if config.neurons is not None:
+        return (
+            "an integrate-and-fire neuron with soft reset, whose spikes depend on the layer: "
+            f"{neurons_by_layer(config)}"
+        )
     other = f"a neuron of the kind {config.neuron}, {config.schedule}"  # none that is converted
     words = _NEURONS.get((config.neuron, config.schedule), other)
     return words.format(largest=2**config.spike_bits - 1)
+
+
+def neurons_by_layer(config: Config) -> str:
+    """Return which layers have which neurons, "binary in the blocks, 2-bit graded residual stream".
+
+    Of a network whose layers differ.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in config.neurons or ():
+        kind = config.neuron_of(name)
+        groups.setdefault(_SPIKES[kind.neuron].format(bits=kind.bits), []).append(name)
+    stream = _residual_stream(config)
+    whole = [words for words, names in groups.items() if stream == set(names)]
+    if len(groups) == 2 and whole:
+        (inner,) = set(groups) - set(whole)
+        return f"{inner} in the blocks, {whole[0]} residual stream"
+    groups = dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+    return ", ".join(
+        f"{words} in {len(names)} layers"
+        + (" of the residual stream" if stream.issuperset(names) else "")
+        for words, names in groups.items()
+    ).replace(" in 1 layers", " in 1 layer")
+
+
+def _residual_stream(config: Config) -> frozenset[str]:
+    """Return the layers that later blocks read through shortcuts, as `Topology` has them."""
+    if config.topology is None:
+        net = topology(config.arch, shortcut=config.shortcut, stride_in=config.stride_in)
+        return net.residual_stream
+    layers = config.topology.layers
+    return frozenset((layers[0].name, *(layer.name for layer in layers if layer.shortcut)))
 
 
 def config_facts(config: Config) -> dict[str, dict[str, str]]:
@@ -47,7 +87,9 @@ def config_facts(config: Config) -> dict[str, dict[str, str]]:
     shape = " x ".join(map(str, made.input_size))
     resized = f", shorter side resized to {made.resize} ({made.interpolation}), then cropped"
     neuron = f"{config.neuron}, {config.schedule}"
-    if config.spike_bits > 1:
+    if config.neurons is not None:
+        neuron += f", {neurons_by_layer(config)}"
+    elif config.spike_bits > 1:
         neuron += f", spikes of {config.spike_bits} bits"
     delay = ", ".join(
         f"{skipped} from T = {step}" for step, skipped in sorted(config.readout_delay.items())

@@ -33,7 +33,7 @@ def ann_params(config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     for spec in net.layers:
         name, scale = spec.name, tensors[f"{spec.name}.scale"]
         worth[name] = tensors[f"{name}.threshold"] * scale
-        params[f"{name}.threshold"] = worth[name] * (2**config.spike_bits - 1)
+        params[f"{name}.threshold"] = worth[name] * config.neuron_of(name).max_level
         params[f"{name}.bias"] = tensors[f"{name}.bias"][-1] * scale
         pairs = [(f"{name}.weight", spec.source)]
         if spec.shortcut is not None and spec.shortcut.kind == "projection":

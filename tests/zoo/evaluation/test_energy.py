@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from tests.zoo.spiking_fixtures import random_network, random_pixels, tiny_topology
-from zoo.evaluation.energy import dense_macs, footprint, modelled_energy, spiking_operations
+from zoo.evaluation.energy import (
+    dense_macs,
+    footprint,
+    macs_by_bits,
+    modelled_energy,
+    spiking_operations,
+)
 from zoo.networks.topology import IMAGE
 
 
@@ -39,7 +47,7 @@ def synapses(counts: torch.Tensor, weight: torch.Tensor, stride: int, padding: i
     return total
 
 
-@pytest.mark.parametrize("neuron", ["if", "signed"])
+@pytest.mark.parametrize("neuron", ["if", "signed", "mixed"])
 @pytest.mark.parametrize(("form", "side"), [("cifar", 7), ("imagenet", 13)])
 def test_each_spike_meets_each_weight(form, side, neuron):
     net = tiny_topology(form)
@@ -91,6 +99,27 @@ def test_the_rivals_bits(timesteps, bits):
     assert energy["ann_quantised"] == pytest.approx(1e3 * (0.2 * bits / 8 + 0.1))
     assert energy["snn_float"] == energy["snn_int8"] == 0
     assert energy["ann_float"] == pytest.approx(4600)
+
+
+def test_the_rival_of_a_mixed_network_has_the_bits_of_each_layer():
+    network = random_network(tiny_topology("cifar"), neuron="mixed")
+    macs = macs_by_bits(network, 7, 7)
+    assert set(macs) == {kind.bits for kind in network.neurons.values()}
+    assert sum(macs.values()) == dense_macs(network, 7, 7)
+    # Layer by layer: the convolution reads spikes of its source, the stem's image goes with the
+    # stem's own.
+    bits = {name: kind.bits for name, kind in network.neurons.items()}
+    first, second = network.topology.layers[:2]
+    assert second.source == first.name and bits[first.name] == 2
+    readers = [s for s in network.topology.layers if s.source in (IMAGE, first.name)]
+    sizes = network.topology.sizes(7, 7)
+    expected = sum(
+        math.prod(sizes[s.name]) * network.layers[s.name].weight.numel() for s in readers
+    )
+    assert macs[2] == expected
+    # T = 3: 3 * 3 + 1 levels take 4 bits.
+    energy = modelled_energy(0, 0, {2: 1e6, 1: 2e6}, 3)["ann_quantised"]
+    assert energy == pytest.approx(1e3 * (0.2 * 4 / 8 + 0.1) + 2e3 * (0.2 * 2 / 8 + 0.1))
 
 
 def test_footprint_is_every_stored_byte():

@@ -26,7 +26,13 @@ from zoo.networks.reference import ReferenceLayers
 from zoo.networks.spiking import SpikingResNet
 
 FORMS = ("cifar", "imagenet")
-KINDS = [("if", "causal"), ("signed", "causal"), ("multi-level", "causal"), ("if", "layerwise")]
+KINDS = [
+    ("if", "causal"),
+    ("signed", "causal"),
+    ("multi-level", "causal"),
+    ("mixed", "causal"),
+    ("if", "layerwise"),
+]
 
 
 def tiny(form: str, neuron: str = "if", schedule: str = "causal", seed: int = 0) -> SpikingResNet:

@@ -15,6 +15,7 @@ from zoo.artifact.results import Evaluation
 from zoo.commands import report
 from zoo.models import registry
 from zoo.models.registry import Entry
+from zoo.networks.architectures import topology
 from zoo.render import card, facts, figures, site
 
 FOLDER = registry.resolve("s-resnet20-digits")
@@ -52,10 +53,18 @@ def terminal(found: Evaluation) -> str:
 
 
 MADE = "128 images of 8x8x1 made from BatchNorm statistics in 50 steps with seed 7"
+NAMES = [layer.name for layer in topology("resnet20").layers]
+MIXED = {
+    name: {"neuron": "multi-level", "bits": 2}
+    if name == "conv1" or name.endswith("conv2")
+    else {"neuron": "if", "bits": 1}
+    for name in NAMES
+}
 CHANGES = {
     "as it ships": {},
     "stem and layerwise": {"stem": 2, "schedule": "layerwise", "stride_in": "1x1"},
     "graded spikes": {"spike_bits": 4, "neuron": "multi-level"},
+    "mixed": {"neuron": "mixed", "spike_bits": 2, "neurons": MIXED},
     "signed float": {"neuron": "signed", "numerics": "float32"},
     "data-free": {
         "method": {"name": "data-free"},
@@ -93,6 +102,17 @@ def test_the_facts_name_what_was_once_left_out():
     graded = evaluation(**CHANGES["graded spikes"])
     assert facts.config_facts(graded.config)["Network"]["neuron"].endswith("spikes of 4 bits")
     assert "graded spikes, 0 to 15." in card.render_card(graded)
+    mixed = evaluation(**CHANGES["mixed"])
+    words = "binary in the blocks, 2-bit graded residual stream"
+    assert facts.config_facts(mixed.config)["Network"]["neuron"] == f"mixed, causal, {words}"
+    assert f"spikes depend on the layer: {words}." in card.render_card(mixed)
+    some = MIXED | dict.fromkeys(NAMES[1:3], {"neuron": "if", "bits": 1})
+    some["layer3.2.conv2"] = {"neuron": "multi-level", "bits": 5}
+    few = evaluation(neuron="mixed", spike_bits=5, neurons=some)
+    assert facts.neurons_by_layer(few.config) == (
+        "binary in 10 layers, 2-bit graded in 8 layers of the residual stream, 5-bit graded in "
+        "1 layer of the residual stream"
+    )
     made = facts.config_facts(evaluation(**CHANGES["data-free"]).config)["Conversion"]
     assert made["calibration"] == MADE
 
