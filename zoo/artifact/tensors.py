@@ -86,11 +86,8 @@ def network_of(config: Config, tensors: Mapping[str, Tensor]) -> SpikingResNet:
     }
     layers = {}
     for spec in net.layers:
-        shortcut, kind, sums = (
-            spec.shortcut,
-            config.neuron_of(spec.name),
-            summed.get(spec.source, 1),
-        )
+        shortcut, sums = spec.shortcut, summed.get(spec.source, 1)
+        kind = config.neuron_of(spec.name)
         reads = image_bound
         if spec.source != IMAGE:
             reads = sums * config.neuron_of(net.origin(spec.source)).max_level

@@ -30,6 +30,7 @@ app = typer.Typer()
     epilog=epilog(
         "zoo convert resnet20.th --arch resnet20 --calib cifar-10-python.tar.gz --out s-resnet20",
         "zoo convert timm/resnet50.tv_in1k --calib imagenet/train --out s-resnet50",
+        "zoo convert resnet56.pt --calib cifar100 --neuron mixed --budget 2 --out s-resnet56",
         "zoo convert torchvision:resnet18 --calib imagenet/train --method hu2018 --out s-resnet18",
         "zoo convert resnet56.th --arch resnet56 --method data-free --out s-resnet56",
         "zoo convert akamaster:resnet56 --calib cifar10 --neuron multi-level --out s-resnet56",
@@ -87,12 +88,21 @@ def convert_command(
         ),
     ] = "calibrated",
     neuron: Annotated[
-        Literal["if", "signed", "multi-level"],
+        Literal["if", "signed", "multi-level", "mixed"],
         typer.Option(
             help="Neuron model; signed may take spikes back, multi-level has graded spikes of 4 "
-            "bits, for T = 1 to 8."
+            "bits, for T = 1 to 8; mixed has them where they help most for --budget."
         ),
     ] = "if",
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=1,
+            help="Synaptic operations to give layers more bits a spike: X times those of binary "
+            "spikes (mixed) or of 4 bits everywhere (multi-level).  [default: 2 for mixed]",
+        ),
+    ] = None,
     schedule: Annotated[
         Literal["causal", "layerwise"],
         typer.Option(
@@ -202,6 +212,7 @@ def convert_command(
 
     means, stds = arguments.per_channel("--mean", mean), arguments.per_channel("--std", std)
     settings = arguments.parameters(parameter or [])
+    settings |= {} if budget is None else {"budget": budget}
     arguments.check_text("--license", license)
     arguments.check_text("--url", url)
     method_named(method).check_images(calib is not None)
@@ -213,6 +224,7 @@ def convert_command(
     from zoo.data.open import open_images
     from zoo.models.registry import default_data
     from zoo.pretrained.sources import read_source
+    from zoo.render.facts import neurons_by_layer
 
     with terminal.progress(json_output=json_output) as progress:
         checkpoint = read_source(
@@ -269,7 +281,8 @@ def convert_command(
             f"predicts what the ANN predicts on {result.agreement:.1%} of the calibration images "
             f"at T = {steps[0]}"
         )
-        print_lines(terminal.out, ["", *ann, agreement, f"wrote {out}"])
+        layers = [] if config.neurons is None else [neurons_by_layer(config)]
+        print_lines(terminal.out, ["", *layers, *ann, agreement, f"wrote {out}"])
     _warn_of_bad(result)
     data = default_data(config)
     following = ["zoo", "eval", str(out), *([] if data else ["--data", str(calib or "IMAGES")])]

@@ -11,8 +11,8 @@ import re
 # By command, the parameters whose option is their name with dashes.
 _PLAIN = {
     "convert": (
-        "arch device force image_column input_size interpolation label_column labels license mean "
-        "method neuron numerics on_bad_image resize samples schedule seed shortcut split std "
+        "arch budget device force image_column input_size interpolation label_column labels license "
+        "mean method neuron numerics on_bad_image resize samples schedule seed shortcut split std "
         "stride_in timesteps url weights"
     ),
     "card": "data_license data_name data_url license url",

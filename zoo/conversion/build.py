@@ -65,8 +65,9 @@ class BuildSpec:
         """Return the parameters that weights and biases are built from."""
         return self.checkpoint.params if self.tuned is None else self.tuned
 
-    def neuron_of(self, layer: str) -> NeuronKind:
-        """Return what the neurons of a layer are."""
+    def neuron_of(self, source: str) -> NeuronKind:
+        """Return what the neurons of a layer are, or of the layer that a pooling reads."""
+        layer = self.checkpoint.net.origin(source)
         return self.neurons.get(layer) or NeuronKind(self.neuron, self.bits)
 
 
@@ -291,10 +292,8 @@ def _layer(
         max_pool=node.max_pool,
         input_bound=int(table.abs().max())
         if node.source == IMAGE
-        else spec.neuron_of(net.origin(node.source)).max_level * summed.get(node.source, 1),
-        source_bound=spec.neuron_of(net.origin(node.shortcut.source)).max_level
-        if node.shortcut
-        else 1,
+        else spec.neuron_of(node.source).max_level * summed.get(node.source, 1),
+        source_bound=spec.neuron_of(node.shortcut.source).max_level if node.shortcut else 1,
         bits=kind.bits,
         groups=node.groups,
         shortcut_padding=node.shortcut.padding if node.shortcut else 0,
@@ -346,7 +345,7 @@ def _rounded(
         activation = live.activations[source]
         if source == IMAGE:
             return activation * IMAGE_SCALE
-        most = spec.neuron_of(spec.checkpoint.net.origin(source)).max_level * summed.get(source, 1)
+        most = spec.neuron_of(source).max_level * summed.get(source, 1)
         return (activation / amplitudes[source].view(-1, 1, 1)).clamp_max(most)
 
     def seen(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:

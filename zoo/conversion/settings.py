@@ -13,8 +13,7 @@ from zoo.artifact.config import MAX_TIMESTEPS, Config
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
-    from zoo.artifact.config import Numerics
-    from zoo.kernels.neuron import Neuron
+    from zoo.artifact.config import NetworkNeuron, Numerics
     from zoo.networks.run import Schedule
 
 Value = float | int | str | bool
@@ -23,6 +22,9 @@ Value = float | int | str | bool
 EARLIER: dict[str, Value] = {"tail": "mean"}
 
 GRADED_STEPS = 4  # timesteps that the thresholds of graded spikes are chosen for
+
+# Synaptic operations of mixed neurons, relative to binary ones in every layer.
+BUDGET = 2.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Request:
         UsageError: an unknown value, or a combination that does not exist.
     """
 
-    neuron: Neuron = "if"
+    neuron: NetworkNeuron = "if"
     schedule: Schedule = "causal"
     numerics: Numerics = "int8"
     timesteps: int = 32
@@ -136,6 +138,9 @@ class CalibratedSettings(MethodSettings):
             (ResNet-56 of CIFAR-10, T = 128: logits are off by 0.32 in the mean square), or mean,
             that of the last rows (0.48).
         delay: search the timesteps that the read-out skips, or none.
+        bits: of graded spikes.
+        budget: synaptic operations for which layers are given more bits (`allocate`), relative to
+            those without: binary spikes for `mixed`, `bits` everywhere for `multi-level`.
     """
 
     thresholds: Literal["mmse", "percentile", "ltb", "mmse-ltb", "moments", "learnt"] = "mmse"
@@ -149,6 +154,7 @@ class CalibratedSettings(MethodSettings):
     delay: Literal["search", "none"] = "search"
     stem: int = Field(1, ge=1, le=8)
     bits: Literal[2, 4] | None = None
+    budget: float | None = Field(None, ge=1.0, le=16.0)
 
     @classmethod
     def defaults(cls, request: Request, given: Mapping[str, Value]) -> dict[str, Any]:
@@ -161,10 +167,18 @@ class CalibratedSettings(MethodSettings):
             raise UsageError(
                 "stem is for `schedule=layerwise`, whose neurons have T + 1 values: leave it out"
             )
+        if "budget" in given and request.neuron in ("if", "signed"):
+            raise UsageError(
+                "`budget` gives layers more bits a spike, which `neuron=mixed` and "
+                "`neuron=multi-level` have: leave it out"
+            )
         if request.neuron == "multi-level":
             # A graded spike has 2**bits - 1 levels a timestep.
             bits = 2 if given.get("bits") == 2 else 4
-            return {"levels": GRADED_STEPS * (2**bits - 1), "bits": 4}
+            optional = {"budget": BUDGET} if "budget" in given else {}
+            return {"levels": GRADED_STEPS * (2**bits - 1), "bits": 4, **optional}
+        if request.neuron == "mixed":
+            return {"budget": BUDGET}
         if request.schedule == "layerwise":
             # A layerwise count has T + 1 levels; causal neurons want a compromise that serves
             # every T (python -m benchmarks.thresholds).
@@ -172,7 +186,7 @@ class CalibratedSettings(MethodSettings):
         return {}
 
     def parameters(self) -> dict[str, Value]:
-        """Return the settings as config.json holds them, `stem` and `bits` last."""
+        """Return the settings as config.json holds them, `stem`, `bits` and `budget` last."""
         first = super().parameters()
-        last = {name: first.pop(name) for name in ("stem", "bits") if name in first}
+        last = {name: first.pop(name) for name in ("stem", "bits", "budget") if name in first}
         return first | last

@@ -380,7 +380,9 @@ def _own_parameters(config: Config) -> dict[str, Any]:
     from zoo.conversion.registry import changed_parameters
 
     differing = changed_parameters(config.method.name, config.method.parameters)
-    given = differing | ({"bits": config.spike_bits} if config.spike_bits > 1 else {})
+    made = config.method.parameters
+    bits = {"bits": made.get("bits", config.spike_bits)} if config.neuron == "multi-level" else {}
+    given = differing | bits | {name: made[name] for name in ("budget",) if name in made}
     if given.get("thresholds") == "learnt":
         del given["thresholds"]
     return given

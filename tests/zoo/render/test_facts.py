@@ -26,7 +26,7 @@ def evaluation(**changes: Any) -> Evaluation:
     found = json.loads((FOLDER / "eval.json").read_text())
     for name, value in changes.items():
         part = found["config"]
-        part[name] = part[name] | value if isinstance(value, dict) else value
+        part[name] = part.get(name, {}) | value if isinstance(value, dict) else value
     config = found["config"]
     found |= {"method": config["method"]["name"]}
     found |= {name: config[name] for name in ("neuron", "schedule", "numerics")}

@@ -7,7 +7,8 @@ the next is calibrated. Then the timesteps that the read-out skips are chosen.
 
 With `tune` steps the network is distilled from the ANN on training images first
 (`zoo.conversion.distil`); with `stem` neurons for each of its channels a layerwise stem has so many
-times the levels (`zoo.conversion.stem`).
+times the levels (`zoo.conversion.stem`). With a `budget` layers have as many bits a spike as pays
+most (`zoo.conversion.allocate`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ from pydantic import Field
 
 from zoo.conversion.methods.base import Job, Method
 from zoo.conversion.settings import CalibratedSettings, MethodSettings, Request, Value
+from zoo.kernels.neuron import NeuronKind
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zoo.artifact.config import MethodName
     from zoo.conversion.build import BuildSpec, Built
+    from zoo.conversion.thresholds import Activations
     from zoo.networks.topology import Topology
+
+
+# Bits that layers are offered beside the fewest, by these. A spike of 5 or 6 bits takes a byte.
+MORE_BITS = {1: (2, 4), 2: (4,), 4: (5, 6)}
 
 
 class TunedSettings(CalibratedSettings):
@@ -70,20 +79,26 @@ class Calibrated(Method):
         from zoo.networks.topology import with_stem
 
         assert isinstance(settings, CalibratedSettings)
-        request = job.request
+        request, activations = job.request, Activations(job)
         calibration = calibrate.Settings(
             rows=settings.rows, limit=settings.tail == "limit", seed=job.seed
         )
+        neurons: dict[str, NeuronKind] = {}
+        if settings.budget is None:
+            theta = activations.thresholds(settings)
+        else:
+            theta, neurons = by_layer(job, activations, settings)
         spec = BuildSpec(
             checkpoint=job.checkpoint,
-            theta=Activations(job).thresholds(settings),
-            neuron=request.neuron,
+            theta=theta,
+            neuron="if" if request.neuron == "mixed" else request.neuron,
             schedule=request.schedule,
             numerics=request.numerics,
             mean=job.mean,
             std=job.std,
             calibration=calibration if settings.bias == "matched" else None,
             bits=settings.bits or 1,
+            neurons=neurons,
         )
         if isinstance(settings, TunedSettings) and settings.tune:
             spec = distilled(spec, job, settings)
@@ -93,6 +108,34 @@ class Calibrated(Method):
         if settings.delay == "search" and request.schedule == "causal":
             built.network.delay = search_delay(built)
         return built, {}
+
+
+def by_layer(
+    job: Job, activations: Activations, settings: CalibratedSettings
+) -> tuple[dict[str, Tensor], dict[str, NeuronKind]]:
+    """Return the thresholds and the neurons of each layer that `budget` buys.
+
+    Thresholds are chosen for levels in proportion to those of a spike.
+    """
+    from zoo.conversion.allocate import choose_bits
+
+    assert settings.budget is not None
+    least = NeuronKind("multi-level", settings.bits) if settings.bits else NeuronKind()
+    kinds = {least.bits: least}
+    kinds |= {bits: NeuronKind("multi-level", bits) for bits in MORE_BITS[least.bits]}
+    theta = {
+        bits: activations.thresholds(
+            settings.model_copy(
+                update={"levels": settings.levels * kind.max_level // least.max_level}
+            )
+        )
+        for bits, kind in kinds.items()
+    }
+    chosen = choose_bits(job, theta, activations.sample, settings.budget)
+    return (
+        {name: theta[bits][name] for name, bits in chosen.bits.items()},
+        {name: kinds[bits] for name, bits in chosen.bits.items()},
+    )
 
 
 def distilled(spec: BuildSpec, job: Job, settings: TunedSettings) -> BuildSpec:

@@ -50,10 +50,10 @@ class Hu2018(Method):
         self, request: Request, given: Mapping[str, Value], *, learnt_thresholds: bool = False
     ) -> MethodSettings:
         """Return the settings; graded spikes are refused."""
-        if request.neuron == "multi-level":
+        if request.neuron not in ("if", "signed"):
             raise UsageError(
                 "hu2018 is a method for binary spikes: use `method=calibrated` with "
-                "`neuron=multi-level`"
+                f"`neuron={request.neuron}`"
             )
         return super().settings(request, given)
 
@@ -67,7 +67,7 @@ class Hu2018(Method):
         spec = BuildSpec(
             checkpoint=job.checkpoint,
             theta=activations.percentile(settings.percentile, per_channel=False),
-            neuron=job.request.neuron,
+            neuron="signed" if job.request.neuron == "signed" else "if",
             schedule=job.request.schedule,
             numerics=job.request.numerics,
             mean=job.mean,
