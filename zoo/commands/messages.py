@@ -11,9 +11,9 @@ import re
 # By command, the parameters whose option is their name with dashes.
 _PLAIN = {
     "convert": (
-        "arch budget device force image_column input_size interpolation label_column labels license "
-        "mean method neuron numerics on_bad_image resize samples schedule seed shortcut split std "
-        "stride_in timesteps url weights"
+        "arch budget device force image_column input_size interpolation label_column labels "
+        "license mean method neuron numerics on_bad_image resize samples schedule seed shortcut split "
+        "std stride_in timesteps url weights"
     ),
     "card": "data_license data_name data_url license url",
     "doctor": "endpoint offline",
