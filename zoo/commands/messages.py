@@ -12,8 +12,8 @@ import re
 _PLAIN = {
     "convert": (
         "arch budget device force image_column input_size interpolation label_column labels "
-        "license mean method neuron numerics on_bad_image resize samples schedule seed shortcut split "
-        "std stride_in timesteps url weights"
+        "license mean method neuron numerics on_bad_image resize samples schedule seed shortcut "
+        "split std stride_in timesteps url weights"
     ),
     "card": "data_license data_name data_url license url",
     "doctor": "endpoint offline",
