@@ -9,6 +9,7 @@ every timestep (`calibrate.follow`). A module that was not trained gives the art
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -133,9 +134,16 @@ def round_module(
         theirs[IMAGE] = look_up(module.image_table, pixels).to(module.fc.weight.dtype)
         ours[IMAGE] = look_up(table, pixels)
     layers, scales = dict[str, SpikingConv](), dict[str, Tensor]()
+    largest = {IMAGE: int(table.int().abs().max())}
     for index, spec in enumerate(module.topology.layers):
         own = module.layer(spec.name)
-        layer, scale = _integers(own, amplitudes, table, ours, timesteps, seed)
+        layer, scale = _integers(own, amplitudes, ours, timesteps, seed)
+        layer = replace(
+            layer,
+            input_bound=largest[spec.source],
+            source_bound=largest[spec.shortcut.source] if spec.shortcut else 1,
+        )
+        largest[spec.name] = layer.max_level
         if pixels is not None:
             wanted = _spikes(module, own, theirs, timesteps)
             x = ours[spec.source]
@@ -203,7 +211,6 @@ def _spikes(
 def _integers(
     own: TrainableLayer,
     amplitudes: dict[str, Tensor],
-    table: Tensor,
     ours: dict[str, Tensor],
     timesteps: int,
     seed: int,
@@ -253,7 +260,6 @@ def _integers(
         shortcut_stride=spec.shortcut.stride if spec.shortcut else 1,
         shortcut_pad=spec.shortcut.pad if spec.shortcut else 0,
         max_pool=spec.max_pool,
-        input_bound=int(table.int().abs().max()) if spec.source == IMAGE else 2**rule.bits - 1,
         bits=rule.bits,
         groups=spec.groups,
         shortcut_padding=spec.shortcut.padding if spec.shortcut else 0,

@@ -80,7 +80,7 @@ def test_channels_fire_as_the_module_does(digits: ImageSet) -> None:
     assert made.topology == plain.topology and made.integer
 
 
-@pytest.mark.parametrize("neuron", ["signed", "multi-level"])
+@pytest.mark.parametrize("neuron", ["signed", "multi-level", "mixed"])
 def test_other_neurons_come_back_too(
     neuron: str, converted: Callable[..., Conversion], digits: ImageSet, tmp_path: Path
 ) -> None:
