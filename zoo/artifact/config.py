@@ -227,6 +227,22 @@ class NeuronConfig(_Strict):
 MAX_CHECKSUM_PIXELS = 2**20
 
 
+class ExitConfig(_Strict):
+    """When a run may stop for an image (`zoo.networks.exits.ExitRule`), and how that was found.
+
+    It was calibrated on `images` training images for at most `loss` points of accuracy; `sha256` is
+    that of these images.
+    """
+
+    rule: Literal["margin", "entropy"]
+    threshold: float
+    timesteps: Timesteps
+    loss: Annotated[float, Field(ge=0, le=100)]
+    description: Text
+    images: Annotated[int, Field(ge=1)]
+    sha256: Sha256
+
+
 class ChecksumConfig(_Strict):
     """sha256 over every layer's spikes on the stated input.
 
@@ -254,6 +270,7 @@ class Config(_Strict):
     stem: Annotated[int, Field(ge=1, le=8)] = 1
     # Left out where `arch` names the network: the bytes of those artifacts stay what they were.
     topology: Annotated[TopologyConfig | None, Field(exclude_if=lambda value: value is None)] = None
+    exit: Annotated[ExitConfig | None, Field(exclude_if=lambda value: value is None)] = None
     num_classes: Annotated[int, Field(ge=1, le=100_000)]
     class_names: list[Annotated[str, Field(max_length=200)]] | None = None
     preprocess: PreprocessConfig

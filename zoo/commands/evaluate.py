@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from zoo.commands import arguments
+from zoo.commands import arguments, exits
 from zoo.commands.common import (
     DataLicense,
     DataName,
@@ -40,6 +40,7 @@ app = typer.Typer()
         "zoo eval s-resnet20-digits --timesteps 4,8,16",
         "zoo eval ./s-resnet20 --data cifar-10-python.tar.gz --ann resnet20.th --save",
         "zoo eval ./s-resnet50 --data imagenet/val --data-name imagenet --save --plot eval.png",
+        "zoo eval ./s-resnet20 --data cifar10 --exit margin --exit-loss 0.2 --save",
         "torchrun --nproc-per-node 8 -m zoo eval ./s-resnet50 --data imagenet/val --resume "
         "eval.part --output eval.json",
     ),
@@ -148,6 +149,28 @@ def evaluate_command(
             help="Exit 7 if the accuracy at the largest T is lower.",
         ),
     ] = None,
+    exit: Annotated[
+        Literal["margin", "entropy"] | None,
+        typer.Option(
+            help="Measure early exit instead: stop for an image when the margin of its logits, or "
+            "their entropy, says that it is sure. --save stores the rule in the artifact."
+        ),
+    ] = None,
+    exit_loss: Annotated[
+        float,
+        typer.Option(metavar="POINTS", min=0, help="Accuracy that --exit may lose in calibration."),
+    ] = 0.2,
+    exit_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Labelled training images that --exit is calibrated on.  [default: as --data]",
+        ),
+    ] = None,
+    exit_samples: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Number of these images, drawn with seed 0."),
+    ] = 2000,
     layers: Annotated[
         bool, typer.Option("--layers/--no-layers", help="Show the firing rate of each layer.")
     ] = True,
@@ -163,6 +186,8 @@ def evaluate_command(
     arguments.check_writable("--output", output)
     arguments.check_writable("--resume", resume)
     arguments.check_statements(None, None, data_name, data_url, data_license)
+    if exit is not None and (plot or output or resume or min_accuracy is not None):
+        raise UsageError("--plot, --output, --resume and --min-accuracy are not for --exit")
     from zoo import distributed
     from zoo.artifact.folder import read_config
     from zoo.commands import report
@@ -190,6 +215,25 @@ def evaluate_command(
     for note in images.notes:
         terminal.note(note)
     terminal.note(f"measuring on {where}: {images.description}; labels: {images.matched or 'none'}")
+    if exit is not None:
+        training = open_images(exit_data or where, "train")
+        training = training.for_classes(config.num_classes, config.class_names, labels)
+        if training.split != "train" and exit_data is None:
+            raise UsageError(f"{where} has no training images: pass --exit-data PATH")
+        exits.measure_exit(
+            folder,
+            images,
+            training.take(exit_samples, seed=0),
+            exit,
+            exit_loss,
+            steps[-1],
+            batch_size=batch_size,
+            device=pick_device(device, backend),
+            backend=backend,
+            save=save,
+            json_output=json_output,
+        )
+        return
     if resume is not None and resume.exists():
         terminal.note(f"going on from {resume}")
     if save:

@@ -18,8 +18,8 @@ _PLAIN = {
     "card": "data_license data_name data_url license url",
     "doctor": "endpoint offline",
     "eval": (
-        "ann backend batch_size data_license data_name data_url device image_column label_column "
-        "labels layers limit on_bad_image plot resume split timesteps"
+        "ann backend batch_size data_license data_name data_url device exit image_column "
+        "label_column labels layers limit on_bad_image plot resume split timesteps"
     ),
     "list": "endpoint timesteps",
     "mirror": "name",

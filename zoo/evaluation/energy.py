@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -110,6 +111,51 @@ def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int, groups:
     # All output channels at once: an input meets as many weights as channels have one there.
     weights = (weight != 0).unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
     return int((windows.sum((1, 2)) * weights).sum().item())
+
+
+def fan_out(network: SpikingResNet, height: int, width: int) -> dict[str, Tensor]:
+    """Return how many non-zero weights each output meets, int64 `[C, H, W]`.
+
+    By layer and max-pooling, whose outputs are spikes, and of the image. Identity shortcuts are
+    weights too; the classifier is left out, and so is what a max-pooling reads.
+
+    Args:
+        height, width: of the image.
+    """
+    net = network.topology
+    sizes, device = net.sizes(height, width), network.device
+    averages = {pool.name: pool for pool in net.pools if pool.kind == "average"}
+    met = {
+        name: torch.zeros((net.channels[name], *sizes[name]), dtype=torch.int64, device=device)
+        for name in (IMAGE, *(s.name for s in net.layers), *(pool.name for pool in net.pools))
+    }
+    for spec in net.layers:
+        layer = network.layers[spec.name]
+        into = met[spec.source]
+        into += _reached(into, layer.weight, spec.stride, spec.padding, spec.groups)
+        if spec.shortcut is None:
+            continue
+        into, side = met[spec.shortcut.source], spec.shortcut
+        if layer.projection is not None:
+            into += _reached(into, layer.projection, side.stride, side.padding)
+        else:
+            into[:, :: side.stride, :: side.stride] += 1
+    for name, pool in averages.items():  # every spike of the area is read
+        met[pool.source] += met.pop(name)
+    return met
+
+
+def _reached(like: Tensor, weight: Tensor, stride: int, padding: int, groups: int = 1) -> Tensor:
+    """Return for each position of an input `[C, H, W]` the non-zero weights that meet it."""
+    kernel = weight.shape[-1]
+    rows, columns = ((n + 2 * padding - kernel) // stride + 1 for n in like.shape[1:])
+    ones = torch.ones((1, len(weight), rows, columns), device=like.device, dtype=torch.float64)
+    ragged = [
+        n - ((have - 1) * stride - 2 * padding + kernel)
+        for n, have in zip(like.shape[1:], (rows, columns), strict=True)
+    ]
+    met = F.conv_transpose2d(ones, (weight != 0).double(), None, stride, padding, ragged, groups)
+    return met[0].round().long()
 
 
 def dense_macs(network: SpikingResNet, height: int, width: int) -> float:

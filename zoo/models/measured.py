@@ -12,7 +12,7 @@ import json
 import re
 from pathlib import Path
 
-from zoo.artifact.config import EVALUATION
+from zoo.artifact.config import CONFIG, EVALUATION, ExitConfig
 from zoo.artifact.results import Evaluation, read_evaluation
 from zoo.errors import IntegrityError, UsageError, ZooError
 from zoo.files import cache_folder, replaced_file
@@ -52,6 +52,29 @@ def save_measurement(folder: Path, found: Evaluation, *, own: bool) -> Path:
     with replaced_file(path) as temporary:
         temporary.write_text(to_json(found), encoding="ascii")
     return path
+
+
+def save_exit(folder: Path, found: ExitConfig) -> None:
+    """Store a rule for early exit in an artifact folder; its eval.json keeps being of its config.
+
+    Raises:
+        ZooError: it cannot be written.
+    """
+    from zoo.artifact.folder import read_config
+
+    config = read_config(folder)
+    changed = config.model_copy(update={"exit": found})
+    files = {CONFIG: changed.model_dump_json(indent=2) + "\n"}
+    if (folder / EVALUATION).is_file():
+        evaluation = read_evaluation(folder)
+        if evaluation.config == config:
+            files = {
+                EVALUATION: to_json(evaluation.model_copy(update={"config": changed})),
+                **files,
+            }
+    for name, text in files.items():
+        with replaced_file(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def measured_here(weights_sha256: str) -> tuple[Evaluation, ...]:

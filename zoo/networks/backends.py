@@ -109,6 +109,9 @@ class LayerBackend(Protocol):
         They are there after a window with `more`.
         """
 
+    def of_images(self, membrane: Any, images: Tensor) -> Any:
+        """Return the state of some images of a chunk alone, by their int64 indices."""
+
     def pooled(self, spikes: Any) -> Tensor:
         """Return net spikes summed over the area, integers `[T, B, C]`."""
 

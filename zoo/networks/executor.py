@@ -56,7 +56,7 @@ def run_causal(
     for begin, end in windows(timesteps, window, snapshot_steps):
         more = end < timesteps
         states = membranes, poolings, counters
-        last = _run_window(topology, backend, x, end - begin, more, *states, on_spikes)
+        last = run_layers(topology, backend, x, end - begin, more, *states, on_spikes)
         pooled.append(backend.pooled(last))
         if end in snapshot_steps:
             found = {name: backend.total(counter) for name, counter in counters.items()}
@@ -64,7 +64,7 @@ def run_causal(
     return torch.cat(pooled), snapshots
 
 
-def _run_window(
+def run_layers(
     topology: Topology,
     backend: LayerBackend,
     x: Tensor,
@@ -75,6 +75,14 @@ def _run_window(
     counters: Mapping[str, Tensor],
     on_spikes: OnSpikes | None,
 ) -> Any:
+    """Run all layers through one window; return what the classifier reads, in the backend's form.
+
+    Args:
+        steps: timesteps of the window.
+        more: whether another window follows.
+        membranes, poolings: states of layers and poolings; updated in place.
+        counters: spikes per neuron by layer and pooling, added to; what is missing is not counted.
+    """
     out: dict[str, Any] = {}
     for index, layer in enumerate(topology.layers):
         stem = layer.source == IMAGE

@@ -158,6 +158,18 @@ class FusedLayers:
         assert membrane.v is not None
         return membrane.v.permute(0, 3, 1, 2).clone()
 
+    def of_images(
+        self, membrane: PackedMembrane | Membrane, images: Tensor
+    ) -> PackedMembrane | Membrane:
+        if isinstance(membrane, Membrane):
+            return self.reference.of_images(membrane, images)
+        v, emitted = membrane.v, membrane.emitted
+        return PackedMembrane(
+            None if v is None or not v.numel() else v[images],
+            None if emitted is None or not emitted.numel() else emitted[images],
+            membrane.t,
+        )
+
     def pooled(self, spikes: PackedSpikes) -> Tensor:
         return pooled_counts(spikes, self.interpret)
 

@@ -126,6 +126,13 @@ class ReferenceLayers:
     def potential(self, membrane: Membrane) -> Tensor:
         return membrane.v.clone()
 
+    def of_images(self, membrane: Membrane, images: Tensor) -> Membrane:
+        def some(values: Tensor) -> Tensor:  # channels last in memory, as they were
+            return values.permute(0, 2, 3, 1)[images].permute(0, 3, 1, 2)
+
+        emitted = None if membrane.emitted is None else some(membrane.emitted)
+        return Membrane(some(membrane.v), emitted, membrane.t)
+
     def pooled(self, spikes: Tensor) -> Tensor:
         return spikes.sum((3, 4), dtype=torch.int64)
 

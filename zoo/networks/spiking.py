@@ -8,7 +8,7 @@ integer arithmetic is exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.backends import Backend, Chosen, LayerBackend, choose_backend
 from zoo.networks.chunks import run_chunks
 from zoo.networks.executor import OnSpikes
+from zoo.networks.exits import ExitRule, exiting_run
 from zoo.networks.observe import Recording, What, record, run_perturbed
 from zoo.networks.perturb import Perturb
 from zoo.networks.pixels import look_up
@@ -211,6 +212,12 @@ class SpikingResNet(nn.Module):
         return None if self.config is None else self.config.class_names
 
     @property
+    def exit_rule(self) -> ExitRule | None:
+        """When a run may stop, None where the artifact does not say."""
+        found = self.config and self.config.exit
+        return ExitRule(found.rule, found.threshold, found.timesteps) if found else None
+
+    @property
     def preprocess(self) -> Preprocess | None:
         """How PIL images are fitted to its input, None without a config."""
         return None if self.config is None else Preprocess.of(self.config)
@@ -286,13 +293,30 @@ class SpikingResNet(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": None, "_layers": {}, "_backends": {}}
 
-    def forward(self, images: Any, timesteps: int | None = None) -> Tensor:
+    def forward(
+        self, images: Any, timesteps: int | None = None, *, exit: bool | ExitRule = False
+    ) -> Tensor:
         """Return logits after `timesteps`, float64 `[B, classes]`.
 
         Args:
             images: as in `run`.
             timesteps: default: those the artifact is meant for.
+            exit: stop for an image when it is sure, by the rule that the artifact holds or by this
+                one; the logits are those at its exit. `exiting_run` of `zoo.networks.exits` gives
+                the timesteps too.
+
+        Raises:
+            UsageError: as `run`, or `exit` of an artifact without a rule.
         """
+        if exit:
+            rule = exit if isinstance(exit, ExitRule) else self.exit_rule
+            if rule is None:
+                raise UsageError(
+                    "the artifact holds no rule to exit by: pass an ExitRule, or let zoo eval find "
+                    "and store one"
+                )
+            rule = rule if timesteps is None else replace(rule, timesteps=timesteps)
+            return exiting_run(self, images, rule).logits
         timesteps = self.timesteps if timesteps is None else timesteps
         if timesteps is None:
             raise UsageError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from zoo.artifact.config import Config
+from zoo.artifact.config import Config, ExitConfig
 from zoo.artifact.results import Evaluation
 from zoo.networks.architectures import topology
 from zoo.text import human_bytes
@@ -105,6 +105,7 @@ def config_facts(config: Config) -> dict[str, dict[str, str]]:
             "numerics": config.numerics,
             "timesteps": f"converted for T = {config.timesteps}",
             "read-out": f"skips {delay} timesteps" if delay else "skips no timestep",
+            **({"early exit": _exit(config.exit)} if config.exit else {}),
         },
         "Conversion": {
             "method": config.method.name,
@@ -127,6 +128,13 @@ def config_facts(config: Config) -> dict[str, dict[str, str]]:
             ),
         },
     }
+
+
+def _exit(found: ExitConfig) -> str:
+    return (
+        f"{found.rule} of {found.threshold:.4g} or more, at T = {found.timesteps} at the latest; "
+        f"for {found.loss:g} points lost on {found.images} images of {found.description}"
+    )
 
 
 def training_facts(config: Config) -> dict[str, str]:
