@@ -192,17 +192,22 @@ def random_network(
         return torch.randint(low, high + 1, shape, generator=gen).to(torch.int32)
 
     layers = {}
+    if any(pool.kind == "average" for pool in net.pools):
+        raise UsageError(
+            f"{net.arch} has hidden layers behind an average: convert one that has none"
+        )
     for spec in net.layers:
-        stem, c = spec.source == IMAGE, spec.out_channels
-        size = int(32 * (spec.in_channels * spec.kernel**2) ** 0.5 * (300 if stem else 1))
+        stem, c, inputs = spec.source == IMAGE, spec.out_channels, spec.in_channels // spec.groups
+        size = int(32 * (inputs * spec.kernel**2) ** 0.5 * (300 if stem else 1))
         gain = projection = None
         if spec.shortcut is not None and spec.shortcut.kind == "projection":
-            projection = weights(c, net.channels[spec.shortcut.source], 1, 1)
+            kernel = spec.shortcut.kernel
+            projection = weights(c, net.channels[spec.shortcut.source], kernel, kernel)
         elif spec.shortcut is not None:
             gain = draw(size // 4, size // 2, c)
         threshold = draw(size // 2, 3 * size // 2, c)
         layers[spec.name] = SpikingConv(
-            weights(c, spec.in_channels, spec.kernel, spec.kernel),
+            weights(c, inputs, spec.kernel, spec.kernel),
             draw(-size // 20, size // 10, 32, c),
             threshold,
             threshold // 2,
@@ -217,6 +222,8 @@ def random_network(
             input_bound=512 if stem else 2**bits - 1,
             source_bound=2**bits - 1,
             bits=bits,
+            groups=spec.groups,
+            shortcut_padding=spec.shortcut.padding if spec.shortcut else 0,
         )
     head = Head(
         weights(net.num_classes, net.features),

@@ -131,8 +131,13 @@ class SpikingConv:
 
     def potential_bound(self, timesteps: int) -> int:
         """Return the largest |v| of any neuron in a run of `timesteps`, in integer units."""
+        return timesteps * self.current_bound + self._first_bound
+
+    @functools.cached_property
+    def _first_bound(self) -> int:
+        # Kept: within the capture of a CUDA graph nothing may wait for the device.
         largest = self.v_init.double().abs() + self.threshold.double() * self.max_level
-        return timesteps * self.current_bound + int(largest.max().item())
+        return int(largest.max().item())
 
     def dtype(self, timesteps: int) -> torch.dtype:
         """Return the narrowest float that holds every potential of a run of `timesteps` exactly.

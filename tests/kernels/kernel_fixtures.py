@@ -143,6 +143,8 @@ class Shape:
     shortcut: str = "none"
     sources: int = 0
     shortcut_stride: int = 1
+    shortcut_kernel: int = 1
+    groups: int = 1
 
     def __str__(self) -> str:
         side = f"-{self.shortcut}{self.sources}/{self.shortcut_stride}" if self.sources else ""
@@ -191,11 +193,12 @@ def random_layer(
         return values.to(torch.int8)
 
     c = shape.channels
-    size = 3 if weights == "small" else int(127 * (shape.inputs * shape.kernel**2) ** 0.5)
+    inputs = shape.inputs // shape.groups
+    size = 3 if weights == "small" else int(127 * (inputs * shape.kernel**2) ** 0.5)
     identity, projection = (shape.shortcut == kind for kind in ("identity", "projection"))
     threshold = draw(max(size // 3, 1), size, c)
     return SpikingConv(
-        synapses(c, shape.inputs, shape.kernel, shape.kernel),
+        synapses(c, inputs, shape.kernel, shape.kernel),
         draw(-size // 3, size // 3, rows, c),
         threshold,
         draw(-1, size, c),
@@ -203,12 +206,13 @@ def random_layer(
         shape.kernel // 2,
         neuron,
         draw(-1, size, c) if identity else None,
-        synapses(c, shape.sources, 1, 1) if projection else None,
+        synapses(c, shape.sources, *[shape.shortcut_kernel] * 2) if projection else None,
         shape.shortcut_stride,
         (c - shape.sources) // 2 if identity else 0,
         input_bound=2 ** (bits if input_bits is None else input_bits) - 1,
         source_bound=2 ** (bits if source_bits is None else source_bits) - 1,
         bits=bits,
+        groups=shape.groups,
     )
 
 
@@ -242,8 +246,8 @@ def source_size(
     shape: Shape, layer: SpikingConv, size: Sequence[int], gen: np.random.Generator
 ) -> list[int]:
     """Return one of the sizes from which the shortcut makes the layer's."""
-    stride = shape.shortcut_stride
-    return [stride * (n - 1) + 1 + int(gen.integers(stride)) for n in output_size(layer, size)]
+    stride, kernel = shape.shortcut_stride, shape.shortcut_kernel
+    return [stride * (n - 1) + kernel + int(gen.integers(stride)) for n in output_size(layer, size)]
 
 
 def random_inputs(

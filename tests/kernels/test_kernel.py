@@ -151,8 +151,12 @@ def shapes_of(arch: str, divide: int) -> list[Shape]:
             continue
         narrow = [max(c // divide, 4) for c in (spec.in_channels, spec.out_channels)]
         side = spec.shortcut
-        more = (side.kind, max(net.channels[side.source] // divide, 4), side.stride) if side else ()
-        result[Shape(spec.kernel, spec.stride, *narrow, *more)] = None
+        more = {"groups": min(spec.groups, *narrow)}
+        if side is not None:
+            sources = max(net.channels[side.source] // divide, 4)
+            more |= {"shortcut": side.kind, "sources": sources, "shortcut_stride": side.stride}
+            more["shortcut_kernel"] = side.kernel
+        result[Shape(spec.kernel, spec.stride, *narrow, **more)] = None
     return list(result)
 
 
