@@ -16,25 +16,65 @@ app = typer.Typer()
 
 
 @app.command(
-    "export", epilog=epilog("zoo export s-resnet20-digits --format nir --out s-resnet20-digits.nir")
+    "export",
+    epilog=epilog(
+        "zoo export s-resnet20-digits --format nir --out s-resnet20-digits.nir",
+        "zoo export s-resnet20-digits --format golden --limit 2 --out vectors.npz",
+    ),
 )
 def export_command(
     model: Model,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write; it ends in .nir.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="File to write: .nir, or .npz if golden."),
+    ],
     format: Annotated[
-        Literal["nir"],
+        Literal["nir", "golden"],
         typer.Option(
-            help="File format; nir is the neuromorphic intermediate representation (HDF5)."
+            help="File format; nir is the neuromorphic intermediate representation (HDF5), golden "
+            "test vectors for hardware: images, and each layer's spikes and potentials (numpy)."
         ),
     ] = "nir",
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Images of golden.  [default: the model's own]"),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Number of images of golden, drawn with seed 0."),
+    ] = 4,
+    timesteps: Annotated[
+        int | None,
+        typer.Option(metavar="T", min=1, help="Timesteps of golden.  [default: the model's]"),
+    ] = None,
 ) -> None:
-    """Write a model in a form that other frameworks read.
+    """Write a model in a form that other frameworks, or a test bench, read.
 
-    Takes causal int8 networks of the CIFAR form with `if` neurons. The file's metadata says what
-    the format cannot: the reset subtracts the threshold, and biases that differ by timestep come
-    from extra input channels.
+    nir takes causal int8 networks of the CIFAR form with `if` neurons. The file's metadata says
+    what the format cannot: the reset subtracts the threshold, and biases that differ by timestep
+    come from extra input channels. golden takes causal networks; examples/golden_vectors.py reads
+    it.
     """
-    arguments.check_writable("--out", out, suffix=f".{format}")
+    suffix = {"golden": ".npz"}.get(format, f".{format}")
+    arguments.check_writable("--out", out, suffix=suffix)
+    if format == "golden":
+        from zoo.commands.record import record_command
+
+        record_command(
+            model,
+            out,
+            data=data,
+            split="test",
+            labels="auto",
+            limit=limit,
+            timesteps=timesteps,
+            layers=None,
+            what="spikes,potential",
+            device="cpu",
+            backend="torch",
+            json_output=False,
+        )
+        return
     from zoo.exchange import nir as exchange
     from zoo.models import registry
 

@@ -21,6 +21,7 @@ _PLAIN = {
         "ann backend batch_size data_license data_name data_url device exit image_column "
         "label_column labels layers limit on_bad_image plot resume split timesteps"
     ),
+    "export": "limit timesteps",
     "list": "endpoint timesteps",
     "mirror": "name",
     "publish": "data_license data_name data_url endpoint license private tag url",
@@ -28,6 +29,7 @@ _PLAIN = {
     "record": "backend device labels layers limit split timesteps",
     "search": "endpoint",
     "serve": "host name port",
+    "show": "limit timesteps",
     "site": "force",
     "tune": (
         "batch_size device epochs force limit precision resume samples seed surrogate teacher "
@@ -45,6 +47,8 @@ _OTHERS = {
     "pull": {"folder": "--local-dir", "images": "--calib"},
     "record": {"images": "--data", "what": "--what"},
     "serve": {"folder": "DIR"},
+    "export": {"images": "--data"},
+    "show": {"images": "--data"},
     "site": {"folder": "--out"},
     "tune": {"folder": "--out", "images": "--data", "peak_rate": "--rate"},
     "train": {"arch": "ARCH", "folder": "--out", "images": "--dataset", "peak_rate": "--rate"},

@@ -16,6 +16,8 @@ from zoo.commands.terminal import write_json
 from zoo.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zoo.models.recipes import Recipe
     from zoo.models.registry import Entry
 
@@ -204,12 +206,40 @@ def _write_csv(found: Sequence[Mapping[str, Any]]) -> None:
     writer.writerows(found)
 
 
-@app.command("show", epilog=epilog("zoo show s-resnet20-digits", "zoo show ./s-resnet20 --config"))
+@app.command(
+    "show",
+    epilog=epilog(
+        "zoo show s-resnet20-digits",
+        "zoo show ./s-resnet20 --config",
+        "zoo show s-resnet20-digits --hardware --data digits",
+    ),
+)
 def show_command(
     model: Model,
     config: Annotated[
         bool, typer.Option("--config", help="Print the model's config.json as it is.")
     ] = False,
+    hardware: Annotated[
+        bool,
+        typer.Option(
+            "--hardware",
+            help="Show what it asks of hardware: neurons, synapses, bit widths, memory and "
+            "operations by layer.",
+        ),
+    ] = False,
+    timesteps: Annotated[
+        int | None,
+        typer.Option(metavar="T", min=1, help="Timesteps of --hardware.  [default: the model's]"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="Images on which --hardware sees how far accumulators go."
+        ),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of these images, drawn with seed 0.")
+    ] = 100,
     json_output: Json = False,
 ) -> None:
     """Show the facts of one model (also: zoo info).
@@ -219,6 +249,13 @@ def show_command(
     from zoo.commands import report
     from zoo.models import registry
 
+    if hardware:
+        _show_hardware(
+            find_model(model, json_output=json_output), timesteps, data, limit, json_output
+        )
+        return
+    if data is not None or timesteps is not None:
+        raise UsageError("--data and --timesteps are about --hardware: add it")
     entry = registry.entry(find_model(model, json_output=json_output))
     if config:
         write_json(entry.config.model_dump(mode="json"))
@@ -238,6 +275,33 @@ def show_command(
         )
     else:
         report.model_facts(terminal.out, entry)
+
+
+def _show_hardware(
+    folder: Path, timesteps: int | None, data: str | None, limit: int, json_output: bool
+) -> None:
+    from dataclasses import asdict
+
+    import zoo
+    from zoo.commands import report
+    from zoo.data.open import open_images
+    from zoo.evaluation.hardware import hardware_sheet, totals
+    from zoo.models import registry
+
+    network, entry = zoo.load(folder), registry.entry(folder)
+    images = None if data is None else open_images(data, "test").take(limit, seed=0)
+    with terminal.progress(json_output=json_output) as progress:
+        sheet = hardware_sheet(
+            network,
+            timesteps or entry.config.timesteps,
+            measured=entry.figures,
+            images=images,
+            progress=progress,
+        )
+    if json_output:
+        write_json({"name": entry.name, **asdict(sheet), "totals": totals(sheet)})
+    else:
+        report.hardware(terminal.out, entry.name, sheet)
 
 
 app.command("ls", hidden=True)(list_command)

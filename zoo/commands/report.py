@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from zoo.artifact.results import Evaluation
     from zoo.conversion.build import LayerReport
+    from zoo.evaluation.hardware import Sheet
     from zoo.models.registry import Entry
 
 _BAR = 20
@@ -215,3 +216,74 @@ def _accuracy(found: Evaluation | None) -> dict[str, str]:
         return {"not measured": "zoo eval measures it"}
     rows = {f"T = {row.timesteps}": facts.percent(row.top1) for row in found.rows}
     return {**facts.evaluation_facts(found), **rows}
+
+
+def hardware(console: Console, name: str, sheet: Sheet) -> None:
+    """Print a hardware sheet: one line a layer, sums, and NeuroBench's names."""
+    steps = sorted({step for row in sheet.layers for step in row.operations or ()})
+    shown = [step for step in (1, 8, 32, 64) if step in steps] or steps[-2:]
+    seen = () if sheet.seen_on is None else ("seen",)
+    table = new_table(
+        "layer",
+        "neurons",
+        "synapses",
+        "fan-in",
+        "fan-out",
+        "weight",
+        "gain",
+        "bias",
+        "threshold",
+        "input",
+        "accumulator",
+        *seen,
+        "memory",
+        "state",
+        *(f"ops T={step}" for step in shown),
+    )
+    for row in sheet.layers:
+        operations = row.operations or {}
+        table.add_row(
+            row.name,
+            str(row.neurons),
+            human_count(row.synapses),
+            str(row.fan_in),
+            str(row.fan_out),
+            str(row.weight_bits),
+            str(row.gain_bits or "-"),
+            str(row.bias_bits),
+            str(row.threshold_bits),
+            str(row.current_bits),
+            str(row.accumulator_bits),
+            *((str(row.accumulator_seen),) if seen else ()),
+            human_bytes(row.memory),
+            human_bytes(row.state),
+            *(human_count(operations[step]) if step in operations else "-" for step in shown),
+        )
+    console.width = max(console.width, 160)
+    print_lines(
+        console,
+        [
+            f"{name}: widths in bits; accumulator: worst case at T = {sheet.timesteps}"
+            + (f", and as seen on {sheet.seen_on}" if seen else ""),
+            "",
+        ],
+    )
+    console.print(table)
+    from zoo.evaluation.hardware import totals
+
+    sums = totals(sheet)
+    named = ", ".join(f"{key} {value:.6g}" for key, value in sheet.neurobench.items())
+    print_lines(
+        console,
+        [
+            "",
+            f"{sums['neurons']} neurons, {human_count(sums['synapses'])} synapses, "
+            f"{human_count(sums['parameters'])} weights; {human_bytes(sums['memory'])} of "
+            f"parameters, {human_bytes(sums['state'])} of potentials of up to "
+            f"{sums['accumulator_bits']} bits",
+            "operations of one image, measured"
+            if shown
+            else "operations: not measured by layer; zoo eval --save counts them, or give --data",
+            f"NeuroBench: {named}",
+        ],
+    )
