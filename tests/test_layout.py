@@ -33,6 +33,7 @@ LAYERS = (
     ("data",),
     ("pretrained",),
     ("conversion", "evaluation", "exchange"),
+    ("tracing",),
     ("models",),
     ("training", "render"),
     ("share",),

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.version import __version__
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from zoo.artifact.config import Config
     from zoo.artifact.results import Evaluation
     from zoo.conversion.convert import Conversion
@@ -128,8 +130,8 @@ def save(
 
 
 def convert(
-    source: str | Path | Checkpoint,
-    images: str | Path | ImageSet | None = None,
+    source: str | Path | Checkpoint | Module,
+    images: str | Path | ImageSet | Any = None,
     *,
     arch: str | None = None,
     weights: Literal["ema", "raw"] | None = None,
@@ -139,8 +141,12 @@ def convert(
 
     Args:
         source: a checkpoint file, a name such as `timm/resnet50.tv_in1k` or `torchvision:resnet50`,
-            or a `Checkpoint`.
-        images: training images, as `zoo.data.open.open_images` takes them; None for
+            a `Checkpoint`, or a `torch.nn.Module`: a ResNet of torchvision, timm or transformers,
+            or your own. Its forward is traced; what has no spiking form is named with its
+            module's path, and logits are compared with the module's.
+        images: training images, as `zoo.data.open.open_images` takes them, or in memory, as
+            `zoo.data.memory.image_set` does: tensors, arrays, PIL images, pairs with labels, a data
+            set or loader, of which the first `samples` (default 1,024) are read; None for
             `method="data-free"`.
         arch: architecture of the source, `resnet20` for example; default: what it says itself.
         weights: which one of a file that holds a network and its moving average (the default).
@@ -155,15 +161,33 @@ def convert(
             `zoo.conversion.convert.convert`.
     """
     from zoo.conversion import convert as conversion
+    from zoo.data.memory import image_set
     from zoo.data.open import open_images
+    from zoo.errors import UsageError
     from zoo.pretrained.checkpoint import Checkpoint
     from zoo.pretrained.sources import read_source
+    from zoo.tracing.source import checkpoint_of
 
-    checkpoint = (
-        source if isinstance(source, Checkpoint) else read_source(source, arch, weights=weights)
-    )
     if isinstance(images, str | Path):
         images = open_images(images, "train")
+    elif images is not None:
+        images = image_set(
+            images,
+            limit=settings.get("samples") or 1024,
+            mean=settings.get("mean"),
+            std=settings.get("std"),
+        )
+    if isinstance(source, Checkpoint):
+        checkpoint = source
+    elif isinstance(source, str | Path):
+        checkpoint = read_source(source, arch, weights=weights)
+    else:
+        if arch is not None or weights is not None:
+            raise UsageError("a module says itself what it is: leave `arch` and `weights` out")
+        asked = ("mean", "std", "input_size", "resize", "interpolation")
+        checkpoint = checkpoint_of(
+            source, images, **{name: settings[name] for name in asked if name in settings}
+        )
     made = conversion.convert(checkpoint, images, **settings)
     for text in (*checkpoint.notes, *made.assumed, *made.warnings):
         warnings.warn(text, stacklevel=2)
@@ -172,7 +196,7 @@ def convert(
 
 def evaluate(
     name: str | Path,
-    images: str | Path | ImageSet | None = None,
+    images: str | Path | ImageSet | Any = None,
     timesteps: Sequence[int] = (8, 16, 32),
     *,
     batch_size: int = 128,
@@ -188,8 +212,9 @@ def evaluate(
 
     Args:
         name: as in `load`.
-        images: labelled images, as `zoo.data.open.open_images` takes them; default: the test images
-            of the data set that the model was calibrated on, where it is a known one.
+        images: labelled images, as `zoo.data.open.open_images` takes them, or in memory, as
+            `zoo.data.memory.image_set` does; default: the test images of the data set that the
+            model was calibrated on, where it is a known one.
         timesteps, batch_size, ann, device, backend, labels, on_bad_image, state, progress: as in
             `zoo.evaluation.evaluate.evaluate`.
 
@@ -197,6 +222,7 @@ def evaluate(
         UsageError: no images, or one of the reasons of `zoo.evaluation.evaluate.evaluate`.
     """
     from zoo.artifact.folder import read_config
+    from zoo.data.memory import image_set
     from zoo.data.open import open_images
     from zoo.errors import UsageError
     from zoo.evaluation import evaluate as evaluation
@@ -211,6 +237,9 @@ def evaluate(
             )
     if isinstance(images, str | Path):
         images = open_images(images, "test")
+    else:
+        prep = read_config(folder).preprocess
+        images = image_set(images, mean=prep.mean, std=prep.std)
     return evaluation.evaluate(
         folder,
         images,

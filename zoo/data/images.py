@@ -31,12 +31,13 @@ _AT_ONCE = 64
 @dataclass(frozen=True)
 class _Arrays:
     pixels: np.ndarray  # uint8 [N, H, W, C]
+    prepared: bool = False  # whether pixels of the network's size are its input as they are
 
     def decode(self, rows: np.ndarray, prep: Preprocess) -> np.ndarray:
         """Return the images of these rows as uint8 `[B, H, W, C]`."""
         (c, h, w), have = prep.input_size, self.pixels.shape[1:]
         sizes = f"images are {'x'.join(map(str, have))}, the network takes {h}x{w}x{c}"
-        if prep.resize is None:
+        if prep.resize is None or (self.prepared and have == (h, w, c)):
             if have != (h, w, c):
                 raise UsageError(f"{sizes}: give images of that size, or set a resize")
             return self.pixels[rows]
@@ -134,6 +135,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether these are arrays of a program, which are input as they are if the size fits."""
+        return isinstance(self._store, _Arrays) and self._store.prepared
 
     def size(self) -> tuple[int, int, int]:
         """Return channels, height and width of the first image, as it is stored."""
