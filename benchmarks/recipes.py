@@ -25,6 +25,11 @@ RESULTS = HERE / "results" / "recipes"
 IMAGENET = HERE / "results" / "imagenet"
 FIGURES = HERE.parent / "zoo" / "models" / "figures.json"
 STEPS = (8, 16, 32)
+# Recipes whose checkpoints were at hand.
+AT_HAND = (
+    *(f"s-resnet{depth}.akamaster_c10" for depth in (20, 32, 44, 56)),
+    "s-resnet56.chenyaofo_c100",
+)
 
 
 def measure(name: str, data: str, work: Path) -> None:
@@ -72,6 +77,8 @@ def collect() -> str:
             result = json.loads(own.read_text())
             pinned = {key: result[key] for key in ("recipe", "weights_sha256")}
             found[name] = pinned | _figures(result)
+        elif name in AT_HAND:
+            found[name] = "not measured yet"
         elif recipe.dataset == "imagenet" and like.is_file():
             none = dict.fromkeys(("recipe", "weights_sha256"))
             found[name] = none | _figures(json.loads(like.read_text()))

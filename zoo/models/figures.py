@@ -50,12 +50,12 @@ class Figures(BaseModel):
         )
 
 
-class _Figures(RootModel[dict[str, Figures]]):
-    pass
+class _Figures(RootModel[dict[str, Figures | str]]):
+    """By recipe: its figures, or why there are none."""
 
 
 @cache
-def _figures() -> dict[str, Figures]:
+def _figures() -> dict[str, Figures | str]:
     try:
         return _Figures.model_validate_json(_FILE.read_bytes()).root
     except (OSError, ValidationError) as error:
@@ -67,14 +67,14 @@ def _figures() -> dict[str, Figures]:
 def recipe_figures(recipe: Recipe) -> Figures | None:
     """Return what was measured of what this recipe makes, as it is now; None for nothing."""
     found = _figures().get(recipe.name)
-    return found if found is not None and found.recipe == recipe.digest else None
+    return found if isinstance(found, Figures) and found.recipe == recipe.digest else None
 
 
 def why_unmeasured(recipe: Recipe) -> str | None:
     """Return why nothing was measured of what this recipe makes; None where something was."""
     found = _figures().get(recipe.name)
-    if found is None:
-        return "its checkpoint could not be had"
+    if not isinstance(found, Figures):
+        return found or "its checkpoint could not be had"
     if found.recipe is None:
         return (
             "its checkpoint could not be had; the same conversion of another checkpoint: "
