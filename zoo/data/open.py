@@ -16,6 +16,7 @@ from zoo.data.arrays import read_digits, read_npz, read_pack
 from zoo.data.base import Found, group_of, no_split, reading
 from zoo.data.cifar import read_cifar
 from zoo.data.folders import read_image_folder
+from zoo.data.idx import read_idx
 from zoo.data.images import ImageSet, _Arrays, _Encoded
 from zoo.data.parquet import Columns, read_parquet
 from zoo.data.shards import read_shards
@@ -28,7 +29,8 @@ FORMS = (
     "'digits', 'cifar10' or 'cifar100' (fetched from the hub), "
     "a CIFAR pack (folder with manifest.json), "
     "CIFAR's own archive or its folder (python or binary), "
-    "hub parquet, webdataset tars, a folder of images by class or with a list of labels, or an .npz"
+    "MNIST's idx files, hub parquet, webdataset tars, a folder of images by class or with a list "
+    "of labels, or an .npz"
 )
 
 
@@ -92,6 +94,7 @@ def _in_folder(path: Path, split: str, columns: Columns) -> Found | None:
         or read_parquet(path, split, columns)
         or read_cifar(path, split)
         or read_shards(path, split)
+        or read_idx(path, split)
         or read_image_folder(path, split)
     )
     if found is None and any(path.glob("**/data-*-of-*.arrow")):
@@ -123,6 +126,8 @@ def _in_file(path: Path, split: str, columns: Columns) -> Found | None:
         return read_npz(path, split)
     if head == b"PAR1" or path.suffix == ".parquet":
         return read_parquet(path, split, columns)
+    if (found := read_idx(path, split)) is not None:
+        return found
     if head[:2] == b"\x1f\x8b" or path.suffix in (".tar", ".tgz"):
         return read_cifar(path, split) or read_shards(path, split)
     return None

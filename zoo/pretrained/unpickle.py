@@ -94,6 +94,9 @@ def load_tensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
         raise IntegrityError(
             f"{path} is a web page, not a checkpoint: download the file that the page is about"
         )
+    other = _other_format(path, head)
+    if other is not None:
+        raise IntegrityError(f"{path} is {other}")
     if path.suffix.lower() == ".safetensors" or _is_safetensors(head, size):
         return _safetensors(path), ()
     if _is_torchscript(path):
@@ -112,6 +115,37 @@ def load_tensors(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
             f"{path} holds a {type(loaded).__name__}, not a state_dict: save model.state_dict()"
         )
     return loaded, names
+
+
+# Formats that are no checkpoint of PyTorch, by their first bytes, with what to do.
+_FORMATS = (
+    (b"\x1f\x8b", "compressed with gzip: unpack it with gunzip, and give what is inside"),
+    (b"BZh", "compressed with bzip2: unpack it, and give what is inside"),
+    (b"\xfd7zXZ", "compressed with xz: unpack it, and give what is inside"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it, and give the checkpoint that is inside"),
+    (b"Rar!", "a RAR archive: unpack it, and give the checkpoint that is inside"),
+    (b"\x89HDF", "HDF5 (Keras), not PyTorch: load it there and save a PyTorch state_dict"),
+    (b"GGUF", "GGUF, whose weights are of another form: give a PyTorch or safetensors file"),
+    (b"\x93NUMPY", "a NumPy array: save a state_dict with torch.save, or safetensors"),
+)
+
+
+def _other_format(path: Path, head: bytes) -> str | None:
+    """Return what a file is that is no checkpoint, and what to do with it; None for any other."""
+    for start, what in _FORMATS:
+        if head.startswith(start):
+            return what
+    if path.suffix.lower() in (".onnx", ".tflite", ".pb", ".mlmodel", ".engine", ".trt"):
+        return f"a {path.suffix.lower()} network of another runtime: give PyTorch's checkpoint"
+    if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if all(name.endswith(".npy") for name in names):
+            return "an .npz of NumPy arrays: save them with torch.save, or as safetensors"
+        if not any(name.endswith(("data.pkl", "/version", "constants.pkl")) for name in names):
+            some = ", ".join(names[:2])
+            return f"a zip archive ({some}): unpack it, and give the checkpoint that is inside"
+    return None
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:

@@ -244,6 +244,28 @@ def test_files_that_are_no_checkpoints_say_what_they_are(tmp_path, state, name):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.pth.gz", b"\x1f\x8b\x08" + bytes(99), "is compressed with gzip: unpack it"),
+        ("a.pth", b"\x89HDF\r\n\x1a\n" + bytes(99), "is HDF5 .Keras., not PyTorch"),
+        ("a.onnx", b"\x08\x07\x12\x07pytorch", "is a .onnx network of another runtime"),
+        ("a.pth", b"\x93NUMPY\x01\x00", "is a NumPy array: save a state_dict"),
+        ("a.zip", {"model/net.pth": b"x", "README": b"x"}, "is a zip archive .model/net.pth, READ"),
+        ("a.npz", {"conv1.weight.npy": b"x"}, "is an .npz of NumPy arrays"),
+    ],
+)
+def test_files_of_other_formats_say_what_they_are(tmp_path, name, data, says):
+    if isinstance(data, dict):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for member, content in data.items():
+                archive.writestr(member, content)
+    else:
+        (tmp_path / name).write_bytes(data)
+    with refuses(IntegrityError, says):
+        read_checkpoint(tmp_path / name)
+
+
 def test_modules_and_archives_say_what_they_are(tmp_path):
     with refuses(IntegrityError, "whole pickled object"):
         read(tmp_path, nn.Linear(2, 2))
