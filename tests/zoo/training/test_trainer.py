@@ -286,9 +286,8 @@ def test_a_folder_is_trained_stopped_and_resumed(tmp_path, monkeypatch):
     whole = run(tmp_path / "a", log=lines.append)
     assert len(lines) == 4 and "epoch 2/2" in lines[3] and whole["test_images"] == 360
     assert lines[0].startswith("training on digits: scikit-learn digits, train split, 1437 images")
-    assert lines[1].startswith("measuring on digits: ") and lines[1].endswith(
-        "labels: by number in the class names (0 to 9, counted from 0)"
-    )
+    assert lines[0].endswith("labels: by number in the class names (0 to 9, counted from 0)")
+    assert lines[1].startswith("measuring on digits: ") and lines[1].endswith("labels: by name")
 
     def stop(stage: str, done: int, total: int) -> None:
         if done == 3:
