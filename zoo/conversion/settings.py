@@ -137,7 +137,8 @@ class CalibratedSettings(MethodSettings):
         tail: bias of the timesteps after them: limit, the one that is right after many timesteps
             (ResNet-56 of CIFAR-10, T = 128: logits are off by 0.32 in the mean square), or mean,
             that of the last rows (0.48).
-        delay: search the timesteps that the read-out skips, or none.
+        delay: rule by which the timesteps that the read-out skips are chosen
+            (`zoo.conversion.readout`), or none.
         bits: of graded spikes.
         budget: synaptic operations for which layers are given more bits (`allocate`), relative to
             those without: binary spikes for `mixed`, `bits` everywhere for `multi-level`.
@@ -151,7 +152,7 @@ class CalibratedSettings(MethodSettings):
     bias: Literal["matched", "ann"] = "matched"
     rows: int = Field(32, ge=1, le=2**31)
     tail: Literal["mean", "limit"] = "limit"
-    delay: Literal["search", "none"] = "search"
+    delay: Literal["error", "search", "none"] = "error"
     stem: int = Field(1, ge=1, le=8)
     bits: Literal[2, 4] | None = None
     budget: float | None = Field(None, ge=1.0, le=16.0)

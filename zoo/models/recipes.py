@@ -323,7 +323,9 @@ def _make(
         timesteps=recipe.timesteps,
         samples=samples,
         on_bad_image=on_bad_image,
-        parameters={
+        # The rule of the read-out's delay that the measured figures were made with.
+        parameters={"delay": "search"}
+        | {
             name: value
             for name, value in recipe.parameters.items()
             if name in default_parameters(method)

@@ -465,12 +465,13 @@ def test_hu2018_searches_with_the_anns_predictions_where_labels_are_missing(
         ] * 2
 
 
+@pytest.mark.parametrize("rule", ["error", "search"])
 @pytest.mark.parametrize("late", range(8))
-def test_the_read_out_skips_what_comes_too_early(late):
+def test_the_read_out_skips_what_comes_too_early(late, rule):
     """Counts are wrong for the first `late` eighths of 16 timesteps and right afterwards."""
     right = torch.eye(3)
     steps = torch.stack([right.roll(1, 1) if t < 2 * late else right for t in range(16)])
     head = Head(torch.eye(3), torch.full((3,), 4.0), torch.zeros(3))
     network = SpikingResNet(tiny_topology("cifar"), {}, head, torch.zeros(1, 256))
     built = Built(network, {}, [], 4 * right, steps.cumsum(0), 1.0)
-    assert search_delay(built)[16] == 2 * late
+    assert search_delay(built, rule)[16] == 2 * late

@@ -105,8 +105,8 @@ class Calibrated(Method):
         if settings.stem > 1:
             spec = with_wide_stem(spec, with_stem(job.checkpoint.net, settings.stem), job)
         built = build_network(spec, job.pixels, request.timesteps, job.building)
-        if settings.delay == "search" and request.schedule == "causal":
-            built.network.delay = search_delay(built)
+        if settings.delay != "none" and request.schedule == "causal":
+            built.network.delay = search_delay(built, settings.delay)
         return built, {}
 
 
