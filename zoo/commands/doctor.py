@@ -63,7 +63,7 @@ def _device() -> dict[str, Any]:
     import torch
 
     from zoo.kernels.spiking_conv.compiled import LIBRARY
-    from zoo.networks.backends import choose_backend
+    from zoo.networks.backends import ON_TORCH, choose_backend
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     major, minor = torch.cuda.get_device_capability() if gpu else (0, 0)
@@ -72,6 +72,7 @@ def _device() -> dict[str, Any]:
         "capability": f"{major}.{minor}" if gpu else None,
         "cuda": torch.version.cuda,
         "backend": choose_backend("auto", torch.device("cuda" if gpu else "cpu")),
+        "on_torch": ON_TORCH,
         "neuron": LIBRARY.describe(cache_folder()),
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
@@ -148,6 +149,7 @@ def doctor_command(
         if runs["gpu"]
         else "none",
         "backend": f"{runs['backend']}, {runs['threads']} threads on {runs['cores']} cores",
+        "kernels": runs["on_torch"],
         "neuron": f"{runs['neuron']}, on a CPU",
         "hub": f"{hub['endpoint']}: {state}",
         "token": "yes" if hub["token"] else "none for this hub",

@@ -7,6 +7,8 @@ Every backend gives the same spikes, bit for bit:
   (`zoo.networks.fused`);
 * `interpret`: the same kernels in Triton's interpreter, on the CPU; slow, it checks them where no
   GPU is.
+
+What has no kernel is torch's on every backend (`ON_TORCH`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ from zoo.networks.topology import Pool
 
 Backend = Literal["auto", "triton", "torch", "interpret"]
 Chosen = Literal["triton", "torch", "interpret"]
+
+ON_TORCH = (
+    "max-pooling of spikes, and hidden fully connected layers, run in torch on every backend; a "
+    "convolution in groups runs as one of all channels"
+)
 
 # The first GPUs with the integer tensor-core instructions that the kernels' tiles are made for.
 MIN_CAPABILITY = (8, 0)

@@ -80,6 +80,11 @@ def config_facts(config: Config) -> dict[str, dict[str, str]]:
     """
     made, source, used = config.preprocess, config.source, config.calibration
     architecture = f"{config.arch}, shortcut {config.shortcut}, {config.num_classes} classes"
+    if config.topology is not None:
+        pools = len(config.topology.pools)
+        architecture = f"{config.arch}, {config.num_classes} classes, described in config.json: "
+        architecture += f"{len(config.topology.layers)} layers"
+        architecture += f", {pools} poolings of spikes" if pools else ""
     if config.stride_in != "3x3":
         architecture += f", stride in the {config.stride_in} convolution"
     if config.stem > 1:
