@@ -1,4 +1,4 @@
-"""`zoo export`: write a model for other frameworks."""
+"""`zoo export`: write a model for other frameworks, or for a test bench."""
 
 from __future__ import annotations
 
@@ -10,15 +10,25 @@ import typer
 from zoo.commands import arguments
 from zoo.commands.common import Model, epilog, terminal
 from zoo.commands.terminal import print_lines
+from zoo.errors import UsageError
 from zoo.text import human_bytes
 
 app = typer.Typer()
+
+# Printed with the file, since an importer that runs it wrong says nothing.
+_NIR = (
+    "no framework's importer runs it right as it is: nirtorch (sinabs, norse) runs a node with two "
+    "inputs before the second is there, snnTorch and SpikingJelly want one threshold a layer",
+    "for these four, zoo.exchange.to_sinabs, to_norse, to_snntorch and to_spikingjelly return "
+    "modules, spike for spike",
+)
 
 
 @app.command(
     "export",
     epilog=epilog(
         "zoo export s-resnet20-digits --format nir --out s-resnet20-digits.nir",
+        "zoo export s-resnet20-digits --format onnx --timesteps 8 --out s-resnet20-digits.onnx",
         "zoo export s-resnet20-digits --format golden --limit 2 --out vectors.npz",
     ),
 )
@@ -26,10 +36,10 @@ def export_command(
     model: Model,
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="File to write: .nir, or .npz if golden."),
+        typer.Option(metavar="FILE", help="File to write: .nir, .onnx, or .npz if golden."),
     ],
     format: Annotated[
-        Literal["nir", "golden"],
+        Literal["nir", "onnx", "golden"],
         typer.Option(
             help="File format; nir is the neuromorphic intermediate representation (HDF5), golden "
             "test vectors for hardware: images, and each layer's spikes and potentials (numpy)."
@@ -45,15 +55,21 @@ def export_command(
     ] = 4,
     timesteps: Annotated[
         int | None,
-        typer.Option(metavar="T", min=1, help="Timesteps of golden.  [default: the model's]"),
+        typer.Option(
+            metavar="T", min=1, help="Timesteps of onnx and golden.  [default: the model's]"
+        ),
     ] = None,
 ) -> None:
     """Write a model in a form that other frameworks, or a test bench, read.
 
     nir takes causal int8 networks of the CIFAR form with `if` neurons. The file's metadata says
     what the format cannot: the reset subtracts the threshold, and biases that differ by timestep
-    come from extra input channels. golden takes causal networks; examples/golden_vectors.py reads
-    it.
+    come from extra input channels. No framework's importer runs it right as it is; why is printed.
+    For SpikingJelly, sinabs, norse and snnTorch there are modules of their own in Python, such as
+    `zoo.exchange.to_spikingjelly(model)`.
+
+    onnx takes causal int8 networks, from uint8 images [B, C, H, W] to logits [T, B, classes], and
+    runs in onnxruntime as it is. golden takes causal networks; examples/golden_vectors.py reads it.
     """
     suffix = {"golden": ".npz"}.get(format, f".{format}")
     arguments.check_writable("--out", out, suffix=suffix)
@@ -75,20 +91,28 @@ def export_command(
             json_output=False,
         )
         return
-    from zoo.exchange import nir as exchange
+    from zoo.artifact.config import MAX_TIMESTEPS
     from zoo.models import registry
 
-    graph = exchange.export_nir(registry.resolve(model), out)
-    print_lines(
-        terminal.out,
-        [
-            f"{out}  {human_bytes(out.stat().st_size)}  {len(graph.nodes)} nodes, "
-            f"{len(graph.edges)} edges"
-        ],
-    )
-    from zoo.artifact.config import MAX_TIMESTEPS
+    folder = registry.resolve(model)
+    if format == "onnx":
+        from zoo.artifact.folder import read_artifact
+        from zoo.artifact.tensors import network_of
+        from zoo.exchange.onnx import export_onnx
 
-    exact = graph.metadata["exact_timesteps_in_float32"]
+        written = export_onnx(network_of(*read_artifact(folder)), out, timesteps)
+        said, exact = f"{written.nodes} nodes", written.exact
+    else:
+        if timesteps is not None:
+            raise UsageError("--timesteps is not of nir, whose graph runs for any number: omit it")
+        from zoo.exchange.nir import export_nir
+
+        graph = export_nir(folder, out)
+        said = f"{len(graph.nodes)} nodes, {len(graph.edges)} edges"
+        exact = graph.metadata["exact_timesteps_in_float32"]
+        for line in _NIR:
+            terminal.note(line)
+    print_lines(terminal.out, [f"{out}  {human_bytes(out.stat().st_size)}  {said}"])
     if exact < MAX_TIMESTEPS:
         terminal.note(
             f"in float32 its potentials are exact up to {exact} timesteps, whatever the image"

@@ -107,7 +107,7 @@ class TrainableLayer(nn.Module):
         current = (
             current.expand(timesteps, *current.shape)
             if constant
-            else current.unflatten(0, x.shape[:2])
+            else current.unflatten(0, (timesteps, -1))
         )
         rows = torch.arange(timesteps, device=self.bias.device).clamp_max(len(self.bias) - 1)
         spikes: Tensor = self.neuron(current, self.bias[rows])
@@ -230,13 +230,11 @@ class TrainableResNet(nn.Module):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Return logits at every timestep, `[T, B, classes]`, of `forward_features`."""
-        sums = torch.cat([torch.zeros_like(features[:1]), features.cumsum(0)])
-        ends = range(1, len(features) + 1)
-        means = [
-            (sums[t] - sums[skip]) / (t - skip)
-            for t in ends
-            for skip in (steps_skipped(self.delay, t),)
-        ]
+        sums, means = features.cumsum(0), []
+        for t in range(1, len(features) + 1):
+            skip = steps_skipped(self.delay, t)
+            read = sums[t - 1] - sums[skip - 1] if skip else sums[t - 1]
+            means.append(read / (t - skip))
         return self.fc(torch.stack(means))
 
     def _image(self, images: Any) -> Tensor:
