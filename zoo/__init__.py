@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zoo.artifact.config import Config
     from zoo.artifact.results import Evaluation
     from zoo.conversion.convert import Conversion
+    from zoo.data.datasets import Terms
     from zoo.data.images import ImageSet
     from zoo.data.rule import LabelRule
     from zoo.models.listing import list_models
@@ -206,6 +207,7 @@ def evaluate(
     labels: LabelRule = "auto",
     on_bad_image: Literal["stop", "skip"] = "stop",
     state: str | Path | None = None,
+    terms: Terms | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a model on labelled images: accuracy by timestep, firing rates, operations, speed.
@@ -215,8 +217,8 @@ def evaluate(
         images: labelled images, as `zoo.data.open.open_images` takes them, or in memory, as
             `zoo.data.memory.image_set` does; default: the test images of the data set that the
             model was calibrated on, where it is a known one.
-        timesteps, batch_size, ann, device, backend, labels, on_bad_image, state, progress: as in
-            `zoo.evaluation.evaluate.evaluate`.
+        timesteps, batch_size, ann, device, backend, labels, on_bad_image, state, terms, progress:
+            as in `zoo.evaluation.evaluate.evaluate`.
 
     Raises:
         UsageError: no images, or one of the reasons of `zoo.evaluation.evaluate.evaluate`.
@@ -251,5 +253,6 @@ def evaluate(
         labels=labels,
         on_bad_image=on_bad_image,
         state=state,
+        terms=terms,
         progress=progress,
     )

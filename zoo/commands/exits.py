@@ -85,6 +85,7 @@ def measure_exit(
 
 def _report(row: ExitRow, calibrated_on: str) -> None:
     rule, count = row.rule, sum(row.images)
+    assert row.operations is not None and row.whole_operations is not None
     print_lines(
         terminal.out,
         [

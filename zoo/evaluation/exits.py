@@ -58,7 +58,8 @@ class ExitRow:
         top1, whole: accuracy in percent with the rule, and after all timesteps.
         images: number of images that exit after each timestep, from 1 on; they add up to all.
         mean_timesteps: mean timestep of exit.
-        operations, whole_operations: mean of an image, with the rule and after all timesteps.
+        operations, whole_operations: mean of an image, with the rule and after all timesteps; None
+            where they were not counted.
     """
 
     rule: ExitRule
@@ -67,8 +68,8 @@ class ExitRow:
     whole: float
     images: list[int]
     mean_timesteps: float
-    operations: float
-    whole_operations: float
+    operations: float | None
+    whole_operations: float | None
 
 
 @torch.inference_mode()
@@ -186,7 +187,7 @@ def calibrate_rule(observed: Observed, name: RuleName, loss: float) -> ExitRule:
 
 def apply_rule(observed: Observed, rule: ExitRule, loss: float) -> ExitRow:
     """Return what a rule makes of images that were observed to its timesteps."""
-    assert observed.operations is not None
+    spent = observed.operations
     times = rule.times_of(observed.sure[rule.name])
     count = len(times)
     at_exit = times[None] - 1
@@ -197,6 +198,6 @@ def apply_rule(observed: Observed, rule: ExitRule, loss: float) -> ExitRow:
         observed.accuracy,
         torch.bincount(times, minlength=rule.timesteps + 1)[1:].tolist(),
         float(times.double().mean()),
-        float(observed.operations.gather(0, at_exit).mean()),
-        float(observed.operations[-1].mean()),
+        None if spent is None else float(spent.gather(0, at_exit).mean()),
+        None if spent is None else float(spent[-1].mean()),
     )
