@@ -9,6 +9,7 @@ without dimensions and indices may be the CPU's.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,8 +23,18 @@ from torch.utils.backend_registration import (
 
 NAME = "far"
 
+# What makes a CUDA device wait: a value or a tensor brought to the CPU, a size that is not known.
+_WAITS = {
+    getattr(torch.ops.aten, name)
+    for name in ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select")
+}
 _COPIES = (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
 _INDEXING = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
+
+
+# By operation: how often the CPU waited for the device, and sent it a tensor.
+WAITS: Counter[str] = Counter()
+SENT: Counter[str] = Counter()
 
 
 class _FarTensor(torch.Tensor):
@@ -71,6 +82,13 @@ def _compute(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     indexed = func in _INDEXING and isinstance(args[0], _FarTensor)
     if far and near and func not in _COPIES and not indexed:
         raise RuntimeError(f"expected all tensors on one device, but {func} got {NAME} and cpu")
+    brought = any(device.type != NAME for device in devices) or (
+        func is torch.ops.aten.copy_.default and not isinstance(args[0], _FarTensor)
+    )
+    if far and (func.overloadpacket in _WAITS or brought):
+        WAITS[str(func)] += 1
+    elif near or (not far and any(isinstance(leaf, torch.Tensor) for leaf in leaves)):
+        SENT[str(func)] += 1
     # In inference mode `Tensor.to` arrives whole, with the device among its positions.
     for device in devices:
         far = device.type == NAME

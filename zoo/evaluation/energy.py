@@ -72,7 +72,7 @@ def count_operations(
 
     Arguments are those of `spiking_operations`; sums over images may be added up.
     """
-    counts = {}
+    counts: dict[str, Tensor] = {}
     for spec in network.topology.layers:
         layer = network.layers[spec.name]
         inputs = active_pixels if spec.source == IMAGE else spikes[spec.source]
@@ -81,11 +81,17 @@ def count_operations(
             inputs = spikes[spec.shortcut.source]
             if layer.projection is not None:
                 side = spec.shortcut
-                count += _meetings(inputs, layer.projection, side.stride, side.padding)
+                count = count + _meetings(inputs, layer.projection, side.stride, side.padding)
             else:
-                count += int(identity_shortcut(inputs[None], spec.shortcut).sum().item())
+                count = count + identity_shortcut(inputs[None], spec.shortcut).sum()
         counts[spec.name] = count
-    return counts
+    return whole_numbers(counts)
+
+
+def whole_numbers(values: Mapping[str, Tensor]) -> dict[str, int]:
+    """Return integer tensors without dimensions as numbers, with one copy from their device."""
+    numbers = torch.stack(list(values.values())).cpu().tolist()
+    return dict(zip(values, numbers, strict=True))
 
 
 def per_image(network: SpikingResNet, counts: Mapping[str, int], images: int) -> Operations:
@@ -97,8 +103,8 @@ def per_image(network: SpikingResNet, counts: Mapping[str, int], images: int) ->
     )
 
 
-def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int, groups: int = 1) -> int:
-    """Return how often a non-zero weight meets an input.
+def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int, groups: int = 1) -> Tensor:
+    """Return how often a non-zero weight meets an input, int64 without dimensions.
 
     Sums of integers, so exact on every device.
 
@@ -110,7 +116,7 @@ def _meetings(inputs: Tensor, weight: Tensor, stride: int, padding: int, groups:
     windows = F.pad(inputs, [padding] * 4).unfold(1, kernel, stride).unfold(2, kernel, stride)
     # All output channels at once: an input meets as many weights as channels have one there.
     weights = (weight != 0).unflatten(0, (groups, -1)).sum(1).flatten(0, 1)
-    return int((windows.sum((1, 2)) * weights).sum().item())
+    return (windows.sum((1, 2)) * weights).sum()
 
 
 def fan_out(network: SpikingResNet, height: int, width: int) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ from zoo.evaluation.energy import (
     macs_by_bits,
     modelled_energy,
     per_image,
+    whole_numbers,
 )
 from zoo.evaluation.tally import TOP, Hits, Tally, load_state, save_state
 from zoo.networks.backends import Backend
@@ -332,7 +333,7 @@ def _count_batch(network: SpikingResNet, batch: Tensor, labels: Tensor, tally: T
             snapshot, spikes = tally.snapshots[step], run.spikes[step]
             snapshot.hits.count(run.logits[-1 if layerwise else step - 1], labels)
             names = (spec.name for spec in network.topology.layers)
-            snapshot.spikes = {name: int(spikes[name].sum()) for name in names}
+            snapshot.spikes = whole_numbers({name: spikes[name].sum() for name in names})
             snapshot.operations = count_operations(network, spikes, active)
 
 

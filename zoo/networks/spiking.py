@@ -437,11 +437,11 @@ class SpikingResNet(nn.Module):
 
     def read_out(self, counts: Tensor) -> Tensor:
         """Return logits `[T, B, classes]` from cumulative pooled counts `[T, B, C]`."""
-        skips = [self.delay_at(t) for t in range(1, len(counts) + 1)]
+        delays = [self.delay_at(t) for t in range(1, len(counts) + 1)]
+        read = [t - skip for t, skip in enumerate(delays, start=1)]
+        # One copy to the device, not one each.
+        skips, steps = torch.tensor([delays, read], dtype=torch.int64).to(counts.device)
         before = torch.cat([torch.zeros_like(counts[:1]), counts])[skips]
-        steps = torch.tensor(
-            [t - skip for t, skip in enumerate(skips, start=1)], device=counts.device
-        )
         return self.head(counts - before, steps.view(-1, 1, 1))
 
     def delay_at(self, timesteps: int) -> int:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.far_device import far_device
-from tests.zoo.spiking_fixtures import image_set, random_pixels
+from tests.far_device import SENT, WAITS, far_device
+from tests.zoo.spiking_fixtures import image_set, random_network, random_pixels
 from zoo.artifact.results import Evaluation
 from zoo.evaluation import evaluate as evaluation
+from zoo.evaluation.energy import count_operations
 from zoo.evaluation.evaluate import evaluate
+from zoo.networks.architectures import topology
 from zoo.networks.spiking import SpikingResNet
 
 VARYING = {"seconds", "images_per_second", "peak_memory_bytes", "device"}
@@ -119,3 +121,42 @@ def test_the_cpu_is_timed_in_the_runs_it_has_to_do(saved, tmp_path, monkeypatch)
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
     measured = evaluate(saved, small(tmp_path, 7), [1, 4], batch_size=2)
     assert runs == [2, 2, 2, 1] and measured.images_per_second == {4: 7 / 1.0}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "neuron"), [("causal", "if"), ("causal", "signed"), ("layerwise", "if")]
+)
+def test_how_often_a_device_is_waited_for_does_not_grow_with_the_layers(schedule, neuron):
+    """A second run, of deeper networks and more timesteps: no wait, two tensors sent a chunk.
+
+    Those are the images and the plan of the read-out, which a layerwise run has none of.
+    """
+    images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    for arch, timesteps in (("resnet20", 3), ("resnet32", 5)):
+        net = topology(arch, num_classes=10, in_channels=1)
+        network = random_network(net, schedule=schedule, neuron=neuron)
+        expected = network.run(images, timesteps).logits
+        with far_device():
+            network.to("far:0")
+            network.run(images, timesteps)
+            WAITS.clear()
+            SENT.clear()
+            got = network.run(images, timesteps).logits
+            assert not WAITS, WAITS
+            assert SENT.total() == (1 if schedule == "layerwise" else 2), SENT
+            assert torch.equal(got.cpu(), expected) and WAITS.total() == 1
+
+
+def test_statistics_of_a_batch_are_fetched_at_once():
+    images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
+    waits = []
+    for arch in ("resnet20", "resnet32"):
+        network = random_network(topology(arch, num_classes=10, in_channels=1))
+        with far_device():
+            network.to("far:0")
+            spikes = network.run(images, 3, snapshots=[3]).spikes[3]
+            active = (network.pixels(images.to("far:0")) != 0).sum(0)
+            WAITS.clear()
+            count_operations(network, spikes, active)
+            waits.append(WAITS.total())
+    assert waits == [1, 1]
