@@ -100,9 +100,15 @@ def load(
     from zoo.artifact.folder import read_artifact
     from zoo.artifact.tensors import network_of
     from zoo.models import registry
+    from zoo.networks.backends import why_not_triton
 
     folder = registry.resolve(name, offline=offline, token=token)
-    return network_of(*read_artifact(folder)).to(device).with_backend(backend)
+    network = network_of(*read_artifact(folder)).to(device).with_backend(backend)
+    if network.device.type == "cuda" and backend == "auto" and network.backend == "torch":
+        reason = why_not_triton(network.device)
+        if reason is not None:
+            warnings.warn(f"the GPU runs torch operations, not the kernels: {reason}", stacklevel=2)
+    return network
 
 
 def save(

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,12 @@ def _device() -> dict[str, Any]:
     import torch
 
     from zoo.kernels.spiking_conv.compiled import LIBRARY
-    from zoo.networks.backends import ON_TORCH, choose_backend
+    from zoo.networks.backends import (
+        ON_TORCH,
+        choose_backend,
+        missing_build_tool,
+        why_not_triton,
+    )
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     major, minor = torch.cuda.get_device_capability() if gpu else (0, 0)
@@ -73,6 +79,8 @@ def _device() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "backend": choose_backend("auto", torch.device("cuda" if gpu else "cpu")),
         "on_torch": ON_TORCH,
+        "why_not_triton": why_not_triton(torch.device("cuda")) if gpu else None,
+        "build_tool_missing": missing_build_tool(sysconfig.get_paths()["include"]),
         "neuron": LIBRARY.describe(cache_folder()),
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
@@ -157,7 +165,11 @@ def doctor_command(
         f"{human_bytes(cached['free'])} free",
         "made here": f"{cached['made']} models, in {cached['notes']}",
     }
+    if runs["build_tool_missing"]:
+        lines["C compiler"] = f"{runs['build_tool_missing']}; on a GPU --backend torch needs none"
     print_lines(terminal.out, [f"{name:<11}{line}" for name, line in lines.items()])
+    if runs["why_not_triton"]:
+        terminal.warn(f"the GPU runs torch operations, not the kernels: {runs['why_not_triton']}")
     if hub["answers"] is False:
         terminal.warn(
             "the hub does not answer: models that ship or are in the cache work all the same"

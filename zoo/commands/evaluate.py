@@ -241,6 +241,9 @@ def evaluate_command(
 
     from zoo.evaluation import evaluate as evaluation
 
+    where = pick_device(device, backend)
+    if where == "cuda" and backend == "auto":
+        note_of_backend()
     with terminal.progress(json_output=json_output) as progress:
         result = evaluation.evaluate(
             folder,
@@ -248,7 +251,7 @@ def evaluate_command(
             steps,
             batch_size=batch_size,
             ann=ann,
-            device=pick_device(device, backend),
+            device=where,
             backend=backend,
             on_bad_image=on_bad_image,
             state=resume,
@@ -305,6 +308,17 @@ def _ask(folder: Path, config: Config, images: ImageSet, stated: Terms, ann: str
         said = in_option_words("; ".join(missing), "publish")
         text = f"a card of this would lack {said}: give it now{later}"
         terminal.note(text) if has_ann else terminal.warn(text)
+
+
+def note_of_backend() -> None:
+    """Say why a GPU runs torch operations where it does."""
+    import torch
+
+    from zoo.networks.backends import why_not_triton
+
+    reason = why_not_triton(torch.device("cuda"))
+    if reason is not None:
+        terminal.note(f"the GPU runs torch operations, not the kernels: {reason}")
 
 
 def _write_evaluation(result: Evaluation, output: Path | None, plot: Path | None) -> None:

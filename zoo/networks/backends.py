@@ -13,8 +13,14 @@ What has no kernel is torch's on every backend (`ON_TORCH`).
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.util
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -145,7 +151,7 @@ def choose_backend(requested: Backend, device: torch.device, *, integer: bool = 
     if requested == "torch":
         return "torch"
     if requested == "auto":
-        able = on_gpu and integer and _has_triton() and _capability(device) >= MIN_CAPABILITY
+        able = on_gpu and integer and why_not_triton(device) is None
         return "triton" if able else "torch"
     if requested not in ("triton", "interpret"):
         raise UsageError(f"backend {requested!r} is unknown: use auto, triton, torch or interpret")
@@ -170,14 +176,52 @@ def choose_backend(requested: Backend, device: torch.device, *, integer: bool = 
         )
     if not on_gpu:
         raise UsageError('backend triton runs on a CUDA GPU: pass `device="cuda"` with it')
+    reason = why_not_triton(device)
+    if reason is not None:
+        raise UsageError(f"backend {reason}; or use `backend=torch`, which does without")
+    return "triton"
+
+
+def why_not_triton(device: torch.device) -> str | None:
+    """Return why the kernels cannot run on a CUDA device and what to do; None where they can."""
+    if not _has_triton():
+        return "triton is not installed: pip install triton"
     if _capability(device) < MIN_CAPABILITY:
         have, least = (".".join(map(str, pair)) for pair in (_capability(device), MIN_CAPABILITY))
-        raise UsageError(
-            f"backend triton needs compute capability {least}, and "
-            f"{torch.cuda.get_device_name(device)} "
-            f"has {have}: use torch"
+        return f"triton needs compute capability {least}, and this GPU has {have}: take a newer one"
+    missing = missing_build_tool(sysconfig.get_paths()["include"])
+    if missing is None or _starts():
+        return None
+    return f"triton builds its launcher with a C compiler, and {missing}"
+
+
+def missing_build_tool(include: str | Path) -> str | None:
+    """Return what of Triton's build at run time is not here, and how to get it; None if all is.
+
+    Args:
+        include: folder of Python's header files.
+    """
+    named = os.environ.get("CC")
+    if named and shutil.which(named) is None:
+        return f"CC names {named}, which is not here: install it, or unset CC"
+    if not named and not any(map(shutil.which, ("gcc", "clang"))):
+        return "there is none here: install gcc or clang (on Debian and Ubuntu: apt install gcc)"
+    if not (Path(include) / "Python.h").is_file():
+        return (
+            f"{include} has no Python.h: install Python's header files (on Debian and Ubuntu: "
+            "apt install python3-dev)"
         )
-    return "triton"
+    return None
+
+
+@functools.cache
+def _starts() -> bool:
+    """Return whether Triton's driver starts all the same, from what it built before."""
+    try:
+        importlib.import_module("triton").runtime.driver.active.get_current_device()
+    except Exception:  # whatever it is, the launcher is not there
+        return False
+    return True
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
