@@ -216,6 +216,8 @@ def evaluate_command(
         terminal.note(note)
     terminal.note(f"measuring on {where}: {images.description}; labels: {images.matched or 'none'}")
     if exit is not None:
+        if ranks.world > 1:
+            raise UsageError("--exit runs in one process: leave torchrun out")
         training = open_images(exit_data or where, "train")
         training = training.for_classes(config.num_classes, config.class_names, labels)
         if training.split != "train" and exit_data is None:
@@ -236,7 +238,7 @@ def evaluate_command(
         return
     if resume is not None and resume.exists():
         terminal.note(f"going on from {resume}")
-    if save:
+    if save and ranks.first:
         _ask(folder, config, images, stated, ann)
 
     from zoo.evaluation import evaluate as evaluation
