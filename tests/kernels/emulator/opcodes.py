@@ -170,6 +170,15 @@ _enter("xor", rf"xor\.{_BITWISE}", f"{_LOGIC}: xor", 2, lambda a, b, kind: a ^ b
 _enter("not", rf"not\.{_BITWISE}", f"{_LOGIC}: not", 1, lambda a, kind: ~a)
 
 
+@opcode("add.s16x2", r"add\.s16x2", f"{_INTEGER}: add")
+def _add_halves(line: Line) -> Step:
+    a, b = line.source(1, "b32"), line.source(2, "b32")
+    low, high = values.constant(0xFFFF, 32), values.constant(0xFFFF0000, 32)
+    return line.write(
+        line.target(), lambda r: ((r[a] + r[b]) & low) | ((r[a] & high) + (r[b] & high))
+    )
+
+
 @opcode("mul", r"mul\.(?P<part>lo|hi|wide)\.(?P<kind>[us](16|32|64))", f"{_INTEGER}: mul")
 def _mul(line: Line) -> Step:
     a, b, multiply, kind = line.source(1), line.source(2), _product(line), line.kind
