@@ -126,7 +126,7 @@ class Builder:
     def _inputs(self, current: Current) -> tuple[Term, Term | None]:
         """Return what the convolution and the shortcut of a layer are."""
         terms = sorted(
-            current.terms,
+            current.terms if current.is_vector else map(self._spread, current.terms),
             key=lambda term: (term.weight is None, term.mean, -self._place(term.source)),
         )
         if terms[0].weight is None:
@@ -139,6 +139,17 @@ class Builder:
         if side is not None and IMAGE in (main.source, side.source):
             raise Unsupported("a sum of two inputs of which one reads the image")
         return main, side
+
+    def _spread(self, term: Term) -> Term:
+        """Return a mean over a small area as the convolution that it is beside a convolution."""
+        if not term.mean:
+            return term
+        area = self.sizes[term.source] or (1, 1)
+        if area[0] != area[1]:
+            return term
+        side = area[0]
+        weight = self._weight(term).expand(-1, -1, side, side).contiguous() / side**2
+        return replace(term, weight=weight, stride=side, mean=False)
 
     @staticmethod
     def _weight(term: Term) -> Tensor:

@@ -109,6 +109,16 @@ def test_forms_that_fit(module: Any, layers: int | None) -> None:
     assert len(checked(module()).checkpoint.net.layers) == layers
 
 
+def test_a_shortcut_may_average_all_that_is_left() -> None:
+    module = Free(
+        lambda m, x: F.relu(m.c(x) + m.d(F.avg_pool2d(x, 2))),
+        c=conv(stride=2),
+        d=conv(kernel=1),
+    )
+    net = checked(module, 2).checkpoint.net
+    assert net.layers[1].shortcut == Shortcut("projection", "conv", 2, conv="d", kernel=2)
+
+
 def test_a_zero_padded_shortcut_is_an_identity() -> None:
     net = checked(HandWritten(), 32).checkpoint.net
     assert (net.arch, net.named, net.shortcut) == ("resnet8", True, "A")
