@@ -84,3 +84,12 @@ def test_plain_safetensors_needs_no_zoo() -> None:
     line = [sys.executable, str(PLAIN), str(registry.resolve("s-resnet20-digits"))]
     done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.startswith("classes of two images of noise: [")
+
+
+def test_a_classifier_is_fitted_to_features() -> None:
+    example = PLAIN.with_name("transfer.py")
+    words = [sys.executable, str(example), "s-resnet20-digits", "digits", "60"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    right = int(done.stdout.rpartition("T = 16: ")[2].split()[0])
+    assert right > 50

@@ -319,12 +319,6 @@ def unit_of(weight: Tensor, projection: Tensor | None, theta: Tensor, *, stem: b
     return torch.maximum(largest / 127, theta / finest).clamp_min(1e-12)
 
 
-def head_of(weight: Tensor, bias: Tensor) -> Head:
-    """Return the int8 classifier of a float one on whole spike counts, `[classes, C]`."""
-    scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
-    return Head((weight / scale[:, None]).round().to(torch.int8), scale, bias)
-
-
 def _rounded(
     spec: BuildSpec,
     node: Layer,
@@ -432,4 +426,4 @@ def _head(spec: BuildSpec, amplitude: Tensor, area: int) -> Head:
     weight = params["fc.weight"] * (amplitude / area)
     if spec.numerics == "float32":
         return Head(weight, torch.ones(len(weight), device=weight.device), params["fc.bias"])
-    return head_of(weight, params["fc.bias"])
+    return Head.rounded(weight, params["fc.bias"])

@@ -20,7 +20,7 @@ from zoo.artifact.config import CalibrationConfig, Config, TuningConfig
 from zoo.artifact.folder import write_artifact
 from zoo.artifact.tensors import tensors_of
 from zoo.conversion import calibrate
-from zoo.conversion.build import head_of, unit_of
+from zoo.conversion.build import unit_of
 from zoo.conversion.rounding import patches, round_to_int8
 from zoo.data.datasets import identify
 from zoo.data.images import ImageSet
@@ -29,6 +29,7 @@ from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.neurons import SpikingNeurons
 from zoo.networks.pixels import IMAGE_SCALE, look_up
 from zoo.networks.preprocess import Preprocess
+from zoo.networks.run import Head
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import IMAGE, Layer
 from zoo.networks.trainable import TrainableLayer, TrainableResNet, by_input
@@ -163,7 +164,7 @@ def round_module(
     return SpikingResNet(
         module.topology,
         layers,
-        head_of(weight, module.fc.bias.float()),
+        Head.rounded(weight, module.fc.bias.float()),
         table,
         delay=module.delay,
         scales=scales,

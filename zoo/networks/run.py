@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Schedule = Literal["causal", "layerwise"]
@@ -53,6 +54,12 @@ class Head:
     weight: Tensor
     scale: Tensor
     bias: Tensor
+
+    @classmethod
+    def rounded(cls, weight: Tensor, bias: Tensor) -> Head:
+        """Return the int8 classifier of a float one on whole spike counts, `[classes, C]`."""
+        scale = (weight.abs().amax(1) / 127).clamp_min(1e-12)
+        return cls((weight / scale[:, None]).round().to(torch.int8), scale, bias)
 
     def __call__(self, counts: Tensor, steps: Tensor | int) -> Tensor:
         product = counts.double() @ self.weight.double().T

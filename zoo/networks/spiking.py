@@ -19,9 +19,10 @@ from zoo.errors import UsageError
 from zoo.kernels.neuron import NeuronKind
 from zoo.kernels.spiking_conv import SpikingConv
 from zoo.networks.backends import Backend, Chosen, LayerBackend, choose_backend
-from zoo.networks.chunks import run_chunks
+from zoo.networks.chunks import pixels_to_run, run_chunks
 from zoo.networks.executor import OnSpikes
 from zoo.networks.exits import ExitRule, exiting_run
+from zoo.networks.features import counting, features_of, new_head
 from zoo.networks.observe import Recording, What, record, run_perturbed
 from zoo.networks.perturb import Perturb
 from zoo.networks.pixels import look_up
@@ -247,18 +248,33 @@ class SpikingResNet(nn.Module):
         """Return the network with other parameters of its layers, on the same backend."""
         return self._rebuilt(layers, self._requested)
 
-    def _rebuilt(self, layers: Mapping[str, SpikingConv], backend: Backend) -> SpikingResNet:
-        return SpikingResNet(
-            self.topology,
-            layers,
-            self.head,
-            self.image_table,
-            schedule=self.schedule,
-            delay=self.delay,
-            scales=self.scales or None,
-            config=self.config,
-            backend=backend,
-        )
+    def _rebuilt(
+        self, layers: Mapping[str, SpikingConv], backend: Backend, **changes: Any
+    ) -> SpikingResNet:
+        parts: dict[str, Any] = {
+            "topology": self.topology,
+            "head": self.head,
+            "image_table": self.image_table,
+            "schedule": self.schedule,
+            "delay": self.delay,
+            "scales": self.scales or None,
+            "config": self.config,
+        }
+        return SpikingResNet(layers=layers, backend=backend, **(parts | changes))
+
+    def forward_features(self, images: Any, timesteps: int | None = None) -> Tensor:
+        """Return pooled activations by timestep, `[T, B, C]`, see `zoo.networks.features`."""
+        steps = self.timesteps if timesteps is None else timesteps
+        pixels = pixels_to_run(self, images, steps or 0)
+        run = self._rebuilt(self.layers, self._requested, **counting(self)).run(pixels, steps or 0)
+        return features_of(self, run, len(run.logits), (pixels.shape[-2], pixels.shape[-1]))
+
+    def with_head(
+        self, head: nn.Linear | int, class_names: Sequence[str] | None = None
+    ) -> SpikingResNet:
+        """Return the network with another classifier, see `zoo.networks.features.new_head`."""
+        changes = new_head(self, head, class_names)
+        return self._rebuilt(self.layers, self._requested, **changes)
 
     def trainable(self, surrogate: Surrogate = "arctan", **settings: Any) -> TrainableResNet:
         """Return a module in ANN units with these spikes, see `zoo.networks.trainable`."""

@@ -142,6 +142,7 @@ def train(
         state, earlier = _file(Path(start))
     elif start is not None:
         state, earlier, began = _artifact(start, images, mean, std, levels)
+    state = _without_other_head(state, net.num_classes, start, log)
     trainer = Trainer(
         net, images, prep, plan, mean, std, device=device, teacher=taught, start=state
     )
@@ -245,6 +246,23 @@ def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
         ) from error
     began = training_of(path, hashlib.sha256(path.read_bytes()).hexdigest())
     return state, None if began is None else began.model_dump(mode="json")
+
+
+def _without_other_head(
+    state: dict[str, torch.Tensor] | None,
+    classes: int,
+    start: str | Path | None,
+    log: Callable[[str], None] | None,
+) -> dict[str, torch.Tensor] | None:
+    """Return a start without its classifier, said to `log`, if that is for other classes."""
+    if state is None or "fc.bias" not in state or len(state["fc.bias"]) == classes:
+        return state
+    if log is not None:
+        log(
+            f"{start} tells {len(state['fc.bias'])} classes apart, the images have {classes}: "
+            "fc.weight and fc.bias begin anew"
+        )
+    return {name: value for name, value in state.items() if not name.startswith("fc.")}
 
 
 def _artifact(

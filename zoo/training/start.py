@@ -49,6 +49,12 @@ def load_start(model: ResNet, start: dict[str, Tensor]) -> None:
     }
     own = model.state_dict()
     state = _grown(state, own)
+    # Of a start without a classifier, what it has not stays random.
+    state |= (
+        {}
+        if any(n.startswith("fc.") for n in state)
+        else {n: value for n, value in own.items() if n.startswith("fc.")}
+    )
     odd = [
         n
         for n in state.keys() ^ own.keys()
