@@ -379,3 +379,17 @@ def test_card_is_printed_written_and_checked(zoo: Zoo, tmp_path: Path) -> None:
 
 def test_a_model_that_was_not_measured_has_no_card(zoo: Zoo, made: Material) -> None:
     assert "eval.json is missing: run zoo eval" in zoo("card", made.artifact).failed(3)
+
+
+def test_convert_says_which_layers_have_which_neurons(zoo, made, tmp_path):
+    words = ("convert", made.checkpoint, "--calib", made.images, "--arch", "resnet20")
+    words += ("--input-size", "8", "--mean", "0.5", "--std", "0.3", "--timesteps", "4")
+    words += ("--samples", "16", "--parameter", "rows=4", "-q", "--out")
+    ended = zoo(*words, tmp_path / "net", "--neuron", "mixed", "--budget", "1.5")
+    assert ended.code == 0 and "binary in " in ended.out and "-bit graded in " in ended.out
+    shown = zoo("show", tmp_path / "net").out
+    assert "mixed, causal, binary in " in shown
+    said = next(line for line in ended.out.splitlines() if line.startswith("binary in "))
+    assert f"mixed, causal, {said}" in shown
+    refused = zoo(*words, tmp_path / "other", "--budget", "2").failed(2)
+    assert "--budget gives layers more bits a spike, which --neuron mixed" in refused
