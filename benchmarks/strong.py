@@ -85,7 +85,10 @@ def measure(name: str, args: argparse.Namespace, out: Path) -> None:
                 counted[step][layer] += count
     total = len(images)
     command = ["python", "-m", "benchmarks.strong", args.checkpoint.name, "DATA"]
-    command += ["--arch", args.arch, "--images", str(args.images), "--only", name]
+    command += ["--arch", args.arch, "--images", str(args.images)]
+    for part in ("mean", "std"):
+        command += ["--" + part, ",".join(map(str, getattr(config.preprocess, part)))]
+    command += ["--only", name]
     result = {
         "checkpoint": checkpoint.sha256,
         "arch": args.arch,
