@@ -239,7 +239,49 @@ def _own() -> list[dict[str, Any]]:
     ]
 
 
+def _results(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (ROOT / "benchmarks" / "results" / f"{name}.json").read_text()
+    )
+    return found
+
+
+def finetune() -> str:
+    """Return what training through time gave."""
+    lines = [
+        "| T | epochs | before | trained, float32 | rounded back to int8 | QCFS, published |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in _results("finetune")["rows"]:
+        figures = [row[key] for key in ("top1_before", "top1_after", "top1_rounded")]
+        cells = [str(row["timesteps"]), str(row["tuning"]["epochs"])]
+        cells += [f"{value:.2f}" for value in (*figures, row["qcfs_published"])]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def modules() -> str:
+    """Return how many spikes differ in other frameworks, by model."""
+    found = _results("modules")
+    ways = list(dict.fromkeys(row["way"] for row in found["rows"]))
+    lines = [f"| model | compared | {' | '.join(ways)} |", "|" + "---|" * (2 + len(ways))]
+    for model in dict.fromkeys(row["model"] for row in found["rows"]):
+        rows = {row["way"]: row for row in found["rows"] if row["model"] == model}
+        compared = {row["neuron_timesteps"] for row in rows.values() if "different" in row}
+        cells = [f"`{model}`", ", ".join(f"{count:,}" for count in sorted(compared))]
+        cells += [
+            f"{rows[way]['different']:,} differ" if "different" in rows.get(way, {}) else "no such"
+            for way in ways
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    shown = ("spikingjelly", "sinabs", "norse", "snntorch", "onnx", "onnxruntime")
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in shown)
+    return "\n".join([*lines, "", f'"No such": the framework has no such neurons. {versions}.'])
+
+
 TABLES = {
+    "finetune": finetune,
+    "modules": modules,
     "published": published,
     "headline": headline,
     "shown": shown,
