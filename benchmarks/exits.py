@@ -36,11 +36,11 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--timesteps", type=int, default=32)
     parser.add_argument(
-        "--train", type=int, default=5000, help="training images, drawn with seed 0"
+        "--train", type=int, default=3000, help="training images, drawn with seed 0"
     )
-    parser.add_argument("--counted", type=int, default=2000, help="test images for operations")
+    parser.add_argument("--counted", type=int, default=1500, help="test images for operations")
     parser.add_argument("--limit", type=int, help="test images; default: all")
-    parser.add_argument("--check", type=int, default=1000, help="images of runs that stop")
+    parser.add_argument("--check", type=int, default=500, help="images of runs that stop")
     args = parser.parse_args()
     network = zoo.load(args.model)
     assert network.config is not None
