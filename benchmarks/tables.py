@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cifar10, datafree, imagenet
+from benchmarks import cifar10, datafree, imagenet, strong
 
 ROOT = Path(__file__).parent.parent
 DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits (UCI)"}
@@ -281,6 +281,7 @@ def modules() -> str:
 
 TABLES = {
     "finetune": finetune,
+    "strong": lambda: strong.render(strong.RESULTS).strip(),
     "modules": modules,
     "published": published,
     "headline": headline,
