@@ -62,8 +62,8 @@ def list_command(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="Pattern such as 's-resnet20*', or a part, of the name, data set, architecture "
-            "or neuron.",
+            help="Data set, or a pattern such as 's-resnet20*', or a part, of the name, "
+            "architecture or neuron.",
         ),
     ] = None,
     sort: Annotated[
@@ -189,9 +189,12 @@ def _of_recipe(recipe: Recipe, timesteps: int | None) -> dict[str, Any]:
 
 
 def _matches(row: Mapping[str, Any], pattern: str) -> bool:
-    pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
-    texts = (row[key] or "" for key in ("name", "dataset", "arch", "neuron"))
-    return any(fnmatch.fnmatch(text.lower(), pattern.lower()) for text in texts)
+    pattern = pattern.lower()
+    parts = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    texts = [(row[key] or "").lower() for key in ("name", "arch", "neuron")]
+    # A data set is meant whole: cifar10 is not cifar100.
+    named = fnmatch.fnmatch((row["dataset"] or "").lower(), pattern)
+    return named or any(fnmatch.fnmatch(text, parts) for text in texts)
 
 
 def _order(value: Any, *, falling: bool) -> tuple[bool, Any]:
