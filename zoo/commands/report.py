@@ -193,6 +193,7 @@ def model_facts(console: Console, entry: Entry) -> None:
     groups: dict[str, dict[str, object]] = {
         "Network": {**stated["Network"]},
         "Conversion": {**stated["Conversion"], **stated["Source"]},
+        **({"Tuning": {**stated["Tuning"]}} if "Tuning" in stated else {}),
         "Accuracy": {**_accuracy(entry.evaluation)},
         **{
             f"Measured here, {index}" if index else "Measured here": {**_accuracy(found)}

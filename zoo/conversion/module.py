@@ -108,6 +108,8 @@ def save_module(
             "bias_rows": max(len(layer.bias) for layer in layers),
             "readout_delay": dict(module.delay),
             "tuning": tuning.model_copy(update={"rounding": rounding}),
+            # A rule to exit by is of the network that it was found with.
+            "exit": None,
         }
     )
     return write_artifact(folder, tensors_of(network, network.scales), config, force=force)

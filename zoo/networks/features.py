@@ -77,7 +77,10 @@ def new_head(
     return {
         "topology": replace(topology, num_classes=classes),
         "head": Head.rounded(weight, bias.to(network.device)),
-        "config": config.model_copy(update={"num_classes": classes, "class_names": names}),
+        # A rule to exit by is of the classifier that it was found with.
+        "config": config.model_copy(
+            update={"num_classes": classes, "class_names": names, "exit": None}
+        ),
     }
 
 

@@ -19,7 +19,7 @@ from zoo.errors import GateError, NotFoundError, UsageError
 from zoo.render import facts
 
 if TYPE_CHECKING:
-    from zoo.artifact.config import Config, TrainingConfig
+    from zoo.artifact.config import Config, TrainingConfig, TuningConfig
     from zoo.artifact.results import Evaluation
 
 _POOR = 2.0  # points below the ANN that make a number of timesteps too low
@@ -298,6 +298,8 @@ def commands(found: Evaluation) -> list[str]:
     for name, value in _own_parameters(config).items():
         words += ["--parameter", f"{name}={value}"]
     lines.append(shlex.join([*words, "--license", str(config.source.license), "--out", found.name]))
+    if config.tuning is not None:  # what was before belongs to the artifact that it began from
+        lines = [_tune_command(config.tuning, found.name)]
     steps = ",".join(str(row.timesteps) for row in found.rows)
     lines.append(
         shlex.join(
@@ -313,6 +315,20 @@ def commands(found: Evaluation) -> list[str]:
         )
     )
     return lines
+
+
+def _tune_command(tuning: TuningConfig, name: str) -> str:
+    """Return the command of a tuning, or what is known of a training loop of somebody's own."""
+    began, settings = tuning.began or f"sha256 {tuning.sha256}", tuning.settings
+    if not settings:
+        return f"# {began}: trained on with model.trainable(), rounded with zoo.save"
+    words = ["zoo", "tune", began, "--timesteps", str(tuning.timesteps)]
+    words += ["--data", tuning.dataset or "IMAGES", "--epochs", str(tuning.epochs)]
+    words += ["--batch-size", str(settings["batch_size"]), "--rate", str(settings["peak_rate"])]
+    words += ["--surrogate", tuning.surrogate, "--seed", str(settings["seed"])]
+    words += [] if tuning.teacher is None else ["--teacher", tuning.teacher]
+    words += [] if tuning.rounding is None else ["--samples", str(tuning.rounding.images)]
+    return shlex.join([*words, "--precision", str(settings["precision"]), "--out", name])
 
 
 def train_commands(config: Config) -> list[str]:

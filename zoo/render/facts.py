@@ -125,6 +125,11 @@ def config_facts(config: Config) -> dict[str, dict[str, str]]:
             "license": source.license or "not stated",
             "url": source.url or ("none, zoo train made it" if source.training else "not stated"),
         },
+        **(
+            {}
+            if config.tuning is None
+            else {"Tuning": _flat(config.tuning.model_dump(mode="json"))}
+        ),
         "Checksums": {
             "weights": f"sha256 {config.weights_sha256}",
             "spikes": (

@@ -34,6 +34,8 @@ def test_it_is_better_at_few_timesteps_and_says_how_it_was_made(zoo: Zoo, tmp_pa
     assert config.tuning.rounding is not None and config.tuning.rounding.images == 32
     assert all(check.ok for check in verify_artifact(tmp_path / "made", deep=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+    shown = zoo("show", tmp_path / "made").out
+    assert "began" in shown and "surrogate" in shown
     assert "exists" in zoo("tune", NAME, *WORDS, "--out", tmp_path / "made").failed(2)
     plain = zoo(
         *("tune", tmp_path / "made", *WORDS, "--epochs", "1", "--teacher", NAME),
