@@ -279,7 +279,25 @@ def modules() -> str:
     return "\n".join([*lines, "", f'"No such": the framework has no such neurons. {versions}.'])
 
 
+def exits() -> str:
+    """Return accuracy against mean timesteps of early exit."""
+    found = _results("exits")
+    lines = [
+        "| rule | points allowed | calibrated on | accuracy % | mean timesteps | operations |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        hindsight = "in hindsight" if "test" in row["calibrated_on"] else row["calibrated_on"]
+        cells = [row["rule"]["name"], f"{row['loss']:.1f}", hindsight, f"{row['top1']:.2f}"]
+        cells += [f"{row['mean_timesteps']:.2f} of {found['timesteps']}"]
+        share = row["operations"] / row["whole_operations"] if row.get("operations") else None
+        cells += ["" if share is None else f"{100 * share:.0f} %"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Without exit: {found['rows'][0]['whole']:.2f} %."])
+
+
 TABLES = {
+    "exits": exits,
     "finetune": finetune,
     "strong": lambda: strong.render(strong.RESULTS).strip(),
     "modules": modules,
