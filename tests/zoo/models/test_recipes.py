@@ -130,7 +130,9 @@ def test_a_checkpoint_in_timms_layout_to_the_accuracy_of_its_spikes(
 def test_what_is_made_is_what_zoo_convert_makes(recipe: Recipe, zoo: Zoo, tmp_path: Path) -> None:
     assert zoo("pull", NAME).code == 0
     parameters = [
-        word for name, value in PARAMETERS.items() for word in ("--parameter", f"{name}={value}")
+        word
+        for name, value in {"delay": "search", **PARAMETERS}.items()
+        for word in ("--parameter", f"{name}={value}")
     ]
     words = [
         "--method",
