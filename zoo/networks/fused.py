@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +20,13 @@ from zoo.kernels.spiking_conv import (
     pooled_counts,
     unpack,
 )
+from zoo.networks.graphs import Graphs
 from zoo.networks.reference import ReferenceLayers, count_over_time_and_batch
 from zoo.networks.topology import Pool, Topology
 
 # Four planes: what one float32 activation takes. A multiple of eight fills every byte.
 WINDOW = 32
 CHUNK = 256
-_GRAPHS = 4
 _INT32 = 2**31
 
 
@@ -70,8 +69,7 @@ class FusedLayers:
             for layer in layers.values()
         )
         self.limit: int | None = min(limit, LAYERWISE_LIMIT) if layerwise else limit
-        self._graphs: dict[Hashable, _Graph] = {}
-        self._pool: Any = None
+        self._graphs = Graphs()
 
     def chunk(self, height: int, width: int) -> int:
         return self.reference.chunk(height, width) if self.interpret else CHUNK
@@ -180,38 +178,7 @@ class FusedLayers:
         return counts.permute(0, 3, 1, 2)
 
     def call(self, key: Hashable, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Return `function(x)`, on a GPU by one CUDA graph a key; the last four are kept."""
+        """Return `function(x)`, on a GPU by one CUDA graph a key, see `zoo.networks.graphs`."""
         if x.device.type != "cuda" or not len(x):
             return function(x)
-        if key not in self._graphs:
-            while len(self._graphs) >= _GRAPHS:
-                del self._graphs[next(iter(self._graphs))]
-            # Graphs run one after another and outputs are copied out, so they share their memory.
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            self._graphs[key] = _Graph(function, x, self._pool)
-        return self._graphs[key](x)
-
-
-class _Graph:
-    """A function of one tensor captured as a CUDA graph: one launch instead of some 200."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor, pool: Any) -> None:
-        # Streams and a capture belong to the current device, which need not be the example's.
-        with torch.cuda.device(example.device):
-            self.input = example.clone()
-            side = torch.cuda.Stream(example.device)
-            side.wait_stream(torch.cuda.current_stream(example.device))
-            with torch.cuda.stream(side):
-                function(self.input)  # compiles and allocates what a capture must not
-            torch.cuda.current_stream(example.device).wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            # The default stream of a capture is of the device that was current first.
-            with torch.cuda.graph(self.graph, pool=pool, stream=side):
-                self.output = function(self.input)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        with torch.cuda.device(x.device):
-            self.input.copy_(x)
-            self.graph.replay()
-            return self.output.clone()
+        return self._graphs(key, function, x)

@@ -25,6 +25,7 @@ from zoo.data.rule import LabelRule
 from zoo.environment import versions
 from zoo.errors import NotFoundError, UsageError, ZooError
 from zoo.hub import cache
+from zoo.kernels.precision import full_float32
 from zoo.models import registry
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.surrogate import SURROGATES
@@ -235,9 +236,10 @@ def _accuracy(
     if test is None:
         return None
     right = 0
-    for pixels, labels in test.batches(prep, _BATCH):
-        logits = module(pixels.to(device), timesteps)
-        right += int((logits.argmax(1).cpu() == labels).sum())
+    with full_float32():
+        for pixels, labels in test.batches(prep, _BATCH):
+            logits = module(pixels.to(device), timesteps)
+            right += int((logits.argmax(1).cpu() == labels).sum())
     return 100 * right / len(test)
 
 
