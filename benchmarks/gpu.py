@@ -23,9 +23,11 @@ warm-up:
                     divided by T
 
 No zoo system is timed before its logits equal the torch backend's, nor kept if they change while it
-is timed (exit code 7). Rows are written as they are measured; a later run makes what is missing,
-and zoo and torch rows again when the code changed. `int8 roof` and `memory roof` are the shares of
-the chip's peaks that a system's floor (`benchmarks.gpu_peers.floor`) takes up.
+is timed (exit code 7). A peer's failure is a row; one that leaves the GPU unusable to the process
+ends the run (exit code 7), and the same command goes on. Rows are written as they are measured; a
+later run makes what is missing, and zoo and torch rows again when the code changed. `int8 roof` and
+`memory roof` are the shares of the chip's peaks that a system's floor
+(`benchmarks.gpu_peers.floor`) takes up.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any, Literal
 
 import torch
@@ -57,6 +59,7 @@ from benchmarks.gpu_peers import (
     spikingjelly_system,
     why_not_spikingjelly,
 )
+from benchmarks.gpu_timing import OUT_OF_MEMORY, TRIES, failure, spread, timed, usable
 from zoo.errors import GateError, UsageError, ZooError
 from zoo.networks.architectures import topology
 from zoo.networks.spiking import SpikingResNet
@@ -207,44 +210,15 @@ class Bench:
             def run(i: int) -> Tensor:
                 return reference.run(batches[i], case.timesteps, chunk=chunk).logits[-1]
 
-            return System(run, INPUT_SETS), None, rates
+            return System(run, INPUT_SETS, "no CUDA graph"), None, rates
         expected = reference(batches[0][:CHECKED], case.timesteps)
         fast = network.with_backend(self.backend)
+        note = f"{self.backend}, CUDA graph" if self.backend == "triton" else self.backend
         return (
-            System(lambda i: fast(batches[i], case.timesteps), INPUT_SETS, self.backend),
+            System(lambda i: fast(batches[i], case.timesteps), INPUT_SETS, note),
             expected,
             rates,
         )
-
-
-def timed(
-    run: Callable[[int], object], inputs: int, device: torch.device, seconds: float, least: int = 5
-) -> list[float]:
-    """Return the seconds of each call, on inputs in turn.
-
-    At least `least` calls are made, and as many as fit in `seconds`.
-    """
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < least or (time.perf_counter() - started < seconds and len(times) < 1000):
-        if device.type == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            run(len(times) % inputs)
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        else:
-            before = time.perf_counter()
-            run(len(times) % inputs)
-            times.append(time.perf_counter() - before)
-    return times
-
-
-def spread(times: Sequence[float]) -> dict[str, float]:
-    """Return the median, and the first and last fifth."""
-    fifths = quantiles(times, n=5) if len(times) > 1 else [times[0]] * 4
-    return {"median": median(times), "low": fifths[0], "high": fifths[-1]}
 
 
 def measure(bench: Bench, case: Case, seconds: float) -> dict[str, Any]:
@@ -259,6 +233,8 @@ def measure(bench: Bench, case: Case, seconds: float) -> dict[str, Any]:
         torch.compiler.reset()
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
+    # Peers get the fastest of cuDNN's algorithms for their shapes, found in the untimed runs.
+    torch.backends.cudnn.benchmark = case.system.startswith(("ann", "spikingjelly"))
     system, expected, rates = bench.system(case)
     gc.collect()
     if gpu:
@@ -308,14 +284,13 @@ def shares(case: Case, speed: float) -> dict[str, float | None]:
 def is_done(row: dict[str, Any] | None, case: Case, now: dict[str, str]) -> bool:
     """Return whether a row stands.
 
-    It does if it is of this GPU, of this code if it is the zoo's, and no failure that may pass.
+    It does if it is of this GPU, of this code if it is the zoo's, and no failure that may pass:
+    memory does not grow, and anything else is tried `TRIES` times.
     """
-    if (
-        row is None
-        or row["gpu"] != now["gpu"]
-        or row.get("failed", "out of memory") != "out of memory"
-    ):
+    if row is None or row["gpu"] != now["gpu"]:
         return False
+    if row.get("failed", OUT_OF_MEMORY) != OUT_OF_MEMORY:
+        return row.get("tries", 1) >= TRIES
     return (
         case.system == "ann"
         or case.system.startswith("spikingjelly")
@@ -435,15 +410,12 @@ def _run(args: argparse.Namespace) -> None:
             break
         try:
             row = measure(bench, case, args.seconds)
-        except torch.OutOfMemoryError:
-            row = {"failed": "out of memory"}
         except ZooError:
             raise
         except Exception as error:  # a peer's own failure is a finding, and not the end of the run
-            if case.system.startswith(("zoo", "torch")):
+            row = failure(error, report["rows"].get(case.key))
+            if case.system.startswith(("zoo", "torch")) and row["failed"] != OUT_OF_MEMORY:
                 raise
-            first_line = str(error).splitlines()[0] if str(error) else ""
-            row = {"failed": f"{type(error).__name__}: {first_line}"}
         about = {
             "network": case.network,
             "system": case.system,
@@ -459,6 +431,11 @@ def _run(args: argparse.Namespace) -> None:
             file=sys.stderr,
             flush=True,
         )
+        if "failed" in row and not usable(bench.device):
+            raise GateError(
+                f"{case.key} left the GPU unusable for this process, {row['failed']}: run the same "
+                f"command again (a failure is tried {TRIES} times, then left out)"
+            )
     print(table(report))
 
 

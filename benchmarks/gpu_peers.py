@@ -8,8 +8,8 @@ that are normalised floats on the device already (the zoo's own runs begin at ui
   timesteps cost without better kernels.
 * SpikingJelly 2.0: `Converter(RateCodingRecipe(mode="99.9%"))`, its default form, whose IFNode
   takes all timesteps in one Triton kernel where a GPU is. Step mode "m" runs layer by layer over
-  `[T, B, ...]`, "s" timestep by timestep. float32 keeps torch's default layout (and its default of
-  TF32 convolutions), float16 runs in channels_last. Its tracer wants `nn.ReLU` modules and knows no
+  `[T, B, ...]`, "s" timestep by timestep. Both precisions run in channels_last, float32 with
+  torch's default of TF32 convolutions. Its tracer wants `nn.ReLU` modules and knows no
   padding, so a zero-padded shortcut is a fixed 1x1 convolution here.
 
 SpikingJelly needs no installation: unpack the wheels of spikingjelly 2.0.0 and loguru (both pure
@@ -218,7 +218,7 @@ def ann_system(net: Topology, batches: Sequence[Tensor], compiled: bool) -> Syst
     if compiled:
         model, note = (
             torch.compile(model, mode="reduce-overhead", dynamic=False),
-            "bf16, channels_last, torch.compile",
+            "bf16, channels_last, torch.compile, CUDA graph",
         )
 
     @torch.no_grad()
@@ -256,7 +256,7 @@ def spikingjelly_system(
     from spikingjelly.activation_based import ann2snn, functional
 
     ann = plain_ann(net, batches[0][:8])
-    layout = torch.channels_last if dtype == "fp16" else torch.contiguous_format
+    layout = torch.channels_last
     sample = normalised(batches[0][:8], torch.float32, torch.contiguous_format)
     with _quiet():
         snn = ann2snn.Converter(
@@ -279,7 +279,11 @@ def spikingjelly_system(
 
     got = forward(inputs[0][:8])
     error = ((got - expected).norm() / expected.norm()).item()
-    note = f"{dtype}, step mode {step_mode}, logits {100 * error:.0f} % from the ANN's"
+    chosen = functional.neuron_implementation("if", inputs[0].device)["implementation"]
+    note = (
+        f"{dtype}, channels_last, step mode {step_mode}, neurons by {chosen}, "
+        f"no CUDA graph, logits {100 * error:.0f} % from the ANN's"
+    )
     return System(lambda i: forward(inputs[i]), len(inputs), note)
 
 

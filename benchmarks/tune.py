@@ -42,8 +42,9 @@ from torch import Tensor
 
 from benchmarks.aot import Case, modelled_roof
 from benchmarks.equality import command, facts, random_network, random_spikes, sources, write
-from benchmarks.gpu import some_of, spread, timed
+from benchmarks.gpu import some_of
 from benchmarks.gpu_peers import NETWORKS, ROOFS
+from benchmarks.gpu_timing import spread, timed
 from zoo.errors import GateError, UsageError, ZooError
 from zoo.kernels.spiking_conv import (
     PackedMembrane,

@@ -7,6 +7,7 @@ tests.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -134,3 +135,24 @@ def test_it_names_commands_that_exist() -> None:
             assert f'"--{option}"' in source or f"{parameter}: " in source, (name, option)
     for path in re.findall(r"(?<![\w/$])(?:tests|benchmarks|kernels)/[\w./-]+\w", QUEUE):
         assert (ROOT / path).exists() or "results" in path or path.endswith(".json"), path
+
+
+def test_without_guards_a_tensor_is_an_allocation_of_its_own() -> None:
+    """What compute-sanitizer needs to see a read beside a tensor."""
+    program = """
+import torch
+from tests.kernels.kernel_fixtures import Backend, launch, poisoned
+with poisoned():
+    made = launch.torch.empty((2, 3), torch.int32, "cpu"), launch.torch.empty(0, torch.uint8, "cpu")
+put = Backend("cpu", True).put(torch.ones(5, dtype=torch.uint8))
+print([tensor.untyped_storage().nbytes() for tensor in (*made, put)])
+"""
+    for guards, sizes in (("0", [24, 0, 5]), ("1", [24 + 32768, 8192, 8197])):
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={**os.environ, "SPIKING_ZOO_GUARDS": guards, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert json.loads(ended.stdout) == sizes, ended.stderr

@@ -144,6 +144,8 @@ def test_what_is_measured_again() -> None:
     assert not gpu.is_done(now | {"sources": "old"}, zoo, now)
     assert gpu.is_done(now | {"failed": "out of memory"}, ann, now)
     assert not gpu.is_done(now | {"failed": "RuntimeError: busy"}, ann, now)
+    twice = {"failed": "RuntimeError: busy", "tries": 2}
+    assert gpu.is_done(now | twice, ann, now) and not gpu.is_done(twice | {"gpu": "x"}, ann, now)
 
 
 def test_what_tells_most_is_measured_first() -> None:
