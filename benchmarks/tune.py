@@ -438,11 +438,8 @@ def _run(args: argparse.Namespace) -> None:
 
 def is_done(row: dict[str, Any] | None, now: dict[str, str], timesteps: int) -> bool:
     """Return whether a key's row stands: of this GPU, of these kernels, at these timesteps."""
-    return row is not None and (row["gpu"], row["kernels"], row["timesteps"]) == (
-        now["gpu"],
-        now["kernels"],
-        timesteps,
-    )
+    wanted = (now["gpu"], now["kernels"], timesteps)
+    return row is not None and (row["gpu"], row["kernels"], row["timesteps"]) == wanted
 
 
 def main(argv: Sequence[str] | None = None) -> None:
