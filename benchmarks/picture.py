@@ -72,17 +72,19 @@ def draw(theme: str, path: Path) -> None:
             rows = {row["timesteps"]: row["top1"] for row in result["rows"]}
             colour = COLOURS[theme][archs.index(result["arch"]) % len(COLOURS[theme])]
             signed = result["neuron"] != "if"
+            tuned = bool(result["config"].get("tuning"))  # trained for few timesteps
             accuracy.plot(
                 list(rows),
                 list(rows.values()),
                 color=colour,
-                marker=NEURONS[result["neuron"]],
+                marker="D" if tuned else NEURONS[result["neuron"]],
+                linestyle=":" if tuned else "-",
                 markersize=5,
                 markerfacecolor="none" if signed else colour,
                 linewidth=1.6,
                 label=result["name"],
             )
-            if not signed:
+            if not signed and not tuned:
                 accuracy.axhline(result["ann"]["top1"], color=colour, linestyle="--", linewidth=0.9)
         accuracy.set_xscale("log", base=2)
         accuracy.xaxis.set_major_formatter(ScalarFormatter())
