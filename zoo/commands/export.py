@@ -16,11 +16,10 @@ from zoo.text import human_bytes
 app = typer.Typer()
 
 # Printed with the file, since an importer that runs it wrong says nothing.
-_NIR = (
-    "no framework's importer runs it right as it is: nirtorch (sinabs, norse) runs a node with two "
-    "inputs before the second is there, snnTorch and SpikingJelly want one threshold a layer",
-    "for these four, zoo.exchange.to_sinabs, to_norse, to_snntorch and to_spikingjelly return "
-    "modules, spike for spike",
+_RUNS = "SpikingJelly 2.0 runs it spike for spike, one timestep a call, with a soft reset:"
+_RUN_WRONG = (
+    "the importers of sinabs and norse give other spikes and do not say so, what snnTorch's "
+    "gives raises: take zoo.exchange.to_sinabs, to_norse, to_snntorch (or to_spikingjelly)"
 )
 
 
@@ -64,9 +63,11 @@ def export_command(
 
     nir takes causal int8 networks of the CIFAR form with `if` neurons. The file's metadata says
     what the format cannot: the reset subtracts the threshold, and biases that differ by timestep
-    come from extra input channels. No framework's importer runs it right as it is; why is printed.
-    For SpikingJelly, sinabs, norse and snnTorch there are modules of their own in Python, such as
-    `zoo.exchange.to_spikingjelly(model)`.
+    come from extra input channels. Thresholds are folded into float64 weights, so all are 1.
+    SpikingJelly 2.0 runs it spike for spike: `net = import_from_nir(FILE, dt=1,
+    dtype=torch.float64)`, then `for m in net.modules(): m.v_reset = None`. The importers of sinabs
+    and norse give other spikes, what snnTorch's gives raises: take `zoo.exchange.to_sinabs(model)`,
+    `to_norse`, `to_snntorch`.
 
     onnx takes causal int8 networks, from uint8 images [B, C, H, W] to logits [T, B, classes], and
     runs in onnxruntime as it is. golden takes causal networks; examples/golden_vectors.py reads it.
@@ -101,19 +102,19 @@ def export_command(
         from zoo.exchange.onnx import export_onnx
 
         written = export_onnx(network_of(*read_artifact(folder)), out, timesteps)
-        said, exact = f"{written.nodes} nodes", written.exact
+        said, exact, dtype = f"{written.nodes} nodes", written.exact, "float32"
     else:
         if timesteps is not None:
             raise UsageError("--timesteps is not of nir, whose graph runs for any number: omit it")
-        from zoo.exchange.nir import export_nir
+        from zoo.exchange.nir import IMPORT_LINES, export_nir
 
         graph = export_nir(folder, out)
         said = f"{len(graph.nodes)} nodes, {len(graph.edges)} edges"
-        exact = graph.metadata["exact_timesteps_in_float32"]
-        for line in _NIR:
+        exact, dtype = graph.metadata["exact_timesteps_in_float64"], "float64"
+        for line in (_RUNS, *IMPORT_LINES, _RUN_WRONG):
             terminal.note(line)
     print_lines(terminal.out, [f"{out}  {human_bytes(out.stat().st_size)}  {said}"])
     if exact < MAX_TIMESTEPS:
         terminal.note(
-            f"in float32 its potentials are exact up to {exact} timesteps, whatever the image"
+            f"in {dtype} its spikes are exact up to {exact} timesteps, whatever the image"
         )

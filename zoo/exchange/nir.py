@@ -8,10 +8,20 @@ has R clock channels, of which channel min(t, R - 1) is 1 everywhere at timestep
 are 0. From them a 1x1 convolution brings each layer its bias of that timestep, and at the first
 timestep its initial potential.
 
+Importers want one threshold for all neurons of a layer. So all that enters a neuron is divided by
+the neuron's threshold, weights, shortcuts and clock channels, and every v_threshold is 1. The
+quotients are float64: in float64 spikes are the artifact's, in float32 rounding may change one.
+
 What NIR does not say is said in the graph's metadata: a neuron spikes at most once a timestep,
 where v >= v_threshold, and then v_threshold is subtracted from v in the same timestep. Initial
-potentials are one half higher than the zoo's, so that v is never equal to v_threshold and it makes
-no difference whether a framework asks for > or >=. All other numbers are integers in float32.
+potentials are half a unit of the artifact higher than its own, so that v is never equal to
+v_threshold and it makes no difference whether a framework asks for > or >=.
+
+SpikingJelly imports the graph and runs it with `IMPORT_LINES`. sinabs and norse build on
+`nirtorch.load`, which runs a node with two inputs before the second is there, and snnTorch's
+importer gives torch's convolutions numpy integers, which raises: for these, there are
+`zoo.exchange.to_sinabs`, `to_norse` and `to_snntorch`. What each gets
+wrong, one after the other, is in `benchmarks/results/nir.json`.
 """
 
 from __future__ import annotations
@@ -37,7 +47,12 @@ from zoo.networks.topology import IMAGE, Layer
 if TYPE_CHECKING:
     import nir
 
-_EXACT = 2**23  # float32 holds halves up to here
+# Code for users: SpikingJelly 2.0 runs the file with it, as the reset is soft then.
+IMPORT_LINES = (
+    "from spikingjelly.activation_based.nir_exchange import import_from_nir",
+    "net = import_from_nir(FILE, dt=1, dtype=torch.float64)",
+    "for m in net.modules(): m.v_reset = None",
+)
 
 
 _INPUT = (
@@ -51,6 +66,12 @@ _INPUT = (
 _NEURON = (
     "at most one spike a timestep, where v >= v_threshold; then v -= v_threshold in the same "
     "timestep (soft reset)"
+)
+
+
+_FOLDED = (
+    "each neuron's threshold is folded into the weights and biases that enter it, as float64 "
+    "quotients: v_threshold is 1, and potentials are in units of the threshold"
 )
 
 
@@ -105,12 +126,12 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         shift = torch.zeros(len(weight)) if bias is None else bias
         nodes[name] = nir.Conv2d(
             size,
-            weight.float().numpy(),
+            weight.double().numpy(),
             (stride, stride),
             (padding, padding),
             (1, 1),
             groups,
-            shift.float().numpy(),
+            shift.double().numpy(),
         )
         edges.append((source, name))
         return name
@@ -119,16 +140,19 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         layer, name = network.layers[spec.name], _name(spec.name)
         neurons, size = f"{name}_if", sizes[spec.name]
         steps[spec.name] = steps[spec.source] * spec.stride
-        weight = layer.weight.float()
+        threshold = layer.threshold.double()[:, None, None, None]
+        weight = layer.weight.double()
         if spec.source == IMAGE:  # the image's channels, none of the clock's
             weight = torch.cat([weight, torch.zeros(len(weight), rows, *weight.shape[2:])], 1)
         source = "input" if spec.source == IMAGE else f"{_name(spec.source)}_if"
-        geometry = (sizes[spec.source], weight, spec.stride, spec.padding)
+        geometry = (sizes[spec.source], weight / threshold, spec.stride, spec.padding)
         parts = [convolve(name, source, *geometry, groups=spec.groups)]
-        clock = torch.zeros(len(weight), channels + rows, 1, 1)
+        clock = torch.zeros(len(weight), channels + rows, 1, 1, dtype=torch.float64)
         clock[:, channels:, 0, 0] = layer.bias[torch.arange(rows).clamp_max(len(layer.bias) - 1)].T
         clock[:, channels, 0, 0] += layer.v_init + 0.5
-        parts.append(convolve(f"{name}_clock", "input", (height, width), clock, steps[spec.name]))
+        parts.append(
+            convolve(f"{name}_clock", "input", (height, width), clock / threshold, steps[spec.name])
+        )
         if spec.shortcut is not None:
             begin = spec.shortcut.source
             weight = _shortcut(spec, layer, network.topology.channels[begin])
@@ -137,13 +161,13 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
                     f"{name}_shortcut",
                     f"{_name(begin)}_if",
                     sizes[begin],
-                    weight,
+                    weight / threshold,
                     spec.shortcut.stride,
                     spec.shortcut.padding,
                 )
             )
-        threshold = layer.threshold.float().view(-1, 1, 1).expand(-1, *size).numpy()
-        nodes[neurons] = nir.IF(np.ones_like(threshold), threshold.copy(), np.zeros_like(threshold))
+        ones = np.ones((len(weight), *size), np.float32)
+        nodes[neurons] = nir.IF(ones, ones.copy(), np.zeros_like(ones))
         edges += [(part, neurons) for part in parts]
     last = network.topology.layers[-1].name
     nodes["sum"] = nir.SumPool2d(np.array(sizes[last]), np.array(sizes[last]), np.array([0, 0]))
@@ -158,11 +182,12 @@ def to_nir(config: Config, network: SpikingResNet) -> nir.NIRGraph:
         "config": config.model_dump_json(),
         "input": _INPUT,
         "neuron": _NEURON,
+        "thresholds": _FOLDED,
         "output": _OUTPUT,
         "image_channels": channels,
         "clock_channels": rows,
         "readout_delay": json.dumps(config.readout_delay),
-        "exact_timesteps_in_float32": exact_timesteps(network),
+        "exact_timesteps_in_float64": exact_timesteps(network),
     }
     return nir.NIRGraph(nodes, edges, metadata)
 
@@ -180,14 +205,21 @@ def nir_input(network: SpikingResNet, images: Tensor, timesteps: int) -> Tensor:
 
 
 def exact_timesteps(network: SpikingResNet) -> int:
-    """Return the timesteps, at most MAX_TIMESTEPS, that are exact in float32 whatever the image."""
+    """Return the timesteps, at most MAX_TIMESTEPS, whose spikes are the artifact's in float64.
+
+    Whatever the image and the order of sums: no rounding error reaches the half unit between a
+    potential and a threshold. A sum of n products is off by n + 1 roundings of the largest
+    potential at most, the quotients by two, the membrane by two each timestep.
+    """
+
+    def error(layer: SpikingConv, timesteps: int) -> float:
+        inputs = layer.weight[0].numel() + len(layer.bias)
+        inputs += 1 if layer.projection is None else layer.projection[0].numel()
+        return 2**-52 * (inputs + 2 * timesteps + 8) * layer.potential_bound(timesteps)
+
     layers = network.layers.values()
     return max(
-        (
-            t
-            for t in range(1, MAX_TIMESTEPS + 1)
-            if all(layer.potential_bound(t) < _EXACT for layer in layers)
-        ),
+        (t for t in range(1, MAX_TIMESTEPS + 1) if all(error(layer, t) < 0.5 for layer in layers)),
         default=0,
     )
 

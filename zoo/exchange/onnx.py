@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.artifact.config import MAX_TIMESTEPS
 from zoo.errors import UsageError
-from zoo.exchange.nir import exact_timesteps
 from zoo.files import replaced_file
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.trainable import TrainableResNet, trainable_of
 
 OPSET = 17
+_EXACT = 2**23  # float32 holds halves up to here
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def export_onnx(
             dynamo=False,
         )
     graph: Any = onnx.load_from_string(written.getvalue())
-    exact = exact_timesteps(model)
+    exact = _exact_timesteps(model)
     graph.producer_name = "spiking-zoo"
     onnx.helper.set_model_props(
         graph, {"timesteps": str(timesteps), "exact_timesteps_in_float32": str(exact)}
@@ -113,6 +114,19 @@ def export_onnx(
     with replaced_file(out) as temporary:
         temporary.write_bytes(graph.SerializeToString())
     return Exported(len(graph.graph.node), exact)
+
+
+def _exact_timesteps(model: SpikingResNet) -> int:
+    """Return the timesteps, at most MAX_TIMESTEPS, that are exact in float32 whatever the image."""
+    layers = model.layers.values()
+    return max(
+        (
+            t
+            for t in range(1, MAX_TIMESTEPS + 1)
+            if all(layer.potential_bound(t) < _EXACT for layer in layers)
+        ),
+        default=0,
+    )
 
 
 def _size(model: SpikingResNet) -> tuple[int, int]:

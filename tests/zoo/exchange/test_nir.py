@@ -1,9 +1,10 @@
-"""The NIR file of a network, run by an interpreter that knows NIR alone, gives the spikes."""
+"""The NIR file of a network gives its spikes: in an interpreter of NIR alone, in SpikingJelly."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -14,14 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import zoo
 from tests.zoo.spiking_fixtures import random_network, random_pixels, refuses, tiny_topology
-from zoo.artifact.config import Config
+from zoo.artifact.config import MAX_TIMESTEPS, Config
 from zoo.artifact.folder import read_artifact, read_config
 from zoo.artifact.tensors import network_of
 from zoo.cli import main
+from zoo.data.open import open_images
 from zoo.errors import UsageError
 from zoo.exchange import nir as exchange
 from zoo.models import registry
+from zoo.networks.preprocess import Preprocess
 from zoo.networks.spiking import SpikingResNet
 from zoo.networks.topology import IMAGE
 
@@ -59,14 +63,11 @@ def interpret(graph: Any, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
                     total, tuple(node.kernel_size), tuple(node.stride), divisor_override=1
                 )
             elif isinstance(node, nir.IF):
-                assert (node.r == 1).all()
-                v, threshold = (
-                    potential.get(name, torch.tensor(0.0)) + total,
-                    torch.from_numpy(node.v_threshold),
-                )
-                assert not (v == threshold).any()  # > and >= are the same
-                total = (v > threshold).float()
-                potential[name] = v - total * threshold
+                assert (node.r == 1).all() and (node.v_threshold == 1).all()
+                v = potential.get(name, torch.tensor(0.0)) + total
+                assert not (v == 1).any()  # > and >= are the same
+                total = (v > 1).double()
+                potential[name] = v - total
                 spikes.setdefault(name, []).append(total)
             out[name] = total
         outputs.append(out["output"])
@@ -87,16 +88,23 @@ def ours(
 
 def check(graph: Any, network: SpikingResNet, images: Tensor, timesteps: int) -> None:
     assert exchange.exact_timesteps(network) >= timesteps
-    spikes, outputs = interpret(graph, exchange.nir_input(network, images, timesteps))
+    spikes, outputs = interpret(graph, exchange.nir_input(network, images, timesteps).double())
     wanted, logits = ours(network, images, timesteps)
+    compare(network, spikes, outputs, wanted, logits)
+
+
+def compare(
+    network: SpikingResNet,
+    spikes: Mapping[str, Tensor],
+    outputs: Tensor,
+    wanted: Mapping[str, Tensor],
+    logits: Tensor,
+) -> None:
     assert len(spikes) == len(wanted)
     for name, steps in wanted.items():
         assert torch.equal(spikes[f"{name.replace('.', '_')}_if"].to(torch.int8), steps), name
-    delay = network.delay_at(timesteps)
-    found = outputs[delay:].double().mean(0).flatten(1)
-    torch.testing.assert_close(
-        found, logits[-1], rtol=1e-4, atol=1e-4
-    )  # amplitudes are rounded to float32
+    delay = network.delay_at(len(logits))
+    torch.testing.assert_close(outputs[delay:].mean(0).flatten(1), logits[-1])
 
 
 def test_the_file_gives_the_same_spikes(tmp_path: Path) -> None:
@@ -107,10 +115,64 @@ def test_the_file_gives_the_same_spikes(tmp_path: Path) -> None:
     network = network_of(config, tensors)
     check(graph, network, random_pixels(2, 1, 8), 35)  # more timesteps than there are bias rows
     assert json.loads(graph.metadata["config"]) == config.model_dump(mode="json")
-    assert (
-        graph.metadata["clock_channels"] == config.bias_rows
-        and "soft reset" in graph.metadata["neuron"]
-    )
+    assert graph.metadata["clock_channels"] == config.bias_rows
+    assert "soft reset" in graph.metadata["neuron"]
+    assert "v_threshold is 1" in graph.metadata["thresholds"]
+    assert graph.metadata["exact_timesteps_in_float64"] == exchange.exact_timesteps(network)
+
+
+def test_spikingjelly_runs_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the lines that `zoo export` prints, on images that the model is for."""
+    pytest.importorskip("spikingjelly", reason="needs spikingjelly")
+    assert main(["export", NAME, "--out", str(tmp_path / "net.nir")]) == 0
+    printed = capsys.readouterr().err.splitlines()
+    values: dict[str, Any] = {"torch": torch, "FILE": tmp_path / "net.nir"}
+    lines = [line for line in printed if line in exchange.IMPORT_LINES]
+    assert len(lines) == len(exchange.IMPORT_LINES)
+    exec("\n".join(lines), values)
+    config, tensors = read_artifact(registry.resolve(NAME))
+    network = network_of(config, tensors)
+    digits = open_images("digits", "test").take(8, seed=0)
+    ((images, _),) = digits.batches(Preprocess.of(config), 8)
+    spikes: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, given, out: spikes.setdefault(name, []).append(out[0].clone())
+
+    for name, module in values["net"].named_children():
+        if name.endswith("_if"):
+            module.register_forward_hook(keep(name))
+    outputs, state = [], None
+    with torch.no_grad():
+        for given in exchange.nir_input(network, images, 32).double():
+            out, state = values["net"](given, state)
+            outputs.append(out)
+    found = {name: torch.stack(steps) for name, steps in spikes.items()}
+    compare(network, found, torch.stack(outputs), *ours(network, images, 32))
+
+
+def test_the_code_of_the_page_gives_the_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("spikingjelly", reason="needs spikingjelly")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "export.md").read_text()
+    (code,) = re.findall(r"^```py\n(.*?)^```$", page, flags=re.M | re.S)
+    assert exchange.IMPORT_LINES[0] in code
+    monkeypatch.chdir(tmp_path)
+    exchange.export_nir(registry.resolve(NAME), tmp_path / "net.nir")
+    values: dict[str, Any] = {"model": zoo.load(NAME), "images": random_pixels(2, 1, 8)}
+    exec(code, values)
+    torch.testing.assert_close(values["logits"], values["model"](values["images"], 32))
+
+
+def test_exact_timesteps_counts_the_potentials() -> None:
+    """Biases so large that float64 takes few timesteps: fewer than the potentials alone allow."""
+    network = random_network(tiny_topology("cifar"))
+    few = exchange.exact_timesteps(network)
+    assert few == MAX_TIMESTEPS
+    for name, layer in network.layers.items():
+        network.layers[name] = replace(layer, bias=torch.full_like(layer.bias, 2**31 - 1))
+    assert 0 < exchange.exact_timesteps(network) < few
 
 
 def variant(config: Config, **changes: object) -> Config:
