@@ -2,18 +2,21 @@
 
 As they import it, and with what they leave out.
 
-    pip install sinabs norse snntorch
-    python -m benchmarks.nir_frameworks [--timesteps 16] [--images 8] [--out FILE.json]
+    pip install spikingjelly==2.0.0 sinabs norse snntorch
+    python -m benchmarks.nir_frameworks [--timesteps 32] [--images 8] [--out FILE.json]
 
 Takes the shipped s-resnet20-digits and its held-out images. What is known to be missing, and mended
 one after the other:
 
-* nirtorch 2.6's executor, which sinabs and norse use, goes through a graph depth first: a node with
-  two inputs runs with one.
+* nirtorch 2.6's executor of `nirtorch.load`, which sinabs and norse use, goes through a graph depth
+  first: a node with two inputs runs with one, as `five_nodes` shows. `nir_to_torch` does not.
 * NIR's IF node does not say how many spikes a timestep may have: sinabs gives several, and keeps v
   above -v_threshold.
 * nor does it have a soft reset: norse sets v to 0.
-* snntorch refuses thresholds that differ by neuron.
+* nor can it say so to SpikingJelly, where a reset to a value is the default.
+* snntorch hands NIR's arrays to torch's convolution, which takes integers; then an IF node leaks
+  (beta = 0.9), gives a pair where the next module wants spikes, and above two thresholds
+  (`reset_delay=False`) subtracts one more.
 """
 
 from __future__ import annotations
@@ -31,13 +34,14 @@ import torch
 from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("nir", "nirtorch", "spikingjelly", "sinabs", "norse", "snntorch")
 Spikes = dict[str, Tensor]
 
 
 def record(
-    model: torch.nn.Module, kind: type, names: dict[str, str], stepwise: bool, batch: int
+    model: torch.nn.Module, names: dict[str, str], stepwise: bool, batch: int
 ) -> Callable[[], Spikes]:
-    """Keep the outputs of all modules of a kind by layer name; return spikes `[T, B, C, H, W]`."""
+    """Keep the outputs of the neurons' modules; return spikes `[T, B, C, H, W]` by layer name."""
     kept: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> Callable[..., None]:
@@ -48,8 +52,8 @@ def record(
         return hook
 
     for name, module in model.named_modules():
-        if isinstance(module, kind):
-            module.register_forward_hook(keep(names[name.rpartition(".")[2]]))
+        if (node := name.rpartition(".")[2]) in names:
+            module.register_forward_hook(keep(names[node]))
     if stepwise:
         return lambda: {name: torch.stack(steps) for name, steps in kept.items()}
     return lambda: {
@@ -84,7 +88,7 @@ def with_sinabs(
             module.spike_threshold = torch.nn.Parameter(
                 torch.as_tensor(threshold).float(), requires_grad=False
             )
-    spikes = record(model, sinabs.layers.IAFSqueeze, names, stepwise=False, batch=batch)
+    spikes = record(model, names, stepwise=False, batch=batch)
     model(inputs.transpose(0, 1).flatten(0, 1))
     return spikes()
 
@@ -110,11 +114,81 @@ def with_norse(
         for module in model.modules():
             if type(module) is IAFCell:
                 module.__class__ = SoftReset
-    spikes = record(model, IAFCell, names, stepwise=True, batch=inputs.shape[1])
+    return _step(model, inputs, names)
+
+
+def with_spikingjelly(
+    graph: Any, inputs: Tensor, names: dict[str, str], soft_reset: bool, dtype: torch.dtype
+) -> Spikes:
+    from spikingjelly.activation_based.neuron import IFNode
+    from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+    model = import_from_nir(graph, dt=1, dtype=dtype)
+    for module in model.modules():
+        if isinstance(module, IFNode) and soft_reset:
+            module.v_reset = None
+    return _step(model, inputs.to(dtype), names)
+
+
+def with_snntorch(graph: Any, inputs: Tensor, names: dict[str, str], mended: bool) -> Spikes:
+    import nir
+    import snntorch
+    from snntorch.import_nir import import_from_nir
+
+    if mended:
+        for node in graph.nodes.values():
+            if isinstance(node, nir.Conv2d):
+                for name in ("stride", "padding", "dilation"):
+                    setattr(node, name, tuple(int(n) for n in getattr(node, name)))
+                node.groups = int(node.groups)
+    model = import_from_nir(graph)
+    if mended:
+        for module in model.modules():
+            if isinstance(module, snntorch.Leaky):
+                module.init_hidden = module.reset_delay = True
+                module.beta.fill_(1.0)
+    return _step(model, inputs, names)
+
+
+def _step(model: Any, inputs: Tensor, names: dict[str, str]) -> Spikes:
+    spikes = record(model, names, stepwise=True, batch=inputs.shape[1])
     state = None
     for image in inputs:
         _, state = model(image, state)
     return spikes()
+
+
+def five_nodes() -> dict[str, float]:
+    """Return what 1 becomes in a graph of five nodes, 1 + 10 on two ways, and in nirtorch's two."""
+    import nir
+    import nirtorch
+    import numpy as np
+
+    def times(k: float) -> Any:
+        return nir.Affine(np.array([[k]], np.float32), np.zeros(1, np.float32))
+
+    def module(node: Any) -> Any:
+        if not isinstance(node, nir.Affine):
+            return None
+        linear = torch.nn.Linear(1, 1)
+        linear.weight.data = torch.from_numpy(node.weight)
+        linear.bias.data = torch.from_numpy(node.bias)
+        return linear
+
+    ends = {
+        "input": nir.Input({"input": np.array([1])}),
+        "output": nir.Output({"output": np.array([1])}),
+    }
+    graph = nir.NIRGraph(
+        {**ends, "once": times(1), "ten": times(10), "sum": times(1)},
+        [("input", "once"), ("input", "ten"), ("once", "sum"), ("ten", "sum"), ("sum", "output")],
+    )
+    one = torch.ones(1, 1)
+    return {
+        "right": 11.0,
+        "nirtorch.load": nirtorch.load(graph, module)(one)[0].item(),
+        "nirtorch.nir_to_torch": nirtorch.nir_to_torch(graph, {nir.Affine: module})(one)[0].item(),
+    }
 
 
 def main() -> None:
@@ -130,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--timesteps", type=int, default=16)
+    parser.add_argument("--timesteps", type=int, default=32)
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--out", type=Path, default=RESULTS / "nir.json")
     args = parser.parse_args()
@@ -151,8 +225,8 @@ def main() -> None:
         "timesteps": args.timesteps,
         "images": args.images,
         "rows": rows,
-        "versions": versions()
-        | {name: _version(name) for name in ("nir", "nirtorch", "sinabs", "norse", "snntorch")},
+        "five_nodes": five_nodes(),
+        "versions": versions() | {name: _version(name) for name in PACKAGES},
     }
     args.out.write_text(json.dumps(facts, indent=2) + "\n")
     print(json.dumps(facts, indent=2))
@@ -184,7 +258,19 @@ def _compare(
         "norse, as imported": lambda: with_norse(read(), inputs, names, False, False),
         "norse, nodes in order": lambda: with_norse(read(), inputs, names, True, False),
         "norse, nodes in order, soft reset": lambda: with_norse(read(), inputs, names, True, True),
-        "snntorch, as imported": lambda: with_snntorch(read()),
+        "spikingjelly, as imported": lambda: with_spikingjelly(
+            read(), inputs, names, False, torch.float64
+        ),
+        "spikingjelly, soft reset": lambda: with_spikingjelly(
+            read(), inputs, names, True, torch.float64
+        ),
+        "spikingjelly, soft reset, float32": lambda: with_spikingjelly(
+            read(), inputs, names, True, torch.float32
+        ),
+        "snntorch, as imported": lambda: with_snntorch(read(), inputs, names, False),
+        "snntorch, integers as integers, no leak, hidden state, one reset a spike": lambda: (
+            with_snntorch(read(), inputs, names, True)
+        ),
     }
     rows = []
     for way, run in ways.items():
@@ -215,13 +301,6 @@ def _sinabs_changes() -> dict[str, Any]:
     from sinabs.activation import SingleSpike
 
     return {"spike_fn": SingleSpike, "min_v_mem": None}
-
-
-def with_snntorch(graph: Any) -> Spikes:
-    from snntorch.import_nir import import_from_nir
-
-    import_from_nir(graph)
-    raise RuntimeError("it was imported, which needs another comparison here")
 
 
 def _version(name: str) -> str:
