@@ -49,7 +49,8 @@ def record_command(
         ),
     ] = None,
     timesteps: Annotated[
-        int | None, typer.Option(metavar="T", min=1, help="Timesteps.  [default: the model's]")
+        int | None,
+        typer.Option(metavar="T", min=1, help="Number of timesteps.  [default: the model's]"),
     ] = None,
     layers: Annotated[
         str | None,
@@ -61,7 +62,7 @@ def record_command(
         str,
         typer.Option(
             metavar="KIND,...",
-            help="spikes, potential (after the reset of each timestep), or both.",
+            help="Kinds: spikes, potential (after the reset of each timestep), or both.",
         ),
     ] = "spikes",
     device: Annotated[

@@ -137,12 +137,11 @@ def _other_format(path: Path, head: bytes) -> str | None:
             return what
     if path.suffix.lower() in (".onnx", ".tflite", ".pb", ".mlmodel", ".engine", ".trt"):
         return f"a {path.suffix.lower()} network of another runtime: give PyTorch's checkpoint"
-    if head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if all(name.endswith(".npy") for name in names):
+    if head.startswith(b"PK\x03\x04"):
+        names = _members(path)
+        if names and all(name.endswith(".npy") for name in names):
             return "an .npz of NumPy arrays: save them with torch.save, or as safetensors"
-        if not any(name.endswith(("data.pkl", "/version", "constants.pkl")) for name in names):
+        if names and not any(n.endswith(("data.pkl", "/version", "constants.pkl")) for n in names):
             some = ", ".join(names[:2])
             return f"a zip archive ({some}): unpack it, and give the checkpoint that is inside"
     return None
@@ -165,12 +164,17 @@ def _safetensors(path: Path) -> Mapping[str, Any]:
         ) from error
 
 
-def _is_torchscript(path: Path) -> bool:
+def _members(path: Path) -> list[str]:
+    """Return the names in a zip archive; none of one that is damaged, or of another file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("constants.pkl") for name in archive.namelist())
+            return archive.namelist()
     except Exception:  # a damaged archive can raise anything; torch.load then says what it is
-        return False
+        return []
+
+
+def _is_torchscript(path: Path) -> bool:
+    return any(name.endswith("constants.pkl") for name in _members(path))
 
 
 def _pickled(path: Path) -> tuple[Any, tuple[str, ...]]:

@@ -103,6 +103,17 @@ def train(
         IntegrityError: a file that is damaged.
         ZooError: the folder cannot be written.
     """
+    running = folder / "training.safetensors"
+    topology(arch, shortcut=shortcut)  # refuses what it does not know before any image is read
+    if running.exists() and not resume:
+        raise UsageError(
+            f"{running} exists already: pass `resume=True` to go on with it, or choose another "
+            "`folder`"
+        )
+    if resume and not running.exists():
+        raise NotFoundError(
+            f"{running} does not exist: there is nothing to resume; leave `resume` out"
+        )
     images, test = _labelled(open_images(dataset, "train"), open_images(dataset, "test"))
     if log is not None:
         for part, what in ((images, "training"), (test, "measuring")):
@@ -126,7 +137,6 @@ def train(
         mirror=not digits,
         cutout=cutout,
     )
-    running = folder / "training.safetensors"
     taught = None if teacher is None else read_teacher(teacher, images, prep, mean, std)
     if taught is not None:
         plan = replace(plan, teacher=taught.sha256)
@@ -146,15 +156,6 @@ def train(
     trainer = Trainer(
         net, images, prep, plan, mean, std, device=device, teacher=taught, start=state
     )
-    if running.exists() and not resume:
-        raise UsageError(
-            f"{running} exists already: pass `resume=True` to go on with it, or choose another "
-            "`folder`"
-        )
-    if resume and not running.exists():
-        raise NotFoundError(
-            f"{running} does not exist: there is nothing to resume; leave `resume` out"
-        )
     if resume:
         trainer.resume(running)
     try:

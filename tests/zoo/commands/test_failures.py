@@ -251,10 +251,10 @@ def test_a_folder_that_is_no_artifact(zoo: Zoo, tmp_path: Path) -> None:
 
 
 def test_a_bug_is_one_line_unless_asked_for(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> None:
+    def fails(*_: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("zoo.models.registry.shipped", fails)
+    monkeypatch.setattr("zoo.models.registry.at_hand", fails)
     assert (
         zoo("list").failed(1)
         == "bug: RuntimeError: two lines: please report it with what ZOO_DEBUG=1 shows\n"
@@ -265,8 +265,8 @@ def test_a_bug_is_one_line_unless_asked_for(zoo: Zoo, monkeypatch: pytest.Monkey
 
 
 def test_ctrl_c_that_python_wraps(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> None:
+    def fails(*_: object) -> None:
         raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
 
-    monkeypatch.setattr("zoo.models.registry.shipped", fails)
+    monkeypatch.setattr("zoo.models.registry.at_hand", fails)
     assert zoo("list").failed(130) == "interrupted\n"

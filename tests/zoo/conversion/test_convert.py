@@ -19,6 +19,7 @@ from zoo.conversion.convert import convert
 from zoo.conversion.methods import hu2018
 from zoo.conversion.readout import search_delay
 from zoo.conversion.rounding import patches, round_to_int8
+from zoo.conversion.trains import SpikeTrain
 from zoo.errors import UsageError
 from zoo.evaluation.energy import dense_macs, modelled_energy
 from zoo.evaluation.evaluate import evaluate
@@ -335,7 +336,7 @@ def test_calibrated_channels_fire_as_often_as_wanted(neuron):
     )
     spikes = (torch.rand(12, 40, 3, 10, 10, generator=generator) < 0.3).to(torch.int8)
     target = torch.rand(40, 4, 10, 10, generator=generator) * threshold.view(-1, 1, 1) * 0.6
-    train = calibrate.SpikeTrain(replace(layer, neuron="if" if bits == 1 else neuron))
+    train = SpikeTrain(signed=False, bits=bits)
     for now in spikes:
         train.append(now)
     found, kept = calibrate.causal(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zoo.conversion import calibrate, rounding
-from zoo.kernels.spiking_conv import SpikingConv
+from zoo.conversion.trains import SpikeTrain
 
 
 @pytest.mark.parametrize(("max_level", "signed"), [(1, False), (1, True), (3, False), (15, False)])
@@ -24,7 +24,7 @@ def test_the_shift_is_that_of_trying_every_one(max_level, signed):
         spikes = v.floor().clamp(0, max_level)
         total = (spikes - ((v < 0) & owing).float() if owing is not None else spikes).sum(1)
         means.append(total.long() / 300)
-    target = calibrate._nearest(calibrate._GRID.expand(6, -1), torch.stack(means, 1), missing)
+    target = calibrate._nearest(torch.stack(means, 1), missing)
     found = calibrate._shift(potential, missing, owing, max_level)
     assert torch.equal(found, target) and len(found.unique()) > 2
 
@@ -46,14 +46,10 @@ def test_rounding_in_blocks_is_rounding_one_input_after_another(width, monkeypat
     [("if", 1, 0), ("signed", 1, -1), ("multi-level", 2, 0), ("multi-level", 4, 0)],
 )
 def test_a_spike_train_keeps_every_spike(neuron, bits, low):
-    ones = torch.ones(2, dtype=torch.int32)
-    layer = SpikingConv(
-        torch.zeros(2, 1, 1, 1, dtype=torch.int8), ones[None], ones, ones, neuron=neuron, bits=bits
-    )
     spikes = torch.randint(
         low, 2**bits, (19, 3, 2, 4, 5), generator=torch.Generator().manual_seed(0)
     ).to(torch.int8)
-    train = calibrate.SpikeTrain(layer)
+    train = SpikeTrain(neuron == "signed", bits)
     for now in spikes:
         train.append(now)
     assert len(train) == 19 and all(torch.equal(train[t], spikes[t]) for t in range(19))
