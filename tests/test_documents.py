@@ -194,13 +194,13 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, 4)
     before = [
-        [output["text"] for output in cell.get("outputs", []) if "text" in output]
+        "".join(output.get("text", "") for output in cell.get("outputs", []))
         for cell in notebook.cells
     ]
     resources = {"metadata": {"path": str(tmp_path)}}
     client.NotebookClient(notebook, timeout=200, resources=resources).execute()
     after = [
-        [output["text"] for output in cell.get("outputs", []) if "text" in output]
+        "".join(output.get("text", "") for output in cell.get("outputs", []))
         for cell in notebook.cells
     ]
     assert any(before)
