@@ -128,6 +128,9 @@ class ResNet(nn.Module):
     def __init__(self, net: Topology, levels: int = 0) -> None:
         super().__init__()
         self.topology, self.levels = net, levels
+        # Looked up here: torch.compile breaks its graph where a loop reads a cached property.
+        self._output = net.output
+        self._pools = {layer.name: net.pools_behind(layer.name) for layer in net.layers}
         for layer in net.layers:
             add_submodule(
                 self,
@@ -183,9 +186,9 @@ class ResNet(nn.Module):
                 z = F.max_pool2d(z, 3, 2, 1)
             a = self._activate(layer, z) if on_layer is None else on_layer(layer, z)
             out[layer.name] = a
-            for pool in self.topology.pools_behind(layer.name):
+            for pool in self._pools[layer.name]:
                 out[pool.name] = pool_activations(a, pool)
-        last = out[self.topology.output]
+        last = out[self._output]
         # Unlike that of mean, its gradient has the memory layout of what it pools.
         return self.fc(F.avg_pool2d(last, last.shape[2:]).flatten(1))
 

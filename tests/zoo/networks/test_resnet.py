@@ -265,3 +265,13 @@ def test_the_stride_of_a_bottleneck(arch):
 def test_no_bottleneck_no_other_stride(arch):
     with refuses(UsageError, "no bottlenecks"):
         topology(arch, stride_in="1x1")
+
+
+@pytest.mark.parametrize("levels", [0, 8])
+@pytest.mark.parametrize("form", ["cifar", "imagenet", "deep"])
+def test_torch_compile_takes_the_network_as_one_graph(form: str, levels: int) -> None:
+    # In pieces a compiled step took twice the time of an ordinary one.
+    net = tiny_topology(form)
+    model = ResNet(net, levels).train()
+    found = torch._dynamo.explain(model)(torch.zeros(2, net.in_channels, 32, 32))
+    assert (found.graph_count, found.graph_break_count) == (1, 0), found.break_reasons
