@@ -310,4 +310,6 @@ def store_plane(
             bits |= (word >> 24) & 255
         bits -= (bits >> 1) & 0x55
         bits = (bits & 0x33) + ((bits >> 2) & 0x33)
-        tl.atomic_add(count_ptr + count_at, (bits + (bits >> 4)) & 15, mask=mask)
+        # Nothing is read after it: acquire and release would only order what needs no order.
+        number = (bits + (bits >> 4)) & 15
+        tl.atomic_add(count_ptr + count_at, number, mask=mask, sem="relaxed")

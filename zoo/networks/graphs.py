@@ -91,9 +91,14 @@ class _Graph:
             torch.cuda.empty_cache()
             before = torch.cuda.memory_reserved(device)
             self.graph = torch.cuda.CUDAGraph()
-            # The default stream of a capture is of the device that was current first.
-            with torch.cuda.graph(self.graph, pool=pool, stream=side):
-                self.output = function(self.input)
+            ordinary = torch.cuda.current_stream(device)
+            try:
+                # The default stream of a capture is of the device that was current first.
+                with torch.cuda.graph(self.graph, pool=pool, stream=side):
+                    self.output = function(self.input)
+            finally:
+                # Where a capture fails torch leaves its stream current.
+                torch.cuda.set_stream(ordinary)
             self.bytes = max(0, torch.cuda.memory_reserved(device) - before)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -94,3 +95,16 @@ def test_a_network_is_freed_with_its_last_reference() -> None:
         assert [one() for one in held] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.gpu
+def test_a_capture_that_fails_leaves_the_stream_as_it_was() -> None:
+    def function(x: Tensor) -> Tensor:
+        if torch.cuda.is_current_stream_capturing():
+            raise ArithmeticError
+        return x + 1
+
+    ordinary, x = torch.cuda.current_stream(), torch.zeros(1, device="cuda")
+    with pytest.raises(ArithmeticError):
+        Graphs()("key", function, x)
+    assert torch.cuda.current_stream() == ordinary
