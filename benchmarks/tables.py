@@ -165,6 +165,23 @@ def cpu() -> str:
     return "\n".join(lines)
 
 
+def neurons() -> str:
+    """Return the time of a neuron by the way it runs."""
+    report = json.loads((ROOT / "benchmarks" / "results" / "neurons.json").read_text())
+    lines = [
+        "| layer | neuron | torch operations | torch.compile | library | first call compiled |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        each = " | ".join(f"{value:.2f} ns" for value in row["nanoseconds"].values())
+        lines.append(
+            f"| {row['layer']} | `{row['neuron']}` | {each} | "
+            f"{row['first_seconds']['compiled']:.1f} s |"
+        )
+    lines.append(f"\nThe library is built in {report['build_seconds']:.1f} s, for every shape.")
+    return "\n".join(lines)
+
+
 def published() -> str:
     """Return other methods' figures (benchmarks/published.json), with the zoo's among them."""
     raw = json.loads((ROOT / "benchmarks" / "published.json").read_text())
@@ -314,6 +331,7 @@ TABLES = {
     "recipes": recipes,
     "imagenet": imagenet.render,
     "cpu": cpu,
+    "neurons": neurons,
 }
 
 
