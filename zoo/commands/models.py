@@ -73,7 +73,7 @@ def list_command(
     timesteps: Annotated[
         int | None,
         typer.Option(
-            metavar="T", min=1, help="Timesteps of TOP-1.  [default: the most measured at]"
+            metavar="T", min=1, help="Timesteps of TOP-1.  [default: what a model is made for]"
         ),
     ] = None,
     csv_output: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
@@ -125,7 +125,8 @@ def rows(timesteps: int | None = None) -> list[dict[str, Any]]:
     """Return the models that are here and the recipes not followed yet, as `zoo list` prints them.
 
     Args:
-        timesteps: of `top1`; default: the most that a model was measured at.
+        timesteps: of `top1`; default: what a model was made for, or where it was not measured at
+            that the most it was measured at.
     """
     from zoo.models import registry
 
@@ -137,7 +138,8 @@ def rows(timesteps: int | None = None) -> list[dict[str, Any]]:
 
 def _of_entry(entry: Entry, timesteps: int | None) -> dict[str, Any]:
     config, found, accuracy = entry.config, entry.figures, entry.top1
-    step = timesteps or max(accuracy, default=None)
+    meant = config.timesteps if config.timesteps in accuracy else max(accuracy, default=None)
+    step = timesteps or meant
     published = "published" if found is entry.evaluation else "here"
     of_recipe = entry.of_recipe
     return {

@@ -21,6 +21,8 @@ from zoo.render import card
 from zoo.text import human_bytes
 
 DIGITS = "s-resnet20-digits"
+# Timesteps that they were made for.
+TUNED = {"s-resnet20-t2": 2, "s-resnet20-t4": 4, "s-resnet20": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +81,10 @@ def test_filter_sort_and_timesteps(zoo: Zoo) -> None:
     by_size = json.loads(zoo("list", "--sort", "size", "--json").out)
     sizes = [row["size"] for row in by_size if row["size"] is not None]
     assert by_size[-1]["size"] is None and sizes == sorted(sizes) and len(sizes) > 3
+    # What a model was made for, by default.
+    meant = {name: next(row for row in rows() if row["name"] == name) for name in TUNED}
+    assert {name: row["timesteps"] for name, row in meant.items()} == TUNED
+    assert all(row["top1"] == row["accuracy"][row["timesteps"]] for row in meant.values())
     unmeasured = json.loads(zoo("list", "--timesteps", "3", "--json").out)
     assert {row["top1"] for row in unmeasured} == {None}
     assert "zoo search" in zoo("list", "--filter", "nothing").err
@@ -103,7 +109,7 @@ def test_what_is_measured_here_is_kept_beside_the_published_figures(
     assert zoo("eval", DIGITS, "--timesteps", "4", "--limit", "10", "--save", "-q").code == 0
     assert published.read_bytes() == before
     row = next(row for row in rows() if row["name"] == DIGITS)
-    assert (row["measured"], row["timesteps"]) == ("published", 64)
+    assert (row["measured"], row["timesteps"]) == ("published", 32)
     shown = json.loads(zoo("show", DIGITS, "--json").out)
     assert [one["data"]["images"] for one in shown["measured_here"]] == [20, 10]
     assert shown["measured_here"][0]["data"]["name"] == "scikit-learn digits"  # of which it is part
