@@ -17,7 +17,7 @@ the sums, which every later block reads through identity shortcuts, come out fir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,7 @@ def choose_bits(
     theta: Mapping[int, Mapping[str, Tensor]],
     sample: Mapping[str, Tensor],
     budget: float,
+    only: Container[str] | None = None,
 ) -> Choice:
     """Return the bits of each layer's spikes.
 
@@ -62,9 +63,10 @@ def choose_bits(
         theta: for each number of bits the thresholds `[C]` of each layer, as in `BuildSpec`.
         sample: activations of each layer, `[C, N]`.
         budget: synaptic operations, relative to those with the fewest bits everywhere.
+        only: layers that may have more than the fewest bits; None for all.
     """
     net, timesteps = job.checkpoint.net, job.request.timesteps
-    damage = measure_damage(job, theta)
+    damage = measure_damage(job, theta, only)
     cost = estimate_cost(net, job.prep.input_size[1:], theta, sample, timesteps)
     bits = spend(damage, cost, budget)
     least = min(theta)
@@ -110,9 +112,13 @@ def spend(
 
 @torch.inference_mode()
 def measure_damage(
-    job: Job, theta: Mapping[int, Mapping[str, Tensor]]
+    job: Job, theta: Mapping[int, Mapping[str, Tensor]], only: Container[str] | None = None
 ) -> dict[str, dict[int, float]]:
-    """Return the mean squared error of the logits with one layer rounded, by layer and bits."""
+    """Return the mean squared error of the logits with one layer rounded, by layer and bits.
+
+    Args:
+        only: layers of which more than the fewest bits are tried; None for all.
+    """
     net, params = job.checkpoint.net, job.checkpoint.params
     _, height, width = job.prep.input_size
     count = max(_FEWEST, _PIXELS // (height * width))
@@ -124,6 +130,8 @@ def measure_damage(
         activation = _activation(layer, params, live)
         found[layer.name] = {}
         for bits, thresholds in theta.items():
+            if bits > min(theta) and not (only is None or layer.name in only):
+                continue
             levels = job.request.timesteps * (2**bits - 1)
             value = quantise(activation, thresholds[layer.name], levels)
             logits = _rest(net, params, dict(live), index, value)

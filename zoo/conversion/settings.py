@@ -142,6 +142,8 @@ class CalibratedSettings(MethodSettings):
         bits: of graded spikes.
         budget: synaptic operations for which layers are given more bits (`allocate`), relative to
             those without: binary spikes for `mixed`, `bits` everywhere for `multi-level`.
+        blocks: of `mixed`: graded gives any layer more bits, binary only the residual stream (the
+            stem and the sums), so that neurons inside the blocks stay binary.
     """
 
     thresholds: Literal["mmse", "percentile", "ltb", "mmse-ltb", "moments", "learnt"] = "mmse"
@@ -156,6 +158,7 @@ class CalibratedSettings(MethodSettings):
     stem: int = Field(1, ge=1, le=8)
     bits: Literal[2, 4] | None = None
     budget: float | None = Field(None, ge=1.0, le=16.0)
+    blocks: Literal["graded", "binary"] | None = None
 
     @classmethod
     def defaults(cls, request: Request, given: Mapping[str, Value]) -> dict[str, Any]:
@@ -173,13 +176,18 @@ class CalibratedSettings(MethodSettings):
                 "`budget` gives layers more bits a spike, which `neuron=mixed` and "
                 "`neuron=multi-level` have: leave it out"
             )
+        if "blocks" in given and request.neuron != "mixed":
+            raise UsageError(
+                "`blocks` keeps the neurons inside the blocks binary, which `neuron=mixed` can: "
+                "leave it out"
+            )
         if request.neuron == "multi-level":
             # A graded spike has 2**bits - 1 levels a timestep.
             bits = 2 if given.get("bits") == 2 else 4
             optional = {"budget": BUDGET} if "budget" in given else {}
             return {"levels": GRADED_STEPS * (2**bits - 1), "bits": 4, **optional}
         if request.neuron == "mixed":
-            return {"budget": BUDGET}
+            return {"budget": BUDGET, "blocks": "graded"}
         if request.schedule == "layerwise":
             # A layerwise count has T + 1 levels; causal neurons want a compromise that serves
             # every T (python -m benchmarks.thresholds).
@@ -187,7 +195,7 @@ class CalibratedSettings(MethodSettings):
         return {}
 
     def parameters(self) -> dict[str, Value]:
-        """Return the settings as config.json holds them, `stem`, `bits` and `budget` last."""
-        first = super().parameters()
-        last = {name: first.pop(name) for name in ("stem", "bits", "budget") if name in first}
+        """Return the settings as config.json holds them, those that not all have last."""
+        first, late = super().parameters(), ("stem", "bits", "budget", "blocks")
+        last = {name: first.pop(name) for name in late if name in first}
         return first | last

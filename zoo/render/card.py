@@ -398,7 +398,10 @@ def _own_parameters(config: Config) -> dict[str, Any]:
     differing = changed_parameters(config.method.name, config.method.parameters)
     made = config.method.parameters
     bits = {"bits": made.get("bits", config.spike_bits)} if config.neuron == "multi-level" else {}
-    given = differing | bits | {name: made[name] for name in ("budget",) if name in made}
+    mixed = {name: made[name] for name in ("budget", "blocks") if name in made}
+    given = differing | bits | mixed
+    if given.get("blocks") == "graded":  # the default of `mixed`
+        del given["blocks"]
     if given.get("thresholds") == "learnt":
         del given["thresholds"]
     return given

@@ -129,9 +129,22 @@ def test_mixed_converts_and_says_what_it_is(converted, tmp_path):
     assert {kind.bits for kind in graded.network.neurons.values()} == {2, 4}
 
 
+def test_blocks_stay_binary_and_the_residual_stream_gets_the_bits(converted):
+    made = converted(neuron="mixed", parameters={"rows": 4, "budget": 1.6, "blocks": "binary"})
+    config, stream = made.config, made.network.topology.residual_stream
+    assert config.method.parameters["blocks"] == "binary" and config.neurons is not None
+    bits = {layer.name: config.neurons[layer.name].bits for layer in made.network.topology.layers}
+    assert {bits[name] for name in bits.keys() - stream} == {1}
+    assert max(bits[name] for name in stream) > 1
+    free = converted(neuron="mixed", parameters={"rows": 4, "budget": 3.0}).config.neurons
+    assert any(free[name].bits > 1 for name in bits.keys() - stream)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
+        ({"parameters": {"blocks": "binary"}}, "`blocks` keeps the neurons inside the blocks"),
+        ({"neuron": "mixed", "parameters": {"blocks": "x"}}, "use graded or binary"),
         ({"parameters": {"budget": 2.0}}, "`budget` gives layers more bits a spike"),
         ({"neuron": "mixed", "parameters": {"budget": 0.5}}, "budget must be 1.0 to 16.0, not 0.5"),
         ({"neuron": "mixed", "schedule": "layerwise"}, "never mixed"),

@@ -279,3 +279,17 @@ def test_a_training_that_went_on_from_its_own_earlier_version_is_shown_whole():
     commands = [line for line in text.splitlines() if line.startswith("zoo train")]
     assert len(commands) == 2 and "--epochs 7 " in commands[0] and "--start" not in commands[0]
     assert commands[1].endswith("--start stage1/resnet20.safetensors --out .")
+
+
+@pytest.mark.parametrize("blocks", ["graded", "binary"])
+def test_the_command_says_what_keeps_the_blocks_binary(blocks):
+    found = measured()
+    found["config"]["method"]["parameters"] |= {"budget": 2.0, "blocks": blocks}
+    line = next(
+        line
+        for line in card.commands(Evaluation.model_validate(found))
+        if line.startswith("zoo convert")
+    )
+    assert "--parameter budget=2.0" in line
+    assert ("--parameter blocks=binary" in line) == (blocks == "binary")
+    assert "blocks=graded" not in line

@@ -131,7 +131,8 @@ def by_layer(
         )
         for bits, kind in kinds.items()
     }
-    chosen = choose_bits(job, theta, activations.sample, settings.budget)
+    only = job.checkpoint.net.residual_stream if settings.blocks == "binary" else None
+    chosen = choose_bits(job, theta, activations.sample, settings.budget, only)
     return (
         {name: theta[bits][name] for name, bits in chosen.bits.items()},
         {name: kinds[bits] for name, bits in chosen.bits.items()},
