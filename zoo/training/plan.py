@@ -80,17 +80,21 @@ def check_plan(net: Topology, images: ImageSet, plan: Plan) -> None:
             raise UsageError(
                 f"{what} must be 1 or more, not {value}: 60 epochs of 128 are a good start"
             )
-    if len(images) < plan.batch_size:
-        raise UsageError(
-            f"{images.description}: fewer than one batch of {plan.batch_size}: give more, or lower "
-            "`batch_size`"
-        )
-    if images.labels.min() < 0 or images.labels.max() >= net.num_classes:
-        raise UsageError(
-            f"{images.description}: labels must be 0 to {net.num_classes - 1}: give a labelled "
-            "training set"
-        )
+    check_images(images, net.num_classes, plan.batch_size)
     if not 0 <= plan.levels <= 255:
         raise UsageError(
             f"levels must be 0 (plain ReLU) to 255, not {plan.levels}: 8 is a good start"
+        )
+
+
+def check_images(images: ImageSet, classes: int, batch_size: int) -> None:
+    """Raise UsageError if the images make no whole batch, or are not labelled for the classes."""
+    if len(images) < batch_size:
+        raise UsageError(
+            f"{images.description}: fewer than one batch of {batch_size}: give more, or lower "
+            "`batch_size`"
+        )
+    if images.labels.min() < 0 or images.labels.max() >= classes:
+        raise UsageError(
+            f"{images.description}: labels must be 0 to {classes - 1}: give a labelled training set"
         )

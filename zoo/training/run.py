@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,13 +35,12 @@ from zoo.progress import Progress
 from zoo.training import from_artifact
 from zoo.training.compiled import can_compile
 from zoo.training.plan import Plan
+from zoo.training.steps import ADVICE, check_resumes, run_saving
 from zoo.training.teacher import read_teacher
-from zoo.training.trainer import ADVICE, Trainer, exported, save_checkpoint
+from zoo.training.trainer import Trainer, exported, save_checkpoint
 
 # Of the training images of digits, for pixels in 0 to 1.
 DIGITS_MEAN, DIGITS_STD = (0.3055,), (0.3759,)
-
-_EVERY = 120.0  # seconds between two saves
 
 _LOOKED_AT = 1000  # training images that BatchNorm is put back with
 
@@ -105,15 +103,7 @@ def train(
     """
     running = folder / "training.safetensors"
     topology(arch, shortcut=shortcut)  # refuses what it does not know before any image is read
-    if running.exists() and not resume:
-        raise UsageError(
-            f"{running} exists already: pass `resume=True` to go on with it, or choose another "
-            "`folder`"
-        )
-    if resume and not running.exists():
-        raise NotFoundError(
-            f"{running} does not exist: there is nothing to resume; leave `resume` out"
-        )
+    check_resumes(running, resume)
     images, test = _labelled(open_images(dataset, "train"), open_images(dataset, "test"))
     if log is not None:
         for part, what in ((images, "training"), (test, "measuring")):
@@ -160,7 +150,7 @@ def train(
         trainer.resume(running)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _run(trainer, running, progress, log)
+        run_saving(trainer, running, "training", progress, log)
         path = folder / f"{arch}.safetensors"
         sha256 = save_checkpoint(trainer.state(), path)
         facts = {
@@ -194,40 +184,6 @@ def train(
     with replaced_file(folder / "log.json", advice=ADVICE) as temporary:
         temporary.write_bytes(text.encode())
     return facts
-
-
-def _run(
-    trainer: Trainer, running: Path, progress: Progress | None, log: Callable[[str], None] | None
-) -> None:
-    """Take the steps that are left and save the state now and then, and at any end."""
-    saved = begun = time.monotonic()
-    first = trainer.step
-
-    def after_step(trainer: Trainer) -> None:
-        nonlocal saved
-        if time.monotonic() - saved > _EVERY:
-            trainer.save(running)
-            saved = time.monotonic()
-        if progress is not None:
-            progress("training", trainer.step, trainer.steps)
-        if log is not None and trainer.step % trainer.steps_an_epoch == 0:
-            row = trainer.log[-1]
-            left = (
-                (time.monotonic() - begun)
-                / (trainer.step - first)
-                * (trainer.steps - trainer.step)
-                / 60
-            )
-            log(
-                f"epoch {row.epoch}/{trainer.plan.epochs}: loss {row.loss:.3f}, "
-                f"training accuracy {row.accuracy:.1f} %, {row.seconds:.0f} s, "
-                f"{left:.0f} minutes left"
-            )
-
-    try:
-        trainer.run(after_step)
-    finally:
-        trainer.save(running)
 
 
 def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:

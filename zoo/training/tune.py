@@ -6,7 +6,6 @@ FOLDER.tuning is there to go on from.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -32,10 +31,10 @@ from zoo.networks.surrogate import SURROGATES
 from zoo.progress import Progress
 from zoo.training.compiled import can_compile
 from zoo.training.run import has_bf16
+from zoo.training.steps import check_resumes, run_saving
 from zoo.training.teacher import read_teacher
 from zoo.training.tuner import Tuner, TuningPlan
 
-_EVERY = 120.0  # seconds between two saves
 _BATCH = 100
 _COMPILED_FROM = 200  # steps
 
@@ -132,7 +131,7 @@ def tune(
     if resume:
         tuner.resume(running)
     before = _accuracy(network.to(device), test, prep, timesteps, device)
-    _run(tuner, running, progress, log)
+    run_saving(tuner, running, "tuning", progress, log)
     after = _accuracy(module, test, prep, timesteps, device)
     made = save_module(
         module.cpu(),
@@ -184,15 +183,7 @@ def _check_paths(folder: Path, running: Path, resume: bool, force: bool) -> None
         raise NotFoundError(
             f"{folder.absolute().parent} does not exist: create it, or choose another `folder`"
         )
-    if running.exists() and not resume:
-        raise UsageError(
-            f"{running} exists already: pass `resume=True` to go on with it, or choose another "
-            "`folder`"
-        )
-    if resume and not running.exists():
-        raise NotFoundError(
-            f"{running} does not exist: there is nothing to resume; leave `resume` out"
-        )
+    check_resumes(running, resume)
 
 
 def _images(
@@ -241,32 +232,3 @@ def _accuracy(
             logits = module(pixels.to(device), timesteps)
             right += int((logits.argmax(1).cpu() == labels).sum())
     return 100 * right / len(test)
-
-
-def _run(
-    tuner: Tuner,
-    running: Path,
-    progress: Progress | None,
-    log: Callable[[str], None] | None,
-) -> None:
-    """Take the steps that are left and save the state now and then, and at any end."""
-    saved = time.monotonic()
-
-    def after_step(tuner: Tuner) -> None:
-        nonlocal saved
-        if time.monotonic() - saved > _EVERY:
-            tuner.save(running)
-            saved = time.monotonic()
-        if progress is not None:
-            progress("tuning", tuner.step, tuner.steps)
-        if log is not None and tuner.step % tuner.steps_an_epoch == 0:
-            row = tuner.log[-1]
-            log(
-                f"epoch {row.epoch}/{tuner.plan.epochs}: loss {row.loss:.3f}, training accuracy "
-                f"{row.accuracy:.1f} %, {row.seconds:.0f} s"
-            )
-
-    try:
-        tuner.run(after_step)
-    finally:
-        tuner.save(running)

@@ -76,7 +76,7 @@ def test_what_cannot_be_is_said_before_any_work(zoo: Zoo, tmp_path: Path) -> Non
     said = zoo(*words, "--data", "digits", "--teacher", "s-resnet20").failed(2)
     assert "channels" in said
     (tmp_path / "made.tuning").write_bytes(b"no state")
-    assert "no state" in zoo(*words, "--data", "digits", "--resume").failed(5)
+    assert "no training state" in zoo(*words, "--data", "digits", "--resume").failed(5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made.tuning"]
     images = open_images("digits", "train").take(8, 0).without_labels("none")
     module = library.load(NAME).trainable()
