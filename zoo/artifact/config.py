@@ -66,7 +66,8 @@ class TrainingConfig(_Strict):
     """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from.
 
     That may be one of a shallower network (`arch`; None is the artifact's own). `began` is the
-    model of the zoo that it began from, if it was one.
+    model of the zoo that it began from, if it was one, `teacher` the name of the network whose
+    answers were learnt beside the labels; its sha256 is among the settings.
 
     mean, std and input_size say how images became its input; seconds is the time the steps took,
     top1 the ANN's accuracy in percent on the test split, measured once at the end.
@@ -84,6 +85,7 @@ class TrainingConfig(_Strict):
     input_size: Side
     start: TrainingConfig | None = None
     began: Text | None = None
+    teacher: Annotated[Text | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class SourceConfig(_Strict):

@@ -87,6 +87,24 @@ def train_command(
             help="Side of the square blanked in each image, in pixels.",
         ),
     ] = 0,
+    mixup: Annotated[
+        float,
+        typer.Option(
+            metavar="ALPHA",
+            min=0.0,
+            max=100.0,
+            help="Alpha of mixup, which mixes pairs of images; 0 for none.",
+        ),
+    ] = 0.0,
+    smallest: Annotated[
+        int,
+        typer.Option(
+            metavar="SIDE",
+            min=0,
+            max=1024,
+            help="Side of the images at first, growing over two thirds of the epochs; 0 for whole.",
+        ),
+    ] = 0,
     shortcut: Annotated[
         Literal["A", "B"] | None,
         typer.Option(help="Shortcut type of a CIFAR ResNet.  [default: A]"),
@@ -137,6 +155,8 @@ def train_command(
             start=start,
             teacher=teacher,
             cutout=cutout,
+            mixup=mixup,
+            smallest=smallest,
             shortcut=shortcut,
             seed=seed,
             precision=precision,

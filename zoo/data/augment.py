@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -41,3 +42,24 @@ def augment(
     ]
     square = (blank[0][:, None, :, None] & blank[1][:, None, None, :]).to(images.device)
     return moved.masked_fill(square, 0.0)
+
+
+def mixed(
+    images: Tensor, labels: Tensor, generator: torch.Generator, alpha: float
+) -> tuple[Tensor, Tensor, float]:
+    """Return each image mixed with another of its batch: lambda x[i] + (1 - lambda) x[j].
+
+    mixup, Zhang et al., ICLR 2018 (arXiv:1710.09412): lambda is drawn from Beta(alpha, alpha), once
+    for the batch.
+
+    Args:
+        images: float `[B, C, H, W]`.
+        labels: int64 `[B]`.
+
+    Returns:
+        The images, the labels of the others, and lambda, the share of an image's own label.
+    """
+    order = torch.randperm(len(images), generator=generator).to(images.device)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    share = float(np.random.default_rng(seed).beta(alpha, alpha))
+    return torch.lerp(images[order], images, share), labels[order], share

@@ -209,6 +209,7 @@ def training_of(path: Path, sha256: str) -> TrainingConfig | None:
                 input_size=log["input_size"],
                 start=log["start"],
                 began=log.get("began"),
+                teacher=(log.get("teacher") or {}).get("name"),
             )
     return None
 

@@ -387,6 +387,11 @@ def _train_command(config: Config, training: TrainingConfig, begins: str | None,
         str(s["levels"]),
     ]
     words += ["--seed", str(s["seed"]), "--precision", str(s["precision"])]
+    for option in ("cutout", "mixup", "smallest"):
+        words += [f"--{option}", str(s[option])] if s.get(option) else []
+    words += ["--compile"] if s.get("compiled") else []
+    words += ["--teacher", training.teacher or "TEACHER"] if s.get("teacher") else []
+    words += ["--shortcut", "B"] if config.shortcut == "B" else []
     words += ["--start", begins] if begins else []
     return shlex.join([*words, "--out", out])
 

@@ -24,6 +24,9 @@ class Plan:
         shift: largest random shift in pixels.
         mirror: mirror half of the images.
         cutout: side of the square that is blanked in each image, in pixels; 0 for none.
+        mixup: alpha of the distribution of mixup's share (`zoo.data.augment`); 0 for none.
+        smallest: side of the images in the first epoch, in pixels; it grows to the whole side over
+            the first two thirds of the epochs (progressive resizing). 0 is the whole side always.
         levels: number of levels of the quantized activation; 0 trains with plain ReLU.
         ema: decay of the moving average of the weights, per step.
         seed: of every random draw.
@@ -44,6 +47,8 @@ class Plan:
     shift: int = 4
     mirror: bool = True
     cutout: int = 0
+    mixup: float = 0.0
+    smallest: int = 0
     levels: int = 0
     ema: float = 0.998
     seed: int = 0
@@ -73,13 +78,18 @@ class Epoch:
     seconds: float
 
 
-def check_plan(net: Topology, images: ImageSet, plan: Plan) -> None:
-    """Raise UsageError if the plan cannot be run on these images."""
+def check_plan(net: Topology, images: ImageSet, plan: Plan, side: int) -> None:
+    """Raise UsageError if the plan cannot be run on these images, of `side` pixels a side."""
     for what, value in (("epochs", plan.epochs), ("batch size", plan.batch_size)):
         if value < 1:
             raise UsageError(
                 f"{what} must be 1 or more, not {value}: 60 epochs of 128 are a good start"
             )
+    if plan.smallest and not 4 <= plan.smallest <= side:
+        raise UsageError(
+            f"`smallest` must be 4 to {side}, the side of the images, not {plan.smallest}: "
+            f"{max(4, side * 5 // 8)} is a good start"
+        )
     check_images(images, net.num_classes, plan.batch_size)
     if not 0 <= plan.levels <= 255:
         raise UsageError(

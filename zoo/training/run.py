@@ -57,6 +57,8 @@ def train(
     start: str | Path | None = None,
     teacher: str | Path | None = None,
     cutout: int = 0,
+    mixup: float = 0.0,
+    smallest: int = 0,
     shortcut: Literal["A", "B"] | None = None,
     seed: int = 0,
     precision: Literal["auto", "bf16", "float32"] = "auto",
@@ -82,6 +84,9 @@ def train(
         teacher: a network whose answers are learnt beside the labels: a checkpoint as
             `zoo.pretrained.sources` reads it, an artifact's folder or a name of the zoo.
         cutout: side of the square that is blanked in each image; 0 for none.
+        mixup: alpha of mixup; 0 for none.
+        smallest: side of the images in the first epoch, which grows over two thirds of the epochs;
+            0 for the whole side always.
         shortcut: kind of the shortcuts, "A" or "B"; default: the architecture's.
         seed: of every random draw.
         precision: "auto" is bf16 on a GPU, and on a CPU that computes in it.
@@ -126,6 +131,8 @@ def train(
         shift=1 if digits else 4,
         mirror=not digits,
         cutout=cutout,
+        mixup=mixup,
+        smallest=smallest,
     )
     taught = None if teacher is None else read_teacher(teacher, images, prep, mean, std)
     if taught is not None:

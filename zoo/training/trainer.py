@@ -10,21 +10,24 @@ tends to; the conversion takes theta from the file. Gradients pass the rounding
 (`zoo.networks.quantise`).
 
 What comes out is the exponential moving average of the weights. Augmentation is a random shift by
-`shift` pixels (zero padding in normalized units), for photographs a random mirror, and `cutout`. A
-teacher answers the same augmented images (`zoo.training.teacher`).
+`shift` pixels (zero padding in normalized units), for photographs a random mirror, and where the
+plan asks for them cutout, mixup and progressive resizing. A teacher answers the same augmented
+images (`zoo.training.teacher`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.data.augment import augment
+from zoo.data.augment import augment, mixed
 from zoo.data.images import ImageSet
 from zoo.files import replaced_file
 from zoo.kernels.precision import full_float32
@@ -80,15 +83,16 @@ class Trainer(Steps):
         teacher: Teacher | None = None,
         start: dict[str, Tensor] | None = None,
     ) -> None:
-        check_plan(net, images, plan)
+        check_plan(net, images, plan, prep.input_size[1])
         super().__init__(images, prep, plan, device)
+        self.prep = prep
         torch.manual_seed(plan.seed)
         self.model = ResNet(net, levels=plan.levels)
         if start is not None:
             load_start(self.model, start)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward: Callable[[Tensor], Tensor] = (
-            torch.compile(self.model) if plan.compiled else self.model
+            torch.compile(self.model, dynamic=False) if plan.compiled else self.model
         )
         self._answers = None if teacher is None else teacher.on(self.device, mean, std)
         self.table = image_table(mean, std, integer=False).to(self.device)
@@ -115,20 +119,38 @@ class Trainer(Steps):
         rising = max(1, round(self.plan.warm_up * self.steps))
         return warm_cosine(step, self.steps, rising, peak=self.plan.peak_rate, cosine_from=rising)
 
+    def side(self, step: int) -> int:
+        """Return the side of the images of a step, in pixels; there are at most five."""
+        full, smallest = self.prep.input_size[1], self.plan.smallest
+        grown = 1.5 * (step // self.steps_an_epoch) / self.plan.epochs
+        if not smallest or grown >= 1:
+            return full
+        # torch.compile compiles each anew, and gives up after eight.
+        apart = 4 * max(1, math.ceil((full - smallest) / 16))
+        return min(full, smallest + int(grown * (full - smallest)) // apart * apart)
+
     def _loss(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        plan = self.plan
+        plan, generator = self.plan, draws(self.plan.seed, 2 * self.step + 1)
         inputs = augment(
             look_up(self.table, pixels),
-            draws(plan.seed, 2 * self.step + 1),
+            generator,
             shift=plan.shift,
             mirror=plan.mirror,
             cutout=plan.cutout,
         )
+        side = self.side(self.step)
+        if side < inputs.shape[-1]:
+            inputs = F.interpolate(inputs, (side, side), mode="bilinear", antialias=True)
+        if plan.mixup:
+            inputs, others, share = mixed(inputs, labels, generator, plan.mixup)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             logits = self._forward(inputs)
             answers = None if self._answers is None else self._answers(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=plan.label_smoothing)
+        entropy = partial(F.cross_entropy, logits.float(), label_smoothing=plan.label_smoothing)
+        loss = entropy(labels)
+        if plan.mixup:
+            loss = share * loss + (1 - share) * entropy(others)
         if answers is not None:
             far = distance(logits.float(), answers.float(), plan.temperature)
             loss = (1 - plan.distil) * loss + plan.distil * far

@@ -293,3 +293,19 @@ def test_the_command_says_what_keeps_the_blocks_binary(blocks):
     assert "--parameter budget=2.0" in line
     assert ("--parameter blocks=binary" in line) == (blocks == "binary")
     assert "blocks=graded" not in line
+
+
+def test_the_command_of_a_training_has_all_of_its_settings():
+    found = measured()
+    training = found["config"]["source"]["training"]
+    training["settings"] |= {"cutout": 8, "mixup": 0.2, "smallest": 20, "compiled": True}
+    training["settings"] |= {"teacher": "a" * 64}
+    training["teacher"] = "akamaster:resnet56"
+    found["config"]["shortcut"] = "B"
+    text = card.render_card(Evaluation.model_validate(found))
+    line = next(line for line in text.splitlines() if line.startswith("zoo train"))
+    for words in (
+        *("--cutout 8", "--mixup 0.2", "--smallest 20", "--compile "),
+        *("--teacher akamaster:resnet56", "--shortcut B"),
+    ):
+        assert words in line

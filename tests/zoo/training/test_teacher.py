@@ -1,4 +1,4 @@
-"""Knowledge distillation, cutout and compiled steps: exact, resumable, refused where they lie."""
+"""Distillation, cutout, mixup, small images, compiled steps: exact, resumable, refused if wrong."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.zoo.spiking_fixtures import refuses
-from zoo.data.augment import augment
+from zoo.data.augment import augment, mixed
 from zoo.data.images import ImageSet
 from zoo.errors import NotFoundError, UsageError
 from zoo.networks.architectures import topology
@@ -26,6 +27,7 @@ from zoo.training.plan import Plan
 from zoo.training.run import DIGITS_MEAN as MEAN
 from zoo.training.run import DIGITS_STD as STD
 from zoo.training.run import train
+from zoo.training.steps import draws
 from zoo.training.teacher import Teacher, distance, read_teacher
 from zoo.training.trainer import Trainer, save_checkpoint
 
@@ -176,6 +178,66 @@ def test_cutout_blanks_one_square() -> None:
         assert gone.any(0).all()  # every pixel may be it
 
 
+def test_mixup_mixes_pairs_by_one_share() -> None:
+    images = torch.eye(6).view(6, 1, 1, 6)
+    labels, shares = torch.arange(6), []
+    for draw in range(200):
+        found, others, share = mixed(images, labels, torch.Generator().manual_seed(draw), 0.4)
+        shares.append(share)
+        expected = share * images + (1 - share) * images[others]
+        assert (
+            torch.allclose(found, expected, atol=1e-6)
+            and sorted(others.tolist()) == labels.tolist()
+        )
+    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)).
+    mean, variance = float(np.mean(shares)), float(np.var(shares))
+    assert abs(mean - 0.5) < 0.1 and abs(variance - 1 / 7.2) < 0.03
+    again = mixed(images, labels, torch.Generator().manual_seed(3), 0.4)
+    assert again[2] == shares[3]
+
+
+def test_the_loss_of_mixed_images_is_that_of_both_labels(net: Topology, digits: ImageSet) -> None:
+    trainer = new(net, digits.take(64, 0), replace(PLAN, batch_size=64, mixup=1.0, cutout=0))
+    pixels, labels = next(digits.take(64, 0).batches(PREP, 64))
+    state = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    loss, logits = trainer._loss(pixels, torch.as_tensor(labels))
+    trainer.model.load_state_dict(state)
+    generator = draws(0, 1)
+    plain = augment(look_up(trainer.table, pixels), generator, shift=1, mirror=False)
+    inputs, others, share = mixed(plain, torch.as_tensor(labels), generator, 1.0)
+    assert torch.equal(trainer.model(inputs), logits)
+    each = (
+        torch.nn.functional.cross_entropy(logits, target, label_smoothing=PLAN.label_smoothing)
+        for target in (torch.as_tensor(labels), others)
+    )
+    assert loss.item() == pytest.approx(
+        sum(part * one.item() for part, one in zip((share, 1 - share), each, strict=True))
+    )
+
+
+def test_images_grow_over_two_thirds_of_the_epochs(
+    net: Topology, digits: ImageSet, tmp_path: Path
+) -> None:
+    few = digits.take(100, 0)
+    trainer = new(net, few, replace(PLAN, epochs=6, smallest=4, mixup=0.3))
+    sizes = [trainer.side(step) for step in range(0, trainer.steps, trainer.steps_an_epoch)]
+    assert sizes == [4, 4, 4, 4, 8, 8]
+    large = replace(PLAN, epochs=60, smallest=128)
+    trainer.prep, trainer.plan = Preprocess((1, 224, 224)), large
+    sides = [trainer.side(epoch * trainer.steps_an_epoch) for epoch in range(60)]
+    assert sorted(set(sides)) == [128, 152, 176, 200, 224] and sides == sorted(sides)
+    assert sides[39] < 224 == sides[40]
+    trainer = new(net, few, replace(PLAN, epochs=6, smallest=4, mixup=0.3))
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[-1]))
+    trainer.run()
+    assert seen == [size for size in sizes for _ in range(trainer.steps_an_epoch)]
+    check_resumes(net, few, replace(PLAN, smallest=4, mixup=0.3), None, tmp_path)
+    for wrong in (3, 9):
+        with refuses(UsageError, "`smallest` must be 4 to 8, the side of the images"):
+            new(net, few, replace(PLAN, smallest=wrong))
+
+
 def test_a_state_from_before_these_settings_goes_on(
     net: Topology, digits: ImageSet, tmp_path: Path
 ) -> None:
@@ -186,7 +248,7 @@ def test_a_state_from_before_these_settings_goes_on(
     first.save(path)
     tensors = load_file(path)
     facts: dict[str, Any] = json.loads(bytes(tensors["facts"].tolist()))
-    for name in ("cutout", "teacher", "distil", "temperature", "compiled"):
+    for name in (*("cutout", "mixup", "smallest", "teacher", "distil", "temperature", "compiled"),):
         del facts["plan"][name]
     assert facts["plan"].keys() < asdict(plan).keys()
     text = bytearray(json.dumps(facts).encode())
