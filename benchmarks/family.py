@@ -1,7 +1,7 @@
 """Train the zoo's own CIFAR networks by one recipe; stop and resume at any time.
 
     python -m benchmarks.family DATA RUNS [--only resnet20] [--jobs 1] [--budget 540]
-        [--epochs 120] [--teacher FILE|MODEL] [--compile] [--device auto]
+        [--epochs 120] [--teacher FILE|MODEL] [--smallest SIDE] [--compile] [--device auto]
 
 DATA is CIFAR-10 or CIFAR-100 in any form that `zoo train --dataset` takes. The recipe has two
 phases. First every network is trained from random weights with ReLU: SGD, one cycle, a moving
@@ -73,6 +73,7 @@ class Job:
             "--rate": rate,
             "--levels": self.levels,
             "--cutout": CUTOUT.get(self.arch, 0),
+            "--smallest": 0 if self.start else args.smallest,
             "--device": args.device,
         }
         if self.start is not None:
@@ -144,6 +145,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--teacher", help="of every network, as zoo train --teacher takes it")
+    parser.add_argument(
+        "--smallest", type=int, default=0, help="side of images at first, then grown"
+    )
     parser.add_argument("--compile", action="store_true", help="train with torch.compile")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     args = parser.parse_args()

@@ -16,6 +16,8 @@ def settings(**changes: object) -> argparse.Namespace:
         "batch_size": 500,
         "rate": 0.04,
         "teacher": None,
+        "smallest": 0,
+        "compile": False,
         "device": "cpu",
         "jobs": 2,
         "budget": 300.0,
@@ -34,6 +36,12 @@ def test_the_phases(tmp_path: Path) -> None:
     assert options["--start"] == str(tmp_path / "resnet56" / "resnet56.safetensors")
     assert (options["--epochs"], options["--rate"], options["--cutout"]) == ("20", "0.05", "8")
     assert options["--teacher"] == "s-resnet20" and "--start" not in first.command(settings())
+    small = settings(smallest=20, compile=True)
+    assert first.command(small)[-1] == "--compile" == second.command(small)[-1]
+    sides = [
+        job.command(small)[job.command(small).index("--smallest") + 1] for job in (first, second)
+    ]
+    assert sides == ["20", "0"]
     first.folder.mkdir()
     (first.folder / "training.safetensors").touch()
     assert first.command(settings())[-1] == "--resume"
