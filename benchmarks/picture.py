@@ -2,6 +2,8 @@
 
 python -m benchmarks.picture [--check]
 
+Beside it the curves of our trainings, docs/assets/training-*.png, from the logs in
+benchmarks/results/family/training.
 Writes docs/assets/accuracy-light.svg and -dark.svg from the models' eval.json and one run of
 s-resnet20-digits. Their description holds the digest of what they were drawn from; `--check`
 draws nothing, and fails when that is not today's.
@@ -17,6 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "assets"
+LOGS = ROOT / "benchmarks" / "results" / "family" / "training"
 NEURONS = {"if": "o", "signed": "^", "multi-level": "s"}
 # Told apart by nearly everybody (after Okabe and Ito), lighter on dark.
 COLOURS = {
@@ -111,14 +114,31 @@ def draw(theme: str, path: Path) -> None:
         figure.savefig(path, format="svg", transparent=True, metadata=facts)
 
 
+def curves(log: Path, path: Path) -> None:
+    """Draw loss and accuracy of a training by epoch, from its log.json."""
+    from zoo.render.chart import training_png
+
+    facts = json.loads(log.read_text())
+    levels = facts["plan"]["levels"]
+    how = f"{levels} levels" if levels else "ReLU"
+    title = f"{facts['arch']} on {facts['dataset']}, {how}"
+    training_png(path, facts["log"], top1=facts["top1"], title=title)
+
+
 def main() -> None:
-    """Draw both themes, or check them."""
+    """Draw both themes, and the curves, or check them."""
     for theme in THEMES:
         path = FOLDER / f"accuracy-{theme}.svg"
         if "--check" not in sys.argv:
             draw(theme, path)
         elif digest() not in path.read_text():
             raise SystemExit(f"{path} is not of today's results: run python -m benchmarks.picture")
+    for log in sorted(LOGS.glob("*.json")):
+        path = FOLDER / f"training-{log.stem}.png"
+        if "--check" not in sys.argv:
+            curves(log, path)
+        elif not path.is_file():
+            raise SystemExit(f"{path} is missing: run python -m benchmarks.picture")
 
 
 if __name__ == "__main__":

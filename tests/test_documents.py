@@ -96,6 +96,8 @@ def test_the_picture_is_of_todays_results(monkeypatch: pytest.MonkeyPatch) -> No
     for theme in picture.THEMES:
         text = (picture.FOLDER / f"accuracy-{theme}.svg").read_text()
         assert picture.digest() in text, "run python -m benchmarks.picture"
+    logs = {f"training-{log.stem}.png" for log in picture.LOGS.glob("*.json")}
+    assert logs == {path.name for path in picture.FOLDER.glob("training-*.png")} and logs
 
 
 def test_readme_is_short(tables: ModuleType) -> None:

@@ -22,7 +22,7 @@ from zoo.text import human_bytes
 
 DIGITS = "s-resnet20-digits"
 # Timesteps that they were made for.
-TUNED = {"s-resnet20-t2": 2, "s-resnet20-t4": 4, "s-resnet20": 32}
+TUNED = {"s-resnet20-t2": 2, "s-resnet20-t4": 4, "s-resnet20-t32": 32}
 
 
 @pytest.fixture(autouse=True)
