@@ -33,6 +33,7 @@ SAMPLE = {
     "test_pooled_counts": 2,
     "test_every_kind_of_layer": 2,
     "test_a_broken_instruction_is_noticed": 1,
+    "test_the_sample_names_tests_that_exist": 1,
 }
 
 emulated = pytest.mark.skipif(bool(why_not()), reason=why_not() or "runs")

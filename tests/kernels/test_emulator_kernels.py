@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks import equality
-from tests.kernels import test_graded, test_kernel
+from tests.kernels import test_forms, test_graded, test_kernel
 from tests.kernels.conftest import SAMPLE, emulated
 from tests.kernels.emulator.launch import ARCHITECTURES, Emulator
 from tests.kernels.emulator.mutants import LAYERS, Trial, mutants
@@ -62,5 +62,6 @@ def test_networks_are_emulated_only_within_the_block():
 
 
 def test_the_sample_names_tests_that_exist():
-    names = {*vars(test_kernel), *vars(test_graded), *globals()}
+    modules = (test_forms, test_graded, test_kernel)
+    names = {*globals(), *(name for module in modules for name in vars(module))}
     assert set(SAMPLE) <= names
