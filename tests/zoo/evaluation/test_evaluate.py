@@ -196,9 +196,8 @@ def test_every_shipped_model_is_sound_and_measured():
         assert entry.evaluation is not None
         assert entry.evaluation.weights_sha256 == entry.config.weights_sha256
         assert entry.name == entry.evaluation.name
-        assert registry.default_data(entry.config) == (
-            "digits" if entry.name.endswith("-digits") else "cifar10"
-        )
+        wanted = {"digits": "digits", "c100": "cifar100"}.get(entry.name.rsplit("-")[-1], "cifar10")
+        assert registry.default_data(entry.config) == wanted
 
 
 def test_the_shipped_digits_model_measures_what_its_file_says(digits_test):
