@@ -38,6 +38,10 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "layerwise": ({"schedule": "layerwise", "timesteps": 32}, (32,)),
     "mixed": ({"neuron": "mixed", "timesteps": 16}, (8, 16, 32)),
     "mixed-2.5": ({"neuron": "mixed", "timesteps": 16, "parameters": {"budget": 2.5}}, (16, 32)),
+    "mixed-binary-blocks": (
+        {"neuron": "mixed", "timesteps": 16, "parameters": {"blocks": "binary"}},
+        (8, 16, 32),
+    ),
     "signed": ({"neuron": "signed", "timesteps": 32}, (16, 32)),
     "if": ({"timesteps": 32}, (16, 32, 64)),
 }

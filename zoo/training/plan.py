@@ -85,6 +85,8 @@ def check_plan(net: Topology, images: ImageSet, plan: Plan, side: int) -> None:
             raise UsageError(
                 f"{what} must be 1 or more, not {value}: 60 epochs of 128 are a good start"
             )
+    if not 0 <= plan.mixup <= 100:
+        raise UsageError(f"`mixup` must be 0 (none) to 100, not {plan.mixup}: 0.2 is a good start")
     if plan.smallest and not 4 <= plan.smallest <= side:
         raise UsageError(
             f"`smallest` must be 4 to {side}, the side of the images, not {plan.smallest}: "

@@ -6,6 +6,7 @@ uninterrupted one would have taken.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -68,6 +69,7 @@ class Steps(ABC):
     def __init__(self, images: ImageSet, prep: Preprocess, plan: PlanOfSteps, device: str) -> None:
         self.plan, self.device = plan, torch.device(device)
         self._loader = Loader(images, prep, self.device)
+        self._labels = hashlib.sha256(images.labels.tobytes()).hexdigest()
         self.step, self.log = 0, list[Epoch]()
         # Loss and accuracy summed over the epoch so far, on the device: reading them at every step
         # would make a GPU wait.
@@ -161,6 +163,7 @@ class Steps(ABC):
 
         facts = {
             "plan": asdict(self.plan),
+            "labels": self._labels,
             "step": self.step,
             "seconds": self._seconds,
             "log": [asdict(row) for row in self.log],
@@ -178,7 +181,7 @@ class Steps(ABC):
         """Go on from a file of `save`.
 
         Raises:
-            UsageError: it belongs to another plan.
+            UsageError: it belongs to another plan, or to images with other labels.
             IntegrityError: it is not such a file, or belongs to another network.
         """
         from safetensors import SafetensorError
@@ -202,6 +205,11 @@ class Steps(ABC):
             raise UsageError(
                 f"{path} was made with other settings ({', '.join(odd)}): use the same, or another "
                 "`folder`"
+            )
+        # Older states do not say it.
+        if facts.get("labels", self._labels) != self._labels:
+            raise UsageError(
+                f"{path} was made with other images: go on with the same, or use another `folder`"
             )
         try:
             self._load({name: value.to(self.device) for name, value in tensors.items()}, step)

@@ -236,6 +236,17 @@ def test_images_grow_over_two_thirds_of_the_epochs(
     for wrong in (3, 9):
         with refuses(UsageError, "`smallest` must be 4 to 8, the side of the images"):
             new(net, few, replace(PLAN, smallest=wrong))
+    for alpha in (-0.1, math.nan):
+        with refuses(UsageError, "`mixup` must be 0"):
+            new(net, few, replace(PLAN, mixup=alpha))
+
+
+def test_other_images_are_not_gone_on_with(net: Topology, digits: ImageSet, tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    new(net, digits.take(100, 0), PLAN).save(path)
+    new(net, digits.take(100, 0), PLAN).resume(path)
+    with refuses(UsageError, "was made with other images"):
+        new(net, digits.take(100, 1), PLAN).resume(path)
 
 
 def test_a_state_from_before_these_settings_goes_on(
