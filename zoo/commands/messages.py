@@ -36,7 +36,10 @@ _PLAIN = {
         "timesteps"
     ),
     "verify": "backend device",
-    "train": "batch_size device epochs levels plot precision resume seed shortcut start teacher",
+    "train": (
+        "batch_size cutout device epochs levels mixup plot precision resume seed shortcut smallest "
+        "start teacher"
+    ),
 }
 # By command, the parameters that the command line calls otherwise: options, and its arguments.
 _OTHERS = {

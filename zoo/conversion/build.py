@@ -30,6 +30,8 @@ from zoo.networks.topology import IMAGE, Layer, Pool
 from zoo.networks.trainable import by_input
 from zoo.pretrained.checkpoint import Checkpoint
 
+_LARGEST_BIAS = 2**22  # units a timestep
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSpec:
@@ -264,7 +266,7 @@ def _layer(
     bias = params[f"{node.name}.bias"][None]
     scale = torch.ones(node.out_channels, device=weight.device)
     if integer:
-        scale = unit_of(weight, projection, theta, stem=node.source == IMAGE)
+        scale = unit_of(weight, projection, theta, bias[0], stem=node.source == IMAGE)
 
     def units(values: Tensor) -> Tensor:
         return (
@@ -302,12 +304,15 @@ def _layer(
     return layer, scale
 
 
-def unit_of(weight: Tensor, projection: Tensor | None, theta: Tensor, *, stem: bool) -> Tensor:
+def unit_of(
+    weight: Tensor, projection: Tensor | None, theta: Tensor, bias: Tensor, *, stem: bool
+) -> Tensor:
     """Return the integer unit of each channel, `[C]`, which puts its largest weight at 127.
 
     Args:
         weight, projection: float, on whole spikes (the stem's: on the image table's values).
         theta: thresholds `[C]`.
+        bias: `[C]`, of a timestep.
     """
     largest = weight.abs().amax((1, 2, 3))
     if projection is not None:
@@ -316,7 +321,11 @@ def unit_of(weight: Tensor, projection: Tensor | None, theta: Tensor, *, stem: b
     # hu2018: 7 times slower); no weight on spikes matters that is under 1/16384 of the threshold.
     # The stem's are on pixels of up to 680: at 1/16384 they would have few of the 127 levels.
     finest = 2**18 if stem else 2**14
-    return torch.maximum(largest / 127, theta / finest).clamp_min(1e-12)
+    # A dead one has a threshold as small as its weights, and a bias that no input makes up for: in
+    # their units it was 2**30, of which int32 potentials hold no timestep (ResNet-20 after 120
+    # epochs), and the kernels refused the network.
+    floor = torch.maximum(theta / finest, bias.abs() / _LARGEST_BIAS)
+    return torch.maximum(largest / 127, floor).clamp_min(1e-12)
 
 
 def _rounded(

@@ -232,7 +232,8 @@ def _integers(
         else:
             pad = spec.shortcut.pad
             gain = side.gain.float() * F.pad(amplitude, (pad, pad), value=1.0)  # type: ignore[operator]
-    scale = unit_of(weight, projection, theta, stem=spec.source == IMAGE)
+    most = own.bias.detach().float().abs().amax(0)
+    scale = unit_of(weight, projection, theta, most, stem=spec.source == IMAGE)
     whole = (weight / own.unit.view(-1, 1, 1, 1)).flatten(1)
     # A channel that was not trained keeps its unit: all its weights are whole numbers of it.
     kept = (whole - whole.round()).abs().amax(1) < _WHOLE

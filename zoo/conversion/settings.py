@@ -178,7 +178,7 @@ class CalibratedSettings(MethodSettings):
             )
         if "blocks" in given and request.neuron != "mixed":
             raise UsageError(
-                "`blocks` keeps the neurons inside the blocks binary, which `neuron=mixed` can: "
+                "blocks keeps the neurons inside the blocks binary, which `neuron=mixed` can: "
                 "leave it out"
             )
         if request.neuron == "multi-level":

@@ -143,7 +143,7 @@ def test_blocks_stay_binary_and_the_residual_stream_gets_the_bits(converted):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"parameters": {"blocks": "binary"}}, "`blocks` keeps the neurons inside the blocks"),
+        ({"parameters": {"blocks": "binary"}}, "blocks keeps the neurons inside the blocks"),
         ({"neuron": "mixed", "parameters": {"blocks": "x"}}, "use graded or binary"),
         ({"parameters": {"budget": 2.0}}, "`budget` gives layers more bits a spike"),
         ({"neuron": "mixed", "parameters": {"budget": 0.5}}, "budget must be 1.0 to 16.0, not 0.5"),
