@@ -130,7 +130,7 @@ def test_mixed_converts_and_says_what_it_is(converted, tmp_path):
 
 
 def test_blocks_stay_binary_and_the_residual_stream_gets_the_bits(converted):
-    made = converted(neuron="mixed", parameters={"rows": 4, "budget": 1.6, "blocks": "binary"})
+    made = converted(neuron="mixed", parameters={"rows": 4, "budget": 3.0, "blocks": "binary"})
     config, stream = made.config, made.network.topology.residual_stream
     assert config.method.parameters["blocks"] == "binary" and config.neurons is not None
     bits = {layer.name: config.neurons[layer.name].bits for layer in made.network.topology.layers}
