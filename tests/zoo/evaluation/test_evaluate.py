@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import zoo
 from tests.zoo.spiking_fixtures import (
     image_set,
     random_network,
@@ -198,6 +200,19 @@ def test_every_shipped_model_is_sound_and_measured():
         assert entry.name == entry.evaluation.name
         wanted = {"digits": "digits", "c100": "cifar100"}.get(entry.name.rsplit("-")[-1], "cifar10")
         assert registry.default_data(entry.config) == wanted
+
+
+def test_every_shipped_model_runs_on_the_kernels() -> None:
+    results = Path(__file__).parents[3] / "benchmarks" / "results" / "equality-emulated.json"
+    runs = json.loads(results.read_text())["runs"].values()
+    equal = {(run["weights_sha256"], run["architecture"]) for run in runs if run["equal"]}
+    for entry in registry.shipped():
+        network = zoo.load(entry.name).with_backend("interpret")
+        network.run(torch.zeros(1, *entry.config.preprocess.input_size, dtype=torch.uint8), 1)
+        limit = next(iter(network._backends.values())).limit
+        assert limit is not None and limit >= 256, entry.name
+        for architecture in ("sm_80", "sm_90"):
+            assert (entry.config.weights_sha256, architecture) in equal, entry.name
 
 
 def test_the_shipped_digits_model_measures_what_its_file_says(digits_test):
