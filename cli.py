@@ -93,7 +93,9 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    """Declare what `main` has read already: these may stand anywhere on the command line."""
+    """Set how much is printed; `main` moves these here from anywhere on the command line."""
+    # A run without `main` (typer's CliRunner) would otherwise be as quiet as the one before it.
+    terminal.quiet, terminal.no_color = quiet, no_color
 
 
 def main(given: Sequence[str] | None = None) -> int:

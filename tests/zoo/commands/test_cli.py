@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from zoo.cli import app
+from zoo.cli import app, main
 
 from .conftest import QUICK, Material, Zoo
 
@@ -167,6 +167,14 @@ def test_convert_quietly(zoo: Zoo, made: Material, tmp_path: Path) -> None:
     # Its weights are random, which is worth a warning; notes are what -q silences.
     assert ended.code == 0 and ended.err.count("\n") == 1
     assert ended.err.startswith("warning: the ANN itself is right on only ")
+
+
+def test_a_quiet_run_does_not_make_the_next_one_quiet(made: Material, tmp_path: Path) -> None:
+    # CliRunner goes past `main`, as a program that mounts the app in its own does.
+    words = ["convert", made.checkpoint, "--calib", made.images, *QUICK]
+    assert main([*map(str, words), "--out", str(tmp_path / "a"), "-q"]) == 0
+    following = CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "b")])
+    assert following.exit_code == 0 and "next: zoo eval" in following.stderr
 
 
 @pytest.mark.parametrize(
