@@ -24,11 +24,15 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "recipes"
 IMAGENET = HERE / "results" / "imagenet"
 FIGURES = HERE.parent / "zoo" / "models" / "figures.json"
-STEPS = (8, 16, 32)
+STEPS = {"if": (8, 16, 32), "multi-level": (1, 2, 4)}
 # Recipes whose checkpoints were at hand.
-AT_HAND = (
-    *(f"s-resnet{depth}.akamaster_c10" for depth in (20, 32, 44, 56)),
-    "s-resnet56.chenyaofo_c100",
+AT_HAND = tuple(
+    name.format(kind)
+    for kind in ("", "-multi-level")
+    for name in (
+        *(f"s-resnet{depth}{{}}.akamaster_c10" for depth in (20, 32, 44, 56)),
+        "s-resnet56{}.chenyaofo_c100",
+    )
 )
 
 
@@ -41,13 +45,14 @@ def measure(name: str, data: str, work: Path) -> None:
 
     folder = recipes.make(name, log=lambda line: print(line, file=sys.stderr, flush=True)).folder
     images = open_images(data, "test")
-    result = evaluate(folder, images, STEPS, state=work / f"{name}.state")
     recipe = recipes.RECIPES[name]
+    steps = STEPS[recipe.neuron]
+    result = evaluate(folder, images, steps, state=work / f"{name}.state")
     if result.data.dataset != recipe.dataset or result.ann is None:
         raise SystemExit(f"{data} is not the test split of {recipe.dataset}")
     result.name = name
     result.command = (
-        f"zoo pull {name} && zoo eval {name} --timesteps {','.join(map(str, STEPS))} "
+        f"zoo pull {name} && zoo eval {name} --timesteps {','.join(map(str, steps))} "
         f"--data {recipe.dataset}"
     )
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -178,7 +178,7 @@ def models(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
 def _cell(row: Mapping[str, Any], key: str) -> str:
     value = row[key]
     if value is None:
-        return "unmeasured" if key == "top1" and row["unmeasured"] is not None else "-"
+        return "-"  # the reasons stand under the table
     if key == "size":
         return human_bytes(value)
     if key in ("ann", "top1"):

@@ -198,7 +198,8 @@ def test_every_shipped_model_is_sound_and_measured():
         assert entry.evaluation is not None
         assert entry.evaluation.weights_sha256 == entry.config.weights_sha256
         assert entry.name == entry.evaluation.name
-        wanted = {"digits": "digits", "c100": "cifar100"}.get(entry.name.rsplit("-")[-1], "cifar10")
+        named = {"digits": "digits", "c100": "cifar100"}
+        wanted = next((named[part] for part in entry.name.split("-") if part in named), "cifar10")
         assert registry.default_data(entry.config) == wanted
 
 

@@ -133,6 +133,7 @@ def test_names_of_the_recipes() -> None:
         assert replace(recipe, dataset="x").digest == recipe.digest  # of the conversion alone
     tagged = {name for name in RECIPES if "." in name}
     assert {"s-resnet56.akamaster_c10", "s-resnet56.chenyaofo_c100"} <= tagged
-    assert len(tagged) == sum(one.dataset != "imagenet" for one in RELEASES.values()) == 13
+    assert len(tagged) == 2 * sum(one.dataset != "imagenet" for one in RELEASES.values()) == 26
+    assert "s-resnet56-multi-level.chenyaofo_c100" in tagged
     assert not RECIPES.keys() & set(registry.index())
     assert recipes.how_to("s-resnet56.chenyaofo_c100").count("downloads 4 MB") == 1
