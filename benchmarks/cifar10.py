@@ -58,12 +58,15 @@ class Case:
     @property
     def parameters(self) -> dict[str, float]:
         if self.neuron == "multi-level":
-            return {"rows": 8}
+            return {"rows": 8, "bits": 4}
+        # Signed as measured, before such neurons had as many levels as timesteps.
+        sixteen = self.neuron == "signed" and self.method == "calibrated"
+        levels = {"levels": 16} if sixteen else {}
         if not self.tuned:
-            return {}
+            return levels
         steps, rate = TUNING[self.arch]
         share = {8: 1, 16: 4, 32: 8}[self.made_for] if self.schedule == "layerwise" else 1
-        return {"tune": steps // share, "tune_rate": rate, "tune_images": 50_000}
+        return levels | {"tune": steps // share, "tune_rate": rate, "tune_images": 50_000}
 
     @property
     def name(self) -> str:

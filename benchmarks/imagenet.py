@@ -77,9 +77,11 @@ class Case:
     @property
     def name(self) -> str:
         timesteps = f"-t{self.made_for}" if self.schedule == "layerwise" else ""
-        stem = f"-stem{self.parameters['stem']}" if "stem" in self.parameters else ""
+        own = "".join(
+            f"-{key}{self.parameters[key]}" for key in ("stem", "bits") if key in self.parameters
+        )
         method = f"-{self.method}" if self.method != "calibrated" else ""
-        return f"{self.arch}{method}-{self.neuron}-{self.schedule}{timesteps}{stem}"
+        return f"{self.arch}{method}-{self.neuron}-{self.schedule}{timesteps}{own}"
 
 
 def cases() -> list[Case]:
@@ -87,9 +89,14 @@ def cases() -> list[Case]:
     graded = Case(
         "resnet18", "multi-level", made_for=4, timesteps=(1, 2, 4, 8), parameters={"rows": 8}
     )
+    rows = [graded, replace(graded, arch="resnet50")]
     # 30 levels: chosen on 144 training images that calibrate nothing (at T = 4, by the
     # cross-entropy of the ANN's classes).
-    rows = [graded, replace(graded, arch="resnet50", parameters={"rows": 8, "levels": 30})]
+    alike: dict[str, Any] = {"rows": 8, "bits": 4}
+    rows += [
+        replace(graded, parameters=alike),
+        replace(graded, arch="resnet50", parameters=alike | {"levels": 30}),
+    ]
     rows += [
         Case(arch, schedule="layerwise", made_for=t, timesteps=(t,))
         for arch in ARCHS
@@ -99,12 +106,14 @@ def cases() -> list[Case]:
         Case("resnet50", schedule="layerwise", made_for=t, timesteps=(t,), parameters={"stem": 4})
         for t in (32, 16, 8)
     ]
-    rows += [Case("resnet18"), Case("resnet18", "signed"), Case("resnet50", "signed")]
+    # Signed as measured, before such neurons had as many levels as timesteps.
+    sixteen = {"levels": 16}
+    rows += [Case("resnet18")]
+    rows += [Case(arch, "signed", parameters=sixteen) for arch in ARCHS]
     # So deep a network needs 64 timesteps and more, at which what thresholds clip weighs more than
     # how soon neurons fire.
     deep = Case("resnet50", made_for=64, parameters={"levels": 32, "rows": 64})
-    # As `zoo pull` converts: also ResNet-50's graded spikes have thresholds for the usual 60
-    # levels, not for 30.
+    # As `zoo pull` converts.
     free = [
         Case(
             like.arch,
@@ -117,6 +126,7 @@ def cases() -> list[Case]:
         for kind, steps in (("", LONG[:4]), ("-multi-level", graded.timesteps))
         for like in (RECIPES[f"s-{arch}{kind}"] for arch in ARCHS)
     ]
+    free += [replace(case, parameters=alike) for case in free if case.neuron == "multi-level"]
     return [*rows, deep, *free]
 
 
@@ -231,6 +241,8 @@ def render() -> str:
         spikes = f"`{result['neuron']}` {result['schedule']}"
         if (stem := result["config"].get("stem", 1)) > 1:
             spikes += f", {stem} neurons a stem channel"
+        if result["neuron"] == "multi-level":
+            spikes += ", 4 to 6 bits by layer" if result["config"].get("neurons") else ", 4 bits"
         if result["method"] == "data-free":
             spikes += ", data-free"
         key = (

@@ -76,11 +76,14 @@ def draw(theme: str, path: Path) -> None:
             colour = COLOURS[theme][archs.index(result["arch"]) % len(COLOURS[theme])]
             signed = result["neuron"] != "if"
             tuned = bool(result["config"].get("tuning"))  # trained for few timesteps
+            # Of two networks alike the one that was trained with ReLU has squares.
+            relu = not result["config"]["source"]["training"]["settings"]["levels"]
+            marker = "s" if relu else NEURONS[result["neuron"]]
             accuracy.plot(
                 list(rows),
                 list(rows.values()),
                 color=colour,
-                marker="D" if tuned else NEURONS[result["neuron"]],
+                marker="D" if tuned else marker,
                 linestyle=":" if tuned else "-",
                 markersize=5,
                 markerfacecolor="none" if signed else colour,

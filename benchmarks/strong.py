@@ -26,7 +26,10 @@ BATCH = 250
 
 # Arguments of `zoo.convert`, and the numbers of timesteps that are measured.
 CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "multi-level": ({"neuron": "multi-level", "timesteps": 4}, (1, 2, 4)),
+    "multi-level": (
+        {"neuron": "multi-level", "timesteps": 4, "parameters": {"bits": 4}},
+        (1, 2, 4),
+    ),
     "multi-level-1.25": (
         {"neuron": "multi-level", "timesteps": 2, "parameters": {"budget": 1.25}},
         (1, 2, 4),
@@ -43,8 +46,28 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (8, 16, 32),
     ),
     "signed": ({"neuron": "signed", "timesteps": 32}, (16, 32)),
+    "signed-16": (
+        {"neuron": "signed", "timesteps": 32, "parameters": {"levels": 16}},
+        (16, 32),
+    ),
     "if": ({"timesteps": 32}, (16, 32, 64)),
+    "if-search": ({"timesteps": 32, "parameters": {"delay": "search"}}, (16, 32, 64)),
 }
+
+
+# What was changed, the case before and the case after, and the timesteps that it is for.
+CHANGES: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
+    (
+        "read-out's delay by the squared error of the logits, not by cross-entropy",
+        "if-search",
+        "if",
+        (16, 32, 64),
+    ),
+    ("as many levels as timesteps for `signed`, not 16", "signed-16", "signed", (16, 32)),
+    ("4 to 6 bits by layer, not 4", "multi-level", "multi-level-1.25", (1, 2, 4)),
+    ("2 and 4 bits in the residual stream, not 1", "if", "mixed-binary-blocks", (16, 32)),
+    ("1, 2 and 4 bits by layer, not 1", "if", "mixed", (16, 32)),
+)
 
 
 def measure(name: str, args: argparse.Namespace, out: Path) -> None:
@@ -148,6 +171,35 @@ def render(folder: Path) -> str:
                 f"{row['accumulates'] / 1e6:.0f}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def ablation(folder: Path = RESULTS) -> str:
+    """Return what each change gave, on networks that both its cases were measured on, alike."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    names = {
+        json.loads(path.read_text())["checkpoint"]: path.stem.split("-")[0]
+        for path in folder.glob("*.json")
+    }
+    runs = {(one["checkpoint"], one["images"], one["case"]): one for one in found}
+    lines = [
+        "| change | network | images | T | loss | agreement | M operations |",
+        "|" + "---|" * 7,
+    ]
+    for change, before, after, steps in CHANGES:
+        for checkpoint, images, case in runs:
+            if case != after or (checkpoint, images, before) not in runs:
+                continue
+            pair = [
+                {row["timesteps"]: row for row in runs[checkpoint, images, case]["rows"]}
+                for case in (before, after)
+            ]
+            for step in steps:
+                old, new = (rows[step] for rows in pair)
+                cells = [change, names[checkpoint], str(images), str(step)]
+                cells += [f"{old[key]:.2f} -> {new[key]:.2f}" for key in ("loss", "agreement")]
+                cells.append(f"{old['accumulates'] / 1e6:.0f} -> {new['accumulates'] / 1e6:.0f}")
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -363,6 +363,7 @@ TABLES = {
     "datafree": datafree.render,
     "recipes": recipes,
     "fewsteps": lambda: recipes("multi-level"),
+    "ablation": strong.ablation,
     "imagenet": imagenet.render,
     "cpu": cpu,
     "neurons": neurons,

@@ -91,7 +91,7 @@ def convert_command(
         Literal["if", "signed", "multi-level", "mixed"],
         typer.Option(
             help="Neuron model; signed may take spikes back, multi-level has graded spikes of 4 "
-            "bits, for T = 1 to 8; mixed has them where they help most for --budget."
+            "to 6 bits by layer, for T = 1 to 8; mixed has them where they help most for --budget."
         ),
     ] = "if",
     budget: Annotated[
@@ -100,7 +100,7 @@ def convert_command(
             metavar="X",
             min=1,
             help="Synaptic operations to give layers more bits a spike: X times those of binary "
-            "spikes (mixed) or of 4 bits everywhere (multi-level).  [default: 2 for mixed]",
+            "spikes (mixed) or of 4 bits everywhere (multi-level).  [default: 2 and 1.25]",
         ),
     ] = None,
     schedule: Annotated[

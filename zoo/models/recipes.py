@@ -170,7 +170,15 @@ _IMAGENET = [
             sha256,
             **(_LONG if arch not in ("resnet18", "resnet34") else {}),
         ),
-        Recipe(f"s-{arch}-signed", arch, source, megabytes, sha256, neuron="signed"),
+        Recipe(
+            f"s-{arch}-signed",
+            arch,
+            source,
+            megabytes,
+            sha256,
+            neuron="signed",
+            parameters={"levels": 32},
+        ),
         Recipe(
             f"s-{arch}-multi-level",
             arch,
@@ -179,7 +187,7 @@ _IMAGENET = [
             sha256,
             neuron="multi-level",
             timesteps=4,
-            parameters={"rows": 8},
+            parameters={"budget": 1.25, "rows": 8},
         ),
     )
 ]

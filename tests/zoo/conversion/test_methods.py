@@ -97,6 +97,27 @@ def test_defaults_are_within_their_bounds(method):
     assert changed_parameters(method, dict(given)) == {}
 
 
+@pytest.mark.parametrize("method", ["calibrated", "data-free"])
+@pytest.mark.parametrize(
+    ("asked", "given", "expected"),
+    [
+        (Request(), {}, {"levels": 16, "bits": None, "budget": None}),
+        (Request(timesteps=8), {}, {"levels": 16}),
+        (Request("signed", timesteps=24), {}, {"levels": 24, "budget": None}),
+        (Request("signed"), {"levels": 16}, {"levels": 16}),
+        (Request(schedule="layerwise", timesteps=8), {}, {"levels": 8}),
+        (Request("multi-level"), {}, {"levels": 60, "bits": 4, "budget": 1.25}),
+        (Request("multi-level"), {"bits": 4}, {"levels": 60, "bits": 4, "budget": None}),
+        (Request("multi-level"), {"bits": 2}, {"levels": 12, "bits": 2, "budget": None}),
+        (Request("multi-level"), {"bits": 2, "budget": 2.0}, {"levels": 12, "budget": 2.0}),
+        (Request("mixed"), {}, {"levels": 16, "budget": 2.0, "blocks": "graded"}),
+    ],
+)
+def test_defaults_depend_on_what_is_asked_for(method, asked, given, expected):
+    found = method_named(method).settings(asked, given).parameters()
+    assert {name: found.get(name) for name in expected} == expected
+
+
 def test_what_differs_from_the_defaults():
     assert changed_parameters("calibrated", {"levels": 8, "images": 3}) == {
         "levels": 8,
