@@ -51,6 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (16, 32),
     ),
     "if": ({"timesteps": 32}, (16, 32, 64)),
+    "if-64": ({"timesteps": 64}, (32, 64)),
     "if-search": ({"timesteps": 32, "parameters": {"delay": "search"}}, (16, 32, 64)),
 }
 
@@ -63,6 +64,7 @@ CHANGES: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
         "if",
         (16, 32, 64),
     ),
+    ("32 levels for T = 64, not 16", "if", "if-64", (64,)),
     ("as many levels as timesteps for `signed`, not 16", "signed-16", "signed", (16, 32)),
     ("4 to 6 bits by layer, not 4", "multi-level", "multi-level-1.25", (1, 2, 4)),
     ("2 and 4 bits in the residual stream, not 1", "if", "mixed-binary-blocks", (16, 32)),

@@ -194,9 +194,14 @@ class CalibratedSettings(MethodSettings):
             return {"budget": BUDGETS["mixed"], "blocks": "graded"}
         if request.schedule == "layerwise" or request.neuron == "signed":
             # A layerwise count has T + 1 levels, and so has that of signed neurons, which take back
-            # what came too early; binary causal ones want a compromise that serves every T
-            # (python -m benchmarks.thresholds).
+            # what came too early.
             return {"levels": request.timesteps}
+        if request.neuron == "if":
+            # Binary causal ones want a compromise that serves every T (python -m
+            # benchmarks.thresholds), and at many timesteps, where they are hardly uneven, more
+            # levels: for T = 64, 32 instead of 16 leave a CIFAR-100 ResNet-56 0.012 of 0.020 of
+            # its divergence from the ANN, with 11 % fewer operations.
+            return {"levels": max(16, request.timesteps // 2)}
         return {}
 
     def parameters(self) -> dict[str, Value]:

@@ -103,6 +103,8 @@ def test_defaults_are_within_their_bounds(method):
     [
         (Request(), {}, {"levels": 16, "bits": None, "budget": None}),
         (Request(timesteps=8), {}, {"levels": 16}),
+        (Request(timesteps=64), {}, {"levels": 32}),
+        (Request("mixed", timesteps=64), {}, {"levels": 16}),
         (Request("signed", timesteps=24), {}, {"levels": 24, "budget": None}),
         (Request("signed"), {"levels": 16}, {"levels": 16}),
         (Request(schedule="layerwise", timesteps=8), {}, {"levels": 8}),
