@@ -196,13 +196,11 @@ class CalibratedSettings(MethodSettings):
             # A layerwise count has T + 1 levels, and so has that of signed neurons, which take back
             # what came too early.
             return {"levels": request.timesteps}
-        if request.neuron == "if":
-            # Binary causal ones want a compromise that serves every T (python -m
-            # benchmarks.thresholds), and at many timesteps, where they are hardly uneven, more
-            # levels: for T = 64, 32 instead of 16 leave a CIFAR-100 ResNet-56 0.012 of 0.020 of
-            # its divergence from the ANN, with 11 % fewer operations.
-            return {"levels": max(16, request.timesteps // 2)}
-        return {}
+        # Binary causal ones want a compromise that serves every T (python -m benchmarks.thresholds),
+        # and at many timesteps, where they are hardly uneven, more levels: for T = 64, 32 instead of
+        # 16 leave a CIFAR-100 ResNet-56 0.012 of 0.020 of its divergence from the ANN, with 11 %
+        # fewer operations.
+        return {"levels": max(16, request.timesteps // 2)}
 
     def parameters(self) -> dict[str, Value]:
         """Return the settings as config.json holds them, those that not all have last."""
