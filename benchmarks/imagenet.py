@@ -230,6 +230,13 @@ def _say(stage: str, done: int, total: int) -> None:
         print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
 
 
+def graded_bits(config: Mapping[str, Any]) -> str:
+    """Return how many bits the spikes of a multi-level network have, from its config.json."""
+    layers = (config.get("neurons") or {}).values()
+    bits = sorted({layer["bits"] for layer in layers}) or [config["spike_bits"]]
+    return f"{bits[0]} to {bits[-1]} bits by layer" if len(bits) > 1 else f"{bits[0]} bits"
+
+
 def render() -> str:
     """Return the table as Markdown, from the result files."""
     steps = (1, 2, 4, *LONG)
@@ -242,7 +249,7 @@ def render() -> str:
         if (stem := result["config"].get("stem", 1)) > 1:
             spikes += f", {stem} neurons a stem channel"
         if result["neuron"] == "multi-level":
-            spikes += ", 4 to 6 bits by layer" if result["config"].get("neurons") else ", 4 bits"
+            spikes += f", {graded_bits(result['config'])}"
         if result["method"] == "data-free":
             spikes += ", data-free"
         key = (

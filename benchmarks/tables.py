@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cifar10, datafree, imagenet, strong
+from benchmarks.imagenet import graded_bits
 
 ROOT = Path(__file__).parent.parent
 DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits (UCI)"}
@@ -286,9 +287,7 @@ def _spikes(result: dict[str, Any]) -> str:
     """Return what the spikes of a network are, in the words of the table."""
     if result["neuron"] != "multi-level":
         return {"if": "binary", "signed": "ternary"}[result["neuron"]]
-    layers = (result.get("config", {}).get("neurons") or {}).values()
-    bits = sorted({layer["bits"] for layer in layers}) or [4]
-    return f"graded, {bits[0]} to {bits[-1]} bits by layer" if len(bits) > 1 else "graded, 4 bits"
+    return f"graded, {graded_bits(result['config'])}"
 
 
 def _results(name: str) -> dict[str, Any]:

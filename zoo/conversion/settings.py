@@ -198,7 +198,7 @@ class CalibratedSettings(MethodSettings):
             return {"levels": request.timesteps}
         # Binary causal ones want a compromise that serves every T (benchmarks/thresholds.py), and
         # more levels at many timesteps, where they are hardly uneven: at T = 64 a CIFAR-100
-        # ResNet-56 is 0.012 from its ANN with 32, 0.020 with 16 (divergence of the classes).
+        # ResNet-56 loses 0.91 points to its ANN with 32, 1.11 with 16 (benchmarks/results/strong).
         return {"levels": max(16, request.timesteps // 2)}
 
     def parameters(self) -> dict[str, Value]:
