@@ -106,6 +106,7 @@ def test_defaults_are_within_their_bounds(method):
         (Request(timesteps=64), {}, {"levels": 32}),
         (Request("mixed", timesteps=64), {}, {"levels": 16}),
         (Request("signed", timesteps=24), {}, {"levels": 24, "budget": None}),
+        (Request("signed", timesteps=2), {}, {"levels": 16}),
         (Request("signed"), {"levels": 16}, {"levels": 16}),
         (Request(schedule="layerwise", timesteps=8), {}, {"levels": 8}),
         (Request("multi-level"), {}, {"levels": 60, "bits": 4, "budget": 1.25}),
