@@ -1,7 +1,7 @@
 """Compile every shipped tile without a GPU: registers, spills, shared memory, tensor-core use.
 
     python -m benchmarks.aot                      # every tile of the table, sm_80, sm_90 and sm_100
-    python -m benchmarks.aot --arch sm_90 --json
+    python -m benchmarks.aot --json > benchmarks/results/aot.json
     python -m benchmarks.aot --arch sm_86 --arch sm_89 --arch sm_120   # not in the table
 
 An architecture that is not in the table gets the tiles of sm_80, as at run time: there a spill is
@@ -13,11 +13,16 @@ of speed, which `benchmarks.tune` decides there.
 
 A tile is compiled with exactly what the launcher would pass, for a layer of each kind of shortcut
 that has its number of channels. `roof` is a model, not a measurement: see `modelled_roof`.
+Tests take from the result file what was compiled from the same code for the same launch
+(`Compiled.inputs`), and compile the rest; writing the file anew after a change keeps them quick.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import functools
+import hashlib
 import json
 import re
 import subprocess
@@ -40,6 +45,7 @@ from zoo.networks.architectures import topology
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # Run with the tiles of sm_80, which nothing was chosen for.
 UNTUNED = ("sm_86", "sm_89", "sm_120")
+RESULTS = Path(__file__).parent / "results" / "aot.json"
 # Names of the int8 tensor-core instruction in the machine code.
 TENSOR_CORE = dict.fromkeys(("sm_80", *UNTUNED), "IMMA") | {
     "sm_90": "IGMMA",
@@ -78,6 +84,7 @@ class Compiled:
         staged: tiles of spikes that are written to shared memory and read back on their way to the
             tensor core, in the innermost loop.
         roof: modelled, 0 to 1; None for what is no H200 and has no tiles of its own.
+        inputs: sha256 of all that the compiler was given, see `inputs_of`; "" in older files.
     """
 
     triton: str
@@ -90,6 +97,7 @@ class Compiled:
     tensor_core: int
     staged: int
     roof: float | None
+    inputs: str = ""
 
 
 def cases(kind: str, bucket: int) -> list[Case]:
@@ -207,9 +215,45 @@ def build(architecture: str, kernel: str, arguments: dict[str, Any]) -> Any:
     return triton.compile(source, target=target, options=options)
 
 
+@functools.cache
+def _code() -> str:
+    """Return the kernels' code without comments, docstrings and places of lines."""
+    text = ""
+    for name in ("kernel", "primitives"):
+        tree = ast.parse((Path(launch.__file__).parent / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef) and ast.get_docstring(node):
+                del node.body[0]
+        text += ast.dump(tree)
+    return text
+
+
+def inputs_of(architecture: str, kernel: str, arguments: dict[str, Any]) -> str:
+    """Return the sha256 of Triton's version, the kernels' code and what a launch passes."""
+    given = {
+        name: str(value.dtype) if isinstance(value, torch.Tensor) else repr(value)
+        for name, value in arguments.items()
+    }
+    facts = [version("triton"), architecture, kernel, sorted(given.items()), _code()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def compiled(architecture: str, case: Case, tile: Tile) -> Compiled:
+    """Return a tile of the result file that was compiled from the same, or compile it."""
+    found = _known().get(inputs_of(architecture, *launch_of(case, tile)))
+    return compile_tile(architecture, case, tile) if found is None else found
+
+
+@functools.cache
+def _known() -> dict[str, Compiled]:
+    rows = [Compiled(**row) for row in json.loads(RESULTS.read_text())]
+    return {row.inputs: row for row in rows if row.inputs}
+
+
 def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
     """Compile one case for one architecture."""
-    built = build(architecture, *launch_of(case, tile))
+    kernel, arguments = launch_of(case, tile)
+    built = build(architecture, kernel, arguments)
     usage, code = inspect_cubin(built.asm["cubin"])
     match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert match is not None
@@ -225,6 +269,7 @@ def compile_tile(architecture: str, case: Case, tile: Tile) -> Compiled:
         len(re.findall(rf"\b{TENSOR_CORE[architecture]}", code)),
         staged_tiles(built.asm["ttgir"]),
         None if architecture in UNTUNED else modelled_roof(case, tile),
+        inputs_of(architecture, kernel, arguments),
     )
 
 

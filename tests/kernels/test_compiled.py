@@ -62,7 +62,7 @@ def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
     assert pairs
     bad = []
     for case, tile in pairs:
-        result = aot.compile_tile(architecture, case, tile)
+        result = aot.compiled(architecture, case, tile)
         if case.kind == "if" and case.shortcut != "projection" and tile.group == 8:
             assert result.staged == 0, f"{result.case}, {tile}: spikes go through shared memory"
         if result.spill_bytes or not result.tensor_core:
@@ -71,6 +71,29 @@ def test_no_tile_spills_or_does_without_tensor_cores(architecture, kind):
                 f"{result.tensor_core} tensor-core instructions"
             )
     assert not bad, "\n".join([architecture, *bad])
+
+
+@pytest.mark.skipif(not made_for(), reason="the result file is of triton 3.9")
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if " " not in kind])
+@pytest.mark.parametrize("architecture", aot.ARCHITECTURES)
+def test_what_is_taken_from_the_result_file_is_what_compiling_gives(architecture, kind):
+    case, tile = shipped(architecture, kind)[0]
+    assert aot.compiled(architecture, case, tile) == aot.compile_tile(architecture, case, tile)
+
+
+def test_other_code_or_another_launch_is_compiled_anew(monkeypatch):
+    (case, tile), (other, wide) = shipped("sm_90", "if")[0], shipped("sm_90", "if")[-1]
+    kernel, arguments = aot.launch_of(case, tile)
+    before = aot.inputs_of("sm_90", kernel, arguments)
+    assert before == aot.inputs_of("sm_90", *aot.launch_of(case, tile))
+    others = [
+        aot.inputs_of("sm_80", kernel, arguments),
+        aot.inputs_of("sm_90", *aot.launch_of(other, wide)),
+        aot.inputs_of("sm_90", kernel, arguments | {"num_warps": 1}),
+    ]
+    monkeypatch.setattr(aot, "_code", lambda: "changed")
+    others.append(aot.inputs_of("sm_90", kernel, arguments))
+    assert len({before, *others}) == 5
 
 
 def test_binary_spikes_are_staged_only_where_nothing_else_fits():
