@@ -24,7 +24,7 @@ from zoo.networks.architectures import KNOWN_NAMES, topology
 from zoo.networks.batchnorm import Moments, fold_batchnorm, recorded_moments
 from zoo.networks.topology import StrideIn, Topology
 from zoo.pretrained.infer import convolutions, infer, is_form_of
-from zoo.pretrained.layouts import foreign
+from zoo.pretrained.layouts import foreign, foreign_by_name
 from zoo.pretrained.state import Weights, read_state
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -128,6 +128,8 @@ def read_checkpoint(
     if known is not None and (arch is None or is_form_of(known[0], arch)):
         notes += _assumed(path, known[0], arch)
         arch = known[0]
+    if (reason := foreign_by_name(path.name)) is not None:
+        raise UsageError(f"{path} {reason}: choose a plain ResNet, or rename it if it is one")
     if arch is None and (reason := foreign(state)) is not None:
         raise UsageError(f"{path} {reason}: choose a plain ResNet")
     if arch is None:

@@ -148,6 +148,21 @@ def foreign(names: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def foreign_by_name(file: str) -> str | None:
+    """Return what a file's name says that no key shows, a clause; None if nothing.
+
+    timm's blurs have no parameters: the tensors of resnetblur50 and resnetaa50 are those of
+    resnet50 by name and shape.
+    """
+    match = re.search(r"resnet(blur|aa)\d+", file.lower())
+    if match is None:
+        return None
+    return (
+        f"is named {match[0]}, which has anti-aliasing (a blur) before its strides, without a "
+        "parameter that would show it"
+    )
+
+
 def _activates_first(tensors: Mapping[str, Tensor]) -> bool:
     """Return whether the first BatchNorm of a block is of its convolution's input."""
     for key, norm in tensors.items():

@@ -21,7 +21,7 @@ from zoo.networks.architectures import ARCHITECTURES, topology
 from zoo.networks.resnet import ResNet, ann_forward
 from zoo.pretrained.checkpoint import Checkpoint, read_checkpoint
 from zoo.pretrained.infer import convolutions, infer, is_form_of
-from zoo.pretrained.layouts import LAYOUTS, foreign
+from zoo.pretrained.layouts import LAYOUTS, foreign, foreign_by_name
 
 State = Mapping[str, Tensor]
 
@@ -209,3 +209,16 @@ def test_other_networks_are_refused_by_what_they_are(
 def test_a_plain_network_is_no_stranger() -> None:
     for arch in ("resnet20", "resnet50", "resnet18_cifar"):
         assert foreign(meta_state(arch)) is None, arch
+    for file in ("resnet50-0676ba61.pth", "aa_resnet20.th", "resnet50_a1_0-14fe96d1.pth"):
+        assert foreign_by_name(file) is None, file
+
+
+@pytest.mark.parametrize("file", ["resnetblur50-84f4748f.pth", "ResNetAA101d_sw.pth"])
+@pytest.mark.parametrize("arch", [None, "resnet20"])
+def test_a_blur_that_only_the_name_tells_is_refused(
+    tmp_path: Path, file: str, arch: str | None
+) -> None:
+    path = tmp_path / file
+    torch.save(random_model(topology("resnet20", shortcut="B")).state_dict(), path)
+    with refuses(UsageError, "anti-aliasing"):
+        read_checkpoint(path, arch)
