@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # In the order in which they are worth having.
-FAMILY = ("resnet20", "resnet56", "resnet32", "resnet44")
+FAMILY = ("resnet20", "resnet56", "resnet32", "resnet44", "resnet18_cifar")
 LEVELS = 8
 # The phase with levels: a share of the epochs, at a share of the rate.
 EPOCHS_SHARE, RATE_SHARE = 6, 4
 # Blanked squares, for the networks that fit the training images well enough to need them.
-CUTOUT = {"resnet44": 8, "resnet56": 8}
+CUTOUT = {"resnet44": 8, "resnet56": 8, "resnet18_cifar": 8}
 
 
 @dataclass(frozen=True)
