@@ -28,17 +28,17 @@ def documents() -> list[Path]:
 
 
 def headline() -> str:
-    """Return the sentence that opens README.md: the shallowest network, binary and graded."""
+    """Return the sentence that opens README.md: our best network, binary and graded."""
     binary, graded = (
         json.loads((ROOT / "zoo" / "models" / name / "eval.json").read_text())
-        for name in ("s-resnet20-t32", "s-resnet20-multi-level")
+        for name in ("s-resnet56-t32", "s-resnet56-multi-level")
     )
     one, many = (
         {row["timesteps"]: row["top1"] for row in result["rows"]}[steps]
         for result, steps in ((graded, 1), (binary, 32))
     )
     return (
-        "Pretrained ResNets, converted once to deep spiking networks that work: a ResNet-20 with "
+        "Pretrained ResNets, converted once to deep spiking networks that work: a ResNet-56 with "
         f"{binary['ann']['top1']:.2f} % on CIFAR-10's 10,000 test images\nkeeps {many:.2f} % in 32 "
         f"timesteps of binary spikes (`{binary['name']}`) and {one:.2f} % in a single timestep of "
         f"graded ones\n(`{graded['name']}`), with int8 weights and integer neurons that give the "

@@ -26,6 +26,8 @@ TUNED = {
     "s-resnet20-t2": 2,
     "s-resnet20-t4": 4,
     "s-resnet20-t32": 32,
+    "s-resnet56-t32": 32,
+    "s-resnet56-multi-level": 2,
     "s-resnet20-multi-level": 2,
     "s-resnet20-c100-multi-level": 2,
 }
