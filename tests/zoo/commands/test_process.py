@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,20 @@ def test_help_and_lists_import_nothing_heavy(made: Material) -> None:
     assert not imported_by("--help") & {"rich", "pydantic"}
 
 
+def processor_time(words: Sequence[str]) -> float:
+    """Return the seconds of processor time a process takes: others may keep it waiting."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(words, env=environment(), capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 @pytest.mark.parametrize("words", ["--help", "list"])
 def test_help_and_the_list_answer_at_once(words: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for _ in range(3):
-        assert spawn(words).code == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor time, because another process may keep this one waiting; on a busy core 0.10 s for
-    # --help and 0.24 s for the list where this was written.
-    assert (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 3 < 0.5
+    # 0.10 s for --help and 0.24 s for the list where this was written; beside other work on a
+    # slower machine the list took 0.5 to 0.7 s, and importing torch 1.7 to 2.5 s.
+    seconds = min(processor_time(command(words)) for _ in range(3))
+    assert seconds < max(0.5, processor_time([sys.executable, "-c", "import torch"]) / 2)
 
 
 def test_the_exit_code_reaches_the_shell(made: Material) -> None:
