@@ -27,7 +27,7 @@ from zoo.errors import ZooError
 from zoo.hub import cache
 from zoo.models import registry
 
-KILLS = int(os.environ.get("ZOO_KILLS", "3"))
+KILLS = int(os.environ.get("ZOO_KILLS", "5"))
 SLOW = 0.08  # seconds by which each answer is late, so that a kill may come between any two
 
 
