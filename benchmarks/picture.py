@@ -23,8 +23,8 @@ LOGS = ROOT / "benchmarks" / "results" / "family" / "training"
 NEURONS = {"if": "o", "signed": "^", "multi-level": "s"}
 # Told apart by nearly everybody (after Okabe and Ito), lighter on dark.
 COLOURS = {
-    "light": ("#0072b2", "#d55e00", "#009e73", "#a8518a"),
-    "dark": ("#56b4e9", "#f0883e", "#2cbe8c", "#e39ac8"),
+    "light": ("#0072b2", "#d55e00", "#009e73", "#a8518a", "#e69f00"),
+    "dark": ("#56b4e9", "#f0883e", "#2cbe8c", "#e39ac8", "#f0e442"),
 }
 THEMES = {"light": ("#1f2328", "#d1d9e0"), "dark": ("#e6edf3", "#3d444d")}  # ink, grid
 
@@ -96,12 +96,12 @@ def draw(theme: str, path: Path) -> None:
         accuracy.xaxis.set_major_formatter(ScalarFormatter())
         accuracy.xaxis.set_minor_locator(NullLocator())
         accuracy.set_xticks(sorted({row["timesteps"] for r in results() for row in r["rows"]}))
-        accuracy.set_ylim(40, 96)
+        accuracy.set_ylim(15, 96)
         accuracy.grid(color=grid, linewidth=0.6)
         accuracy.set_xlabel("timesteps T")
         accuracy.set_ylabel("% of 10,000 CIFAR-10 test images")
         accuracy.set_title("Accuracy; dashed: the ANN", loc="left", fontsize=11, color=ink)
-        accuracy.legend(frameon=False, fontsize=9, loc="lower right", labelcolor=ink)
+        accuracy.legend(frameon=False, fontsize=8, loc="lower right", labelcolor=ink)
 
         raster = watch(resolve("s-resnet20-digits"), (0,))[0]
         times, rows = [t for t, _, _ in raster.spikes], [row for _, row, _ in raster.spikes]

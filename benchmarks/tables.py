@@ -19,6 +19,9 @@ from benchmarks import cifar10, datafree, imagenet, strong
 from benchmarks.imagenet import graded_bits
 
 ROOT = Path(__file__).parent.parent
+BEST = ("s-resnet18-cifar", "s-resnet56-multi-level")  # binary and graded
+# Architectures that benchmarks/published.json has rows of, by their names there.
+PUBLISHED = {"resnet20": "ResNet-20", "resnet18_cifar": "ResNet-18, CIFAR form"}
 DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "digits (UCI)"}
 
 
@@ -30,20 +33,22 @@ def documents() -> list[Path]:
 def headline() -> str:
     """Return the sentence that opens README.md: our best network, binary and graded."""
     binary, graded = (
-        json.loads((ROOT / "zoo" / "models" / name / "eval.json").read_text())
-        for name in ("s-resnet56-t32", "s-resnet56-multi-level")
+        json.loads((ROOT / "zoo" / "models" / name / "eval.json").read_text()) for name in BEST
     )
+    (depth,) = re.findall(r"^resnet(\d+)", binary["arch"])  # resnet18_cifar: 18
     one, many = (
         {row["timesteps"]: row["top1"] for row in result["rows"]}[steps]
         for result, steps in ((graded, 1), (binary, 32))
     )
-    return (
-        "Pretrained ResNets, converted once to deep spiking networks that work: a ResNet-56 with "
-        f"{binary['ann']['top1']:.2f} % on CIFAR-10's 10,000 test images\nkeeps {many:.2f} % in 32 "
-        f"timesteps of binary spikes (`{binary['name']}`) and {one:.2f} % in a single timestep of "
-        f"graded ones\n(`{graded['name']}`), with int8 weights and integer neurons that give the "
-        "same spikes, bit for bit, on every backend and machine."
+    lines = (
+        "Pretrained ResNets, converted once to deep spiking networks that work: a "
+        f"ResNet-{depth} with {binary['ann']['top1']:.2f} % on CIFAR-10's 10,000 test images",
+        f"keeps {many:.2f} % in 32 timesteps of binary spikes (`{binary['name']}`), and another, "
+        f"`{graded['name']}`, has {one:.2f} % in a",
+        "single timestep of graded ones; int8 weights and integer neurons give the same spikes, "
+        "bit for bit, on every backend and machine.",
     )
+    return "\n".join(lines)
 
 
 def shown() -> str:
@@ -267,7 +272,7 @@ def _own() -> list[dict[str, Any]]:
     return [
         {
             "data": DATA_SETS[result["data"].get("dataset", "cifar10")],
-            "network": "ResNet-20",
+            "network": PUBLISHED[result["arch"]],
             "method": f"Spiking Zoo, {name}",
             "neuron": _spikes(result),
             "training": ("quantised activations" if _levels(result) else "ReLU")
@@ -276,7 +281,7 @@ def _own() -> list[dict[str, Any]]:
             "t": {str(row["timesteps"]): row["top1"] for row in result["rows"]},
         }
         for name, result in found
-        if result["arch"] == "resnet20"
+        if result["arch"] in PUBLISHED
         and result["data"]["images"] == 10_000
         and result["schedule"] == "causal"
         and result["numerics"] == "int8"
