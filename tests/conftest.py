@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 from collections import Counter
@@ -46,16 +45,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("shared")
         elif item.get_closest_marker("shared") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=NEEDS_SHARED))
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keep the garbage collector off what lives to the end: 4,500 tests, and every module.
-
-    Triton's interpreter makes many small objects, and each collection would go through all of it:
-    that took a twentieth of the time of two files alone.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def _has_gpu() -> bool:
