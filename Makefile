@@ -40,9 +40,10 @@ docs: $(VENV)/.dev  ## build the pages into site/: links checked, notebooks show
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/zoo site --out site/gallery
 
-wheel: $(VENV)/.dev  ## build dist/*.whl
+wheel: $(VENV)/.dev  ## build dist/*.whl, of less than 30 MB
 	rm -rf dist
 	$(BIN)/python -m build --wheel --outdir dist
+	test $$(cat dist/*.whl | wc -c) -lt 30000000
 
 smoke: wheel  ## install the wheel in a clean environment outside the checkout and use it there
 	@set -e; \

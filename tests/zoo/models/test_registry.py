@@ -68,7 +68,8 @@ def test_data_of_a_model_is_what_it_was_calibrated_on(saved):
 def test_what_ships_is_small():
     """Int8 weights, a bias a channel and timestep, and at most eight int32 a channel besides.
 
-    A wheel is compressed as zlib does it; the wheel stays under 30 MB, with 1 MB of it for code.
+    Under a megabyte each but for a ResNet-56 with 32 biases a channel (1.04 MB) and the wide
+    ResNet-18; together 25 MB as a wheel compresses them. `make wheel` bounds the wheel itself.
     """
     shipped = registry.shipped()
     assert len(shipped) >= 7
@@ -80,5 +81,9 @@ def test_what_ships_is_small():
         channels, rows = sum(v.shape[1] for v in biases), max(len(v) for v in biases)
         payload = (entry.folder / "model.safetensors").read_bytes()
         assert len(payload) <= weights + 4 * channels * (rows + 8), entry.name
+        large = entry.config.arch == "resnet18_cifar" or (
+            entry.config.arch == "resnet56" and rows == 33
+        )
+        assert len(payload) < 1_000_000 or large, entry.name
         total += len(zlib.compress(payload))
-    assert total < 29_000_000
+    assert total < 25_000_000
