@@ -88,7 +88,7 @@ class CompiledNeuron:
         """Fire the neurons of a window into `spikes`; `v` and `emitted` are updated in place.
 
         All tensors are contiguous, channels last in memory; values are integers. float32 may be
-        float64 throughout, where no shortcut is given.
+        float64 throughout.
 
         Args:
             v: float32 `[B, H, W, C]`, or None: starts at 0 and is not kept.
@@ -175,12 +175,10 @@ def reproduces_torch(neuron: Neurons) -> bool:
         (torch.float32, torch.float64),
     )
     for kind, shortcut, (pixels, channels), real in cases:
-        if real == torch.float64 and shortcut != "none":
-            continue
         limit = next(limits)
         steps = 1 if kind == "counts" else 3
         shape = (steps, 1, 1, pixels, channels)
-        top = {"graded": 15, "counts": 255}.get(kind, 1)
+        top = {"graded": 63, "counts": 255}.get(kind, 1)
         v = None if kind == "counts" else integers(-limit, limit, *shape[1:])
         emitted = integers(-1, 3, *shape[1:]) if kind == "signed" else None
         current = integers(-limit, limit + 1, *shape)
@@ -194,6 +192,7 @@ def reproduces_torch(neuron: Neurons) -> bool:
         bias, threshold = integers(-3, 4, steps, channels), integers(1, 9, channels)
         results = []
         current, bias, threshold = current.to(real), bias.to(real), threshold.to(real)
+        projected, gain = (None if t is None else t.to(real) for t in (projected, gain))
         forms: tuple[Neurons, Neurons] = (neuron, torch_neuron)
         for run in forms:
             state = [None if t is None else t.to(real, copy=True) for t in (v, emitted)]

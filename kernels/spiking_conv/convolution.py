@@ -2,11 +2,13 @@
 
 Three paths compute it, chosen by `choose_path`:
 
-* `onednn`: on a CPU with VNNI or AMX the int8 product runs in oneDNN and comes out as float32. Its
-  form with an accumulator (v = conv(x) + v in one call) is no gain: torch 2.13 adds in place and
-  then returns a copy of the whole accumulator, 16 % of a run of ResNet-20.
+* `onednn`: on a CPU with VNNI or AMX the int8 product runs in oneDNN and comes out as float32. That
+  holds every sum under 2**24: those of one timestep, where the potentials of a run need float64.
+  Its form with an accumulator (v = conv(x) + v in one call) is no gain: torch 2.13 adds in place
+  and then returns a copy of the whole accumulator, 16 % of a run of ResNet-20.
 * `direct`: on every other CPU a float convolution over integers, exact as long as no partial sum
-  passes the mantissa; whoever makes a `Convolution` chooses the dtype so that none does.
+  passes the mantissa; whoever makes a `Convolution` chooses the dtype so that none does. In float64
+  it is slow (torch 2.13 has no oneDNN form), so integers whose sums float32 holds take that.
 * `matmul`: integer weights on a GPU. cuDNN may pick a Winograd or FFT algorithm for a float32
   convolution, and those do not compute sums of the products: in a simulation of Winograd
   F(4x4, 3x3) over 300 tiles the worst error was 0.01 for spikes, but 0.28 for counts up to 32 and
@@ -32,21 +34,22 @@ from ..precision import full_float32
 
 Path = Literal["onednn", "direct", "matmul"]
 
-EXACT_FLOAT64 = 2**53
+_INTEGERS = (torch.uint8, torch.int8)
+
+EXACT_FLOAT32, EXACT_FLOAT64 = 2**24, 2**53
 
 
-def choose_path(*, integer: bool, device: str, dtype: torch.dtype, largest: int) -> Path:
+def choose_path(*, integer: bool, device: str, narrow: bool) -> Path:
     """Return the path of a convolution.
 
     Args:
         integer: whether the weights are int8.
         device: type of the device, "cpu" or "cuda".
-        dtype: of the potential.
-        largest: the largest absolute value in the input.
+        narrow: whether inputs are integers in 8 bits, whose sums of products float32 holds.
     """
     if integer and device != "cpu":
         return "matmul"
-    if integer and dtype == torch.float32 and largest <= 255 and _onednn_is_exact():
+    if integer and narrow and _onednn_is_exact():
         return "onednn"
     return "direct"
 
@@ -84,14 +87,13 @@ class Convolution:
         groups: int = 1,
     ) -> None:
         self.stride, self.padding, self.dtype, self.groups = stride, padding, dtype, groups
-        self.path = choose_path(
-            integer=weight.dtype == torch.int8, device=device.type, dtype=dtype, largest=largest
-        )
+        integer = weight.dtype == torch.int8
+        narrow = integer and largest <= 255 and sum_bound(weight, largest) < EXACT_FLOAT32
+        self.path = choose_path(integer=integer, device=device.type, narrow=narrow)
         if self.path == "onednn":
             self.ones = torch.ones(len(weight))
             self.zeros = torch.zeros(len(weight), dtype=torch.int64)
             self.packed: dict[int, Tensor] = {}
-            self.weight_int8 = weight
         if self.path == "matmul":
             if sum_bound(weight, largest) >= EXACT_FLOAT64:
                 raise OverflowError("sums of products can pass 2**53: run fewer timesteps")
@@ -99,8 +101,12 @@ class Convolution:
             parts = weight.to(device, torch.float64).unflatten(0, (groups, -1))
             self.taps = parts.permute(3, 4, 0, 2, 1).contiguous()
         else:
-            # What is no integer in 8 bits takes this path under `onednn` too.
-            self.weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
+            # What is no integer in 8 bits takes this path under `onednn` too: floats are made when
+            # something does, and before a GPU captures a graph.
+            self.weight, self.narrow = weight.to(device), narrow
+            self.floats: dict[torch.dtype, Tensor] = {}
+            if device.type != "cpu":
+                self._in(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return conv(x, weight), float `[B, Cout, H, W]`, contiguous in channels_last.
@@ -110,21 +116,30 @@ class Convolution:
         """
         if self.path == "matmul":
             return self._matmul(x)
-        if self.path == "onednn" and x.dtype in (torch.uint8, torch.int8):
+        if self.path == "onednn" and x.dtype in _INTEGERS:
             # oneDNN wants unsigned inputs: -1, 0, 1 and so on go in as 0, 1, 2 with zero point 1.
             zero = 0 if x.dtype == torch.uint8 else 1
             x = x if zero == 0 else (x + 1).view(torch.uint8)
-            return self._onednn(x.contiguous(memory_format=torch.channels_last), zero)
+            product = self._onednn(x.contiguous(memory_format=torch.channels_last), zero)
+            return product.to(self.dtype)
         if x.device.type == "cuda":
             with full_float32():
                 return self._direct(x)
         return self._direct(x)
 
     def _direct(self, x: Tensor) -> Tensor:
+        weight = self._in(torch.float32 if self.narrow and x.dtype in _INTEGERS else self.dtype)
         product = F.conv2d(
-            x.to(self.dtype), self.weight, None, self.stride, self.padding, groups=self.groups
+            x.to(weight.dtype), weight, None, self.stride, self.padding, groups=self.groups
         )
-        return product.contiguous(memory_format=torch.channels_last)
+        return product.contiguous(memory_format=torch.channels_last).to(self.dtype)
+
+    def _in(self, dtype: torch.dtype) -> Tensor:
+        """Return the weight in `dtype`, kept."""
+        if dtype not in self.floats:
+            weight = self.weight.to(dtype)
+            self.floats[dtype] = weight.contiguous(memory_format=torch.channels_last)
+        return self.floats[dtype]
 
     def _matmul(self, x: Tensor) -> Tensor:
         kernel, groups, channels = len(self.taps), self.groups, self.taps.shape[-1]
@@ -151,7 +166,7 @@ class Convolution:
     def _onednn(self, x: Tensor, zero: int) -> Tensor:
         if zero not in self.packed:
             self.packed[zero] = torch.ops.onednn.qconv_prepack(
-                self.weight_int8, self.ones, 1.0, zero, *self._geometry, self.groups, list(x.shape)
+                self.weight, self.ones, 1.0, zero, *self._geometry, self.groups, list(x.shape)
             )
         weight = self.packed[zero]
         scale, zeros = self.ones, self.zeros
@@ -181,7 +196,7 @@ def _onednn_is_exact() -> bool:
     probe.stride, probe.padding, probe.groups = 1, 1, 1
     weight = torch.full((16, 16, 3, 3), 127, dtype=torch.int8)
     weight[1::2] = -127
-    probe.weight_int8, probe.packed = weight, {}
+    probe.weight, probe.packed = weight, {}
     probe.ones, probe.zeros = torch.ones(16), torch.zeros(16, dtype=torch.int64)
     try:
         for zero in (0, 1):

@@ -27,9 +27,7 @@ import torch
 from torch import Tensor
 
 from ..neuron import Neuron
-from .convolution import EXACT_FLOAT64, Convolution
-
-_EXACT_FLOAT32 = 2**24
+from .convolution import EXACT_FLOAT32, EXACT_FLOAT64, Convolution
 
 # Values of the currents that one convolution leaves behind for its neurons, 16 MB. ResNet-20, one
 # core, compiled neurons, chunks of 25: 178 images/s with 2**21, 198 with 2**22, 190 with 2**23.
@@ -154,7 +152,7 @@ class SpikingConv:
             raise OverflowError(
                 f"potentials of {timesteps} timesteps can pass 2**53: run fewer timesteps"
             )
-        return torch.float32 if largest < _EXACT_FLOAT32 else torch.float64
+        return torch.float32 if largest < EXACT_FLOAT32 else torch.float64
 
     def current(self, x: Tensor, timesteps: int) -> Tensor:
         """Return the current without bias that a constant input brings at every timestep.
@@ -162,7 +160,7 @@ class SpikingConv:
         Float `[B, Cout, H, W]`, max-pooled; the constant input is the stem's image.
         """
         dtype = torch.float32
-        if self.integer and self.current_bound >= _EXACT_FLOAT32:
+        if self.integer and self.current_bound >= EXACT_FLOAT32:
             dtype = torch.float64
         main, _ = self.convolutions(dtype)
         current = main(x)

@@ -14,14 +14,12 @@ from .compiled import CompiledNeuron
 from .reference import Membrane, SpikingConv, convolve
 
 
-def can_run(layer: SpikingConv, dtype: torch.dtype) -> bool:
-    """Return whether compiled neurons run a layer with potentials of `dtype`.
+def can_run(layer: SpikingConv) -> bool:
+    """Return whether compiled neurons run a layer.
 
-    On a CPU; in float64 without a shortcut, as a stem has. A float layer keeps the order in which
-    torch rounds.
+    Integer ones on a CPU; a float layer keeps the order in which torch rounds.
     """
-    narrow = dtype == torch.float32 or (layer.gain is None and layer.projection is None)
-    return layer.integer and layer.weight.device.type == "cpu" and narrow
+    return layer.integer and layer.weight.device.type == "cpu"
 
 
 def run_window(
@@ -40,7 +38,7 @@ def run_window(
     threshold = layer.threshold.to(rows.dtype)
     index = torch.arange(membrane.t, membrane.t + steps).clamp_(max=len(layer.bias) - 1)
     bias = layer.bias[index].to(rows.dtype)
-    gain = None if layer.gain is None or shortcut is None else layer.gain.float()
+    gain = None if layer.gain is None or shortcut is None else layer.gain.to(rows.dtype)
     spikes = torch.empty((steps, *rows.shape), dtype=torch.uint8)
     group = layer.steps_at_once(membrane.v)
     for begin in range(0, steps, group):
@@ -86,7 +84,7 @@ def count_spikes(
         currents[None],
         projected,
         source,
-        None if source is None or layer.gain is None else layer.gain.float(),
+        None if source is None or layer.gain is None else layer.gain.to(dtype),
         layer.offset(timesteps).to(dtype)[None],
         layer.threshold.to(dtype),
         counts,

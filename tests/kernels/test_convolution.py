@@ -45,7 +45,13 @@ def onednn() -> None:
         pytest.skip("oneDNN's int8 convolution is not exact or not available on this machine")
 
 
-@pytest.mark.parametrize("path", ["onednn", "float32", "float64", "matmul", "matmul float64"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("onednn", "onednn float64", "narrow", "narrow float64"),
+        *("float32", "float64", "matmul", "matmul float64"),
+    ],
+)
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
@@ -62,7 +68,7 @@ def onednn() -> None:
 def test_every_path_equals_int64(
     path, request, data, kernel, stride, cin, cout, batch, side, extreme, kind, seed
 ):
-    if path == "onednn":
+    if path.startswith("onednn"):
         request.getfixturevalue("onednn")
     gen = np.random.default_rng(seed)
     low, high, dtype = {
@@ -75,14 +81,15 @@ def test_every_path_equals_int64(
     weight = weights(cout, cin, kernel, extreme, gen)
     expected = naive_conv(x, weight.numpy(), stride, kernel // 2)
     kind = torch.float64 if "float64" in path else torch.float32
-    conv = make(
-        weight,
-        stride,
-        256 if path == "float32" else 255,
-        kind,
-        path="matmul" if "matmul" in path else None,
-    )
-    assert conv.path == ("direct" if path.startswith("float") else path.split()[0])
+    first = path.split()[0]
+    largest = 256 if path in ("float32", "float64") else 255
+    if first in ("onednn", "narrow"):  # inputs of which float32 holds every sum
+        largest = min(255, (2**24 - 1) // max(sum_bound(weight, 1), 1))
+        x = np.minimum(x, min(largest, np.iinfo(dtype).max))
+        expected = naive_conv(x, weight.numpy(), stride, kernel // 2)
+    forced = {"matmul": "matmul", "narrow": "direct"}.get(first)
+    conv = make(weight, stride, largest, kind, path=forced)
+    assert conv.path == (forced or ("onednn" if first == "onednn" else "direct"))
     for layout in (torch.contiguous_format, torch.channels_last):
         given = torch.from_numpy(x).contiguous(memory_format=layout)
         actual = conv(given)
@@ -95,11 +102,11 @@ def test_every_path_equals_int64(
 def test_int8_and_plain_paths_agree_at_the_size_of_a_network():
     gen = np.random.default_rng(0)
     weight = weights(64, 64, 3, True, gen)
-    fast, plain = make(weight, 1, 255), make(weight, 1, 256)
+    fast, plain = make(weight, 1, 200), make(weight, 1, 256)
     assert (fast.path, plain.path) == ("onednn", "direct")
     for x in (
         gen.integers(-1, 2, (4, 64, 8, 8)).astype(np.int8),
-        gen.integers(0, 256, (4, 64, 8, 8)).astype(np.uint8),
+        gen.integers(0, 201, (4, 64, 8, 8)).astype(np.uint8),
     ):
         given = torch.from_numpy(x)
         assert torch.equal(fast(given), plain(given))
@@ -118,22 +125,35 @@ def test_one_packed_weight_serves_every_shape():
 
 
 @pytest.mark.parametrize(
-    ("weight", "dtype", "largest"),
+    ("weight", "largest"),
     [
-        (torch.int8, torch.float32, 256),
-        (torch.int8, torch.float64, 1),
-        (torch.float32, torch.float32, 1),
+        (torch.ones(1, 1, 1, 1, dtype=torch.int8), 256),
+        (torch.ones(1, 1, 1, 1), 1),
+        (torch.full((2, 519, 1, 1), 127, dtype=torch.int8), 255),  # 255 * 519 * 127 > 2**24
     ],
 )
-def test_no_int8_path_where_it_could_not_be_exact(weight, dtype, largest):
-    assert make(torch.ones(1, 1, 1, 1).to(weight), 1, largest, dtype).path == "direct"
-
-
-@pytest.mark.parametrize("largest", [1, 255, 4096])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_integers_take_the_exact_path_on_a_gpu(dtype, largest):
+def test_no_narrow_path_where_it_could_not_be_exact(weight, largest, dtype):
+    conv = make(weight, 1, largest, dtype)
+    assert conv.path == "direct" and not conv.narrow
+
+
+@pytest.mark.usefixtures("onednn")
+def test_int8_path_up_to_the_last_sum_that_float32_holds():
+    """At 255 * 518 * 127 = 2**24 - 1786, all inputs at their largest; potentials in float64."""
+    weight = torch.full((1, 518, 1, 1), -127, dtype=torch.int8)
+    conv = make(weight, 1, 255, torch.float64)
+    assert conv.path == "onednn"
+    x = torch.full((1, 518, 2, 2), 255, dtype=torch.uint8)
+    x[..., 1, 1] = 254
+    expected = naive_conv(x.numpy(), weight.numpy(), 1, 0)
+    assert np.array_equal(conv(x).numpy(), expected)
+
+
+@pytest.mark.parametrize("narrow", [True, False])
+def test_integers_take_the_exact_path_on_a_gpu(narrow):
     chosen = {
-        (integer, device): choose_path(integer=integer, device=device, dtype=dtype, largest=largest)
+        (integer, device): choose_path(integer=integer, device=device, narrow=narrow)
         for integer in (True, False)
         for device in ("cpu", "cuda")
     }

@@ -160,6 +160,17 @@ AVX512 void avx512(const Window<float>& w, long begin, long end) {
       Vector::run(w, pixel, channel, left < WIDTH ? left : WIDTH);
     }
 }
+
+// Potentials past 2**24 are few: the plain loops, which the compiler vectorizes for AVX-512 here.
+template <Source source, bool projected, bool is_signed, bool graded>
+AVX512 void avx512(const Window<double>& w, long begin, long end) {
+  using Vector = Portable<double, source, projected, is_signed, graded>;
+  for (long pixel = begin; pixel < end; ++pixel)
+    for (long channel = 0; channel < w.channels; channel += WIDTH) {
+      const long left = w.channels - channel;
+      Vector::run(w, pixel, channel, left < WIDTH ? left : WIDTH);
+    }
+}
 #endif
 
 template <typename Real> using Form = void (*)(const Window<Real>&, long, long);
@@ -167,8 +178,7 @@ template <typename Real> using Form = void (*)(const Window<Real>&, long, long);
 template <typename Real, Source source, bool projected, bool is_signed, bool graded>
 Form<Real> form(bool use_avx512) {
 #ifdef AVX512
-  if constexpr (sizeof(Real) == 4)
-    if (use_avx512) return avx512<source, projected, is_signed, graded>;
+  if (use_avx512) return avx512<source, projected, is_signed, graded>;
 #endif
   return portable<Real, source, projected, is_signed, graded>;
 }
@@ -180,16 +190,11 @@ Form<Real> kind(const Window<Real>& w, bool use_avx512) {
   return form<Real, source, projected, false, false>(use_avx512);
 }
 
-Form<float> choose(const Window<float>& w, bool use_avx512) {
-  if (w.projected) return kind<float, NONE, true>(w, use_avx512);
-  if (!w.source) return kind<float, NONE, false>(w, use_avx512);
-  if (w.source_is_signed) return kind<float, SIGNED, false>(w, use_avx512);
-  return kind<float, UNSIGNED, false>(w, use_avx512);
-}
-
-// Potentials past 2**24 are in practice the stem's alone, which has no shortcut.
-Form<double> choose(const Window<double>& w, bool use_avx512) {
-  return kind<double, NONE, false>(w, use_avx512);
+template <typename Real> Form<Real> choose(const Window<Real>& w, bool use_avx512) {
+  if (w.projected) return kind<Real, NONE, true>(w, use_avx512);
+  if (!w.source) return kind<Real, NONE, false>(w, use_avx512);
+  if (w.source_is_signed) return kind<Real, SIGNED, false>(w, use_avx512);
+  return kind<Real, UNSIGNED, false>(w, use_avx512);
 }
 
 template <typename Real> void run_parts(const Window<Real>& w, bool use_avx512, int threads) {
