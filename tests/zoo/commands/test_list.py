@@ -28,6 +28,8 @@ TUNED = {
     "s-resnet20-t32": 32,
     "s-resnet56-t32": 32,
     "s-resnet56-multi-level": 2,
+    "s-resnet56-c100": 32,
+    "s-resnet56-c100-multi-level": 2,
     "s-resnet18-cifar": 32,
     "s-resnet18-cifar-multi-level": 2,
     "s-resnet20-multi-level": 2,

@@ -69,7 +69,7 @@ def test_what_ships_is_small():
     """Int8 weights, a bias a channel and timestep, and at most eight int32 a channel besides.
 
     Under a megabyte each but for a ResNet-56 with 32 biases a channel (1.04 MB) and the wide
-    ResNet-18; together 25 MB as a wheel compresses them. `make wheel` bounds the wheel itself.
+    ResNet-18; together 27 MB as a wheel compresses them, of the 30 MB that `make wheel` allows it.
     """
     shipped = registry.shipped()
     assert len(shipped) >= 7
@@ -86,4 +86,4 @@ def test_what_ships_is_small():
         )
         assert len(payload) < 1_000_000 or large, entry.name
         total += len(zlib.compress(payload))
-    assert total < 25_000_000
+    assert total < 27_000_000
