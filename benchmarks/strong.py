@@ -39,6 +39,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         (1, 2, 4),
     ),
     "layerwise": ({"schedule": "layerwise", "timesteps": 32}, (32,)),
+    "layerwise-tuned": (
+        {
+            "schedule": "layerwise",
+            "timesteps": 32,
+            "parameters": {"tune": 1000, "tune_rate": 1e-4},
+        },
+        (32,),
+    ),
     "mixed": ({"neuron": "mixed", "timesteps": 16}, (8, 16, 32)),
     "mixed-2.5": ({"neuron": "mixed", "timesteps": 16, "parameters": {"budget": 2.5}}, (16, 32)),
     "mixed-binary-blocks": (
@@ -66,6 +74,7 @@ CHANGES: tuple[tuple[str, str, str, tuple[int, ...]], ...] = (
     ),
     ("32 levels for T = 64, not 16", "if", "if-64", (64,)),
     ("as many levels as timesteps for `signed`, not 16", "signed-16", "signed", (16, 32)),
+    ("1,000 steps of distillation on training images", "layerwise", "layerwise-tuned", (32,)),
     ("4 to 6 bits by layer, not 4", "multi-level", "multi-level-1.25", (1, 2, 4)),
     ("2 and 4 bits in the residual stream, not 1", "if", "mixed-binary-blocks", (16, 32)),
     ("1, 2 and 4 bits by layer, not 1", "if", "mixed", (16, 32)),

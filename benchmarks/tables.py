@@ -213,6 +213,29 @@ def neurons() -> str:
     return "\n".join(lines)
 
 
+def graded() -> str:
+    """Return the speed of networks with graded spikes beside that of an earlier commit."""
+    report = _results("graded")
+    lines = [
+        f"| network | T | images/s, `{report['commits']['before']}` | now | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        before, now = (f"{value:.1f}" for value in row["images_per_second"].values())
+        lines.append(
+            f"| `{row['model']}` | {row['timesteps']} | {before} | {now} | {row['ratio']:.2f} |"
+        )
+    versions = report["versions"]
+    said = f"torch {versions['torch']}, {versions['cpu']}, {versions['threads']} threads."
+    if "convert" in report:
+        before, now = (f"{value:.0f} s" for value in report["convert"]["seconds"].values())
+        said += (
+            f" `zoo convert --neuron multi-level` of ResNet-18 on {report['images']} images took "
+            f"{before} before and {now} now."
+        )
+    return "\n".join([*lines, "", said])
+
+
 def published() -> str:
     """Return other methods' figures (benchmarks/published.json), with the zoo's among them."""
     raw = json.loads((ROOT / "benchmarks" / "published.json").read_text())
@@ -371,6 +394,7 @@ TABLES = {
     "imagenet": imagenet.render,
     "cpu": cpu,
     "neurons": neurons,
+    "graded": graded,
 }
 
 
