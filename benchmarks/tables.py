@@ -226,7 +226,8 @@ def graded() -> str:
             f"| `{row['model']}` | {row['timesteps']} | {before} | {now} | {row['ratio']:.2f} |"
         )
     versions = report["versions"]
-    said = f"torch {versions['torch']}, {versions['cpu']}, {versions['threads']} threads."
+    threads = "one thread" if versions["threads"] == "1" else f"{versions['threads']} threads"
+    said = f"torch {versions['torch']}, {versions['cpu']}, {threads}."
     if "convert" in report:
         before, now = (f"{value:.0f} s" for value in report["convert"]["seconds"].values())
         said += (
