@@ -231,7 +231,7 @@ def graded() -> str:
     if "convert" in report:
         before, now = (f"{value:.0f} s" for value in report["convert"]["seconds"].values())
         said += (
-            f" `zoo convert --neuron multi-level` of ResNet-18 on {report['images']} images took "
+            f" Converting ResNet-18 to graded spikes on {report['images']} images took "
             f"{before} before and {now} now."
         )
     return "\n".join([*lines, "", said])
