@@ -4,7 +4,7 @@ In torch operations the neurons of a window are over half of a run: each operati
 every potential again. The compiled form reads and writes a potential once a window.
 
 The library is a plain C one, loaded by ctypes: it needs no header of torch or Python and builds in
-3 s. Its OpenMP calls are left unresolved and find torch's own runtime, so both use one pool of
+4 s. Its OpenMP calls are left unresolved and find torch's own runtime, so both use one pool of
 threads; where they do not, a library without threads is built. Before it is used it must reproduce
 torch operations on random and extreme inputs. What fails on the way (no compiler, a folder that
 cannot be written, a wrong result) leaves the neurons in torch operations and is kept as the reason
@@ -34,7 +34,7 @@ from torch import Tensor
 SOURCE = Path(__file__).parent / "csrc" / "neuron.cpp"
 # "torch" keeps the neurons in torch operations.
 SWITCH = "ZOO_NEURON"
-# A build takes 3 s of one core. A run of one model on a few images ends sooner and should not
+# A build takes 4 s of one core. A run of one model on a few images ends sooner and should not
 # compete with a compiler.
 PATIENCE = 5.0
 LIMIT = 60.0

@@ -177,6 +177,39 @@ def test_a_stem_equals_the_reference(neuron, neuron_kind, big, channels, seed):
     assert torch.equal(one.v, other.v)
 
 
+@pytest.mark.parametrize("cin", [128, 400])
+def test_graded_layers_wider_than_float32_equal_int64(neuron, cin):
+    """Potentials past 2**24; with 400 channels sums of a timestep too (9 * 400 * 127 * 63)."""
+    gen = torch.Generator().manual_seed(cin)
+    weight = torch.full((4, cin, 3, 3), 127)
+    weight[1::2] = -127
+    weight[2] = draw(-127, 127, cin, 3, 3, gen=gen)
+    theta = torch.full((4,), 700_001, dtype=torch.int32)
+    layer = SpikingConv(
+        weight.to(torch.int8),
+        torch.zeros(1, 4, dtype=torch.int32),
+        theta,
+        theta // 2,
+        padding=1,
+        neuron="multi-level",
+        bits=6,
+        input_bound=63,
+    )
+    x = draw(0, 63, 8, 2, cin, 4, 5, gen=gen)
+    x[:, :, :, 2:] = 63
+    one, other = (layer.membrane(2, 4, 5, 8) for _ in range(2))
+    v, expected = torch.full((2, 4, 4, 5), 350_000), []
+    for step in x:
+        v += torch.nn.functional.conv2d(step.double(), weight.double(), padding=1).long()
+        expected.append(v.div(700_001, rounding_mode="floor").clamp(0, 63))
+        v -= 700_001 * expected[-1]
+    assert v.abs().max() > 2**24 and one.v.dtype == torch.float64
+    fired = torch.stack(expected).to(torch.int8)
+    assert torch.equal(layer.run(x.to(torch.uint8), None, one), fired)
+    assert torch.equal(window.run_window(layer, neuron, x.to(torch.uint8), None, other), fired)
+    assert torch.equal(one.v.long(), v) and torch.equal(other.v.long(), v)
+
+
 @pytest.mark.parametrize("form", ["cifar", "v1", "v1.5"])
 @pytest.mark.parametrize(
     ("kind", "schedule"),

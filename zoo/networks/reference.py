@@ -178,7 +178,7 @@ def sum_bits(rows: Tensor, bits: int) -> Tensor:
             total += (rows >> bit).bitwise_and_(1).sum(0, dtype=torch.int64)
         return total
     # Eight bytes are counted and summed as one int64: the counts of up to 255 // bits rows carry
-    # nothing into the next byte. torch's int8 sum takes 40 times as long (134 MB: 920 ms, not 23).
+    # nothing into the next byte. torch's int8 sum takes 25 times as long (134 MB: 609 ms, not 24).
     total = torch.zeros(rows.shape[1], dtype=torch.int64)
     for part in rows.view(torch.int64).split(255 // bits):
         total += _bits_set(part, bits).sum(0).view(torch.uint8)
@@ -189,7 +189,7 @@ def _bits_set(x: Tensor, bits: int) -> Tensor:
     """Return int64 whose bytes count the bits that are set in those of x, by halves."""
     if bits == 1:
         return x & 0x0101010101010101
-    # In place: with a new tensor for each operation it takes twice as long.
+    # In place: 4 MB of 5-bit spikes are summed in 3.0 ms of one core, with new tensors in 7.4.
     pairs = (x >> 1).bitwise_and_(0x5555555555555555).neg_().add_(x)
     fours = (pairs >> 2).bitwise_and_(0x3333333333333333)
     fours.add_(pairs.bitwise_and_(0x3333333333333333))

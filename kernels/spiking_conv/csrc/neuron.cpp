@@ -3,6 +3,7 @@
 // type holds, so the result is exact in any order of additions. `compiled.py` builds, checks and calls this.
 
 #include <cstdint>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -151,20 +152,8 @@ void portable(const Window<Real>& w, long begin, long end) {
 
 #ifdef AVX512
 // The same loop again: a function for AVX-512 is inlined into no other.
-template <Source source, bool projected, bool is_signed, bool graded>
-AVX512 void avx512(const Window<float>& w, long begin, long end) {
-  using Vector = Avx512<source, projected, is_signed, graded>;
-  for (long pixel = begin; pixel < end; ++pixel)
-    for (long channel = 0; channel < w.channels; channel += WIDTH) {
-      const long left = w.channels - channel;
-      Vector::run(w, pixel, channel, left < WIDTH ? left : WIDTH);
-    }
-}
-
-// Potentials past 2**24 are few: the plain loops, which the compiler vectorizes for AVX-512 here.
-template <Source source, bool projected, bool is_signed, bool graded>
-AVX512 void avx512(const Window<double>& w, long begin, long end) {
-  using Vector = Portable<double, source, projected, is_signed, graded>;
+template <typename Vector, typename Real>
+AVX512 void avx512(const Window<Real>& w, long begin, long end) {
   for (long pixel = begin; pixel < end; ++pixel)
     for (long channel = 0; channel < w.channels; channel += WIDTH) {
       const long left = w.channels - channel;
@@ -178,7 +167,11 @@ template <typename Real> using Form = void (*)(const Window<Real>&, long, long);
 template <typename Real, Source source, bool projected, bool is_signed, bool graded>
 Form<Real> form(bool use_avx512) {
 #ifdef AVX512
-  if (use_avx512) return avx512<source, projected, is_signed, graded>;
+  // Potentials past 2**24 are few: the plain loops, which the compiler vectorizes for AVX-512 too.
+  using Plain = Portable<Real, source, projected, is_signed, graded>;
+  using Wide = Avx512<source, projected, is_signed, graded>;
+  using Vector = std::conditional_t<sizeof(Real) == 4, Wide, Plain>;
+  if (use_avx512) return avx512<Vector, Real>;
 #endif
   return portable<Real, source, projected, is_signed, graded>;
 }
