@@ -12,7 +12,7 @@ tends to; the conversion takes theta from the file. Gradients pass the rounding
 What comes out is the exponential moving average of the weights. Augmentation is a random shift by
 `shift` pixels (zero padding in normalized units), for photographs a random mirror, and where the
 plan asks for them cutout, mixup and progressive resizing. A teacher answers the same augmented
-images (`zoo.training.teacher`).
+images, whole (`zoo.training.teacher`).
 """
 
 from __future__ import annotations
@@ -94,7 +94,10 @@ class Trainer(Steps):
         self._forward: Callable[[Tensor], Tensor] = (
             torch.compile(self.model, dynamic=False) if plan.compiled else self.model
         )
-        self._answers = None if teacher is None else teacher.on(self.device, mean, std)
+        answers = None if teacher is None else teacher.on(self.device, mean, std)
+        if answers is not None and plan.compiled:
+            answers = torch.compile(answers, dynamic=False)
+        self._answers = answers
         self.table = image_table(mean, std, integer=False).to(self.device)
         if plan.levels and start is not None and "levels" not in start:
             first = self._loader.pixels(torch.arange(min(_BATCH, len(images))))
@@ -131,22 +134,23 @@ class Trainer(Steps):
 
     def _loss(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         plan, generator = self.plan, draws(self.plan.seed, 2 * self.step + 1)
-        inputs = augment(
+        whole = augment(
             look_up(self.table, pixels),
             generator,
             shift=plan.shift,
             mirror=plan.mirror,
             cutout=plan.cutout,
         )
-        side = self.side(self.step)
-        if side < inputs.shape[-1]:
-            inputs = F.interpolate(inputs, (side, side), mode="bilinear", antialias=True)
         if plan.mixup:
-            inputs, others, share = mixed(inputs, labels, generator, plan.mixup)
+            whole, others, share = mixed(whole, labels, generator, plan.mixup)
+        inputs, side = whole, self.side(self.step)
+        if side < whole.shape[-1]:
+            inputs = F.interpolate(whole, (side, side), mode="bilinear", antialias=True)
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             logits = self._forward(inputs)
-            answers = None if self._answers is None else self._answers(inputs)
+            # Whole: trained on whole images, it is wrong about many small ones.
+            answers = None if self._answers is None else self._answers(whole)
         entropy = partial(F.cross_entropy, logits.float(), label_smoothing=plan.label_smoothing)
         loss = entropy(labels)
         if plan.mixup:

@@ -95,11 +95,13 @@ def test_a_taught_run_resumes_and_differs(
 
 
 @pytest.mark.skipif(not can_compile("cpu"), reason="needs a C++ compiler for torch.compile")
-def test_a_compiled_run_resumes(net: Topology, digits: ImageSet, tmp_path: Path) -> None:
+def test_a_compiled_run_resumes(
+    net: Topology, digits: ImageSet, teacher: Teacher, tmp_path: Path
+) -> None:
     small = replace(net, layers=net.layers[:3])
     plan = replace(PLAN, compiled=True)
-    compiled = check_resumes(small, digits.take(100, 0), plan, None, tmp_path)
-    plain = new(small, digits.take(100, 0), replace(plan, compiled=False))
+    compiled = check_resumes(small, digits.take(100, 0), plan, teacher, tmp_path)
+    plain = new(small, digits.take(100, 0), replace(plan, compiled=False), teacher)
     plain.run()
     assert compiled.log[-1].loss == pytest.approx(plain.log[-1].loss, rel=1e-2)
 
@@ -127,6 +129,26 @@ def test_the_loss_is_both(net: Topology, digits: ImageSet, teacher: Teacher) -> 
     plain = new(net, few, replace(PLAN, epochs=1, batch_size=64, ema=0.0))
     plain.run()
     assert plain.log[0].loss == pytest.approx(losses[0.0], rel=1e-6)
+
+
+def test_a_teacher_sees_the_images_whole(
+    net: Topology, digits: ImageSet, teacher: Teacher
+) -> None:
+    plan = replace(PLAN, batch_size=64, smallest=4, mixup=1.0, distil=1.0)
+    trainer = new(net, digits.take(64, 0), plan, teacher)
+    pixels, labels = next(digits.take(64, 0).batches(PREP, 64))
+    targets = torch.as_tensor(labels)
+    state = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    loss, logits = trainer._loss(pixels, targets)
+    trainer.model.load_state_dict(state)
+    generator = draws(0, 1)
+    whole = augment(look_up(trainer.table, pixels), generator, shift=1, mirror=False, cutout=3)
+    whole, _, _ = mixed(whole, targets, generator, 1.0)
+    small = torch.nn.functional.interpolate(whole, (4, 4), mode="bilinear", antialias=True)
+    assert torch.allclose(trainer.model(small), logits, atol=1e-5)
+    answers = teacher.on(torch.device("cpu"), MEAN, STD)
+    assert loss.item() == pytest.approx(distance(logits, answers(whole), 4.0).item(), rel=1e-5)
+    assert loss.item() != pytest.approx(distance(logits, answers(small), 4.0).item(), rel=1e-2)
 
 
 def test_a_teacher_sees_its_own_normalisation(digits: ImageSet, teacher: Teacher) -> None:
