@@ -131,9 +131,7 @@ def test_the_loss_is_both(net: Topology, digits: ImageSet, teacher: Teacher) -> 
     assert plain.log[0].loss == pytest.approx(losses[0.0], rel=1e-6)
 
 
-def test_a_teacher_sees_the_images_whole(
-    net: Topology, digits: ImageSet, teacher: Teacher
-) -> None:
+def test_a_teacher_sees_the_images_whole(net: Topology, digits: ImageSet, teacher: Teacher) -> None:
     plan = replace(PLAN, batch_size=64, smallest=4, mixup=1.0, distil=1.0)
     trainer = new(net, digits.take(64, 0), plan, teacher)
     pixels, labels = next(digits.take(64, 0).batches(PREP, 64))
