@@ -66,8 +66,9 @@ class TrainingConfig(_Strict):
     """How `zoo train` made an ANN: data, epochs, every setting, and the training it began from.
 
     That may be one of a shallower network (`arch`; None is the artifact's own). `began` is the
-    model of the zoo that it began from, if it was one, `teacher` the name of the network whose
-    answers were learnt beside the labels; its sha256 is among the settings.
+    model of the zoo that it began from, or a file that does not say how it was trained. `teacher`
+    is the name of the network whose answers were learnt beside the labels, whose sha256 is among
+    the settings, `taught` how that one was trained, where `zoo train` made it and a file held it.
 
     mean, std and input_size say how images became its input; seconds is the time the steps took,
     top1 the ANN's accuracy in percent on the test split, measured once at the end.
@@ -86,6 +87,7 @@ class TrainingConfig(_Strict):
     start: TrainingConfig | None = None
     began: Text | None = None
     teacher: Annotated[Text | None, Field(exclude_if=lambda value: value is None)] = None
+    taught: Annotated[TrainingConfig | None, Field(exclude_if=lambda value: value is None)] = None
 
 
 class SourceConfig(_Strict):

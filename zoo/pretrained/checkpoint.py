@@ -212,6 +212,7 @@ def training_of(path: Path, sha256: str) -> TrainingConfig | None:
                 start=log["start"],
                 began=log.get("began"),
                 teacher=(log.get("teacher") or {}).get("name"),
+                taught=(log.get("teacher") or {}).get("training"),
             )
     return None
 

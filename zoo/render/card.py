@@ -173,6 +173,7 @@ def render_card(found: Evaluation, *, use: str | None = None) -> str:
             "commands": commands(found),
             "training": training,
             "earlier": trainings(training)[-2::-1],
+            "own": all(part.start or not part.began for part in trainings(training)),
             "training_data": _title(training.dataset) if training else "",
             "facts": _table(found),
             "rate_steps": [step for step in (1, 4, 8, 32, 64) if step in steps] or steps,
@@ -332,30 +333,54 @@ def _tune_command(tuning: TuningConfig, name: str) -> str:
 
 
 def train_commands(config: Config) -> list[str]:
-    """Return the commands of the ANN's trainings.
+    """Return the commands of the ANN's trainings, and of those of its teachers.
 
     They start with the last training that began from another network of the zoo, or from none.
 
     One that went on from an earlier version of the same network is shown whole: the name means the
     new version now.
     """
+    last, shortcut = config.source.training, "B" if config.shortcut == "B" else ""
+    return [] if last is None else _train_commands(last, config.arch, shortcut, ".", {})
 
-    def arch(stage: TrainingConfig | None) -> str:
-        return (stage and stage.arch) or config.arch
 
-    stages = trainings(config.source.training)
+def _train_commands(
+    last: TrainingConfig, arch: str, shortcut: str, out: str, teachers: dict[str, str]
+) -> list[str]:
+    """Return the commands that end in the folder `out`.
+
+    Args:
+        arch: of stages that do not say theirs.
+        shortcut: of `--shortcut`; "" for the architecture's own.
+        teachers: the checkpoints of those trained so far, by the sha256 of the network.
+    """
+
+    def arch_of(stage: TrainingConfig | None) -> str:
+        return (stage and stage.arch) or arch
+
+    stages = trainings(last)
     grown = (
         number
         for number, stage in enumerate(stages)
-        if stage.began and arch(stage.start) != arch(stage)
+        if stage.began and arch_of(stage.start) != arch_of(stage)
     )
     stages = stages[max(grown, default=0) :]
-    lines, begins = [], stages[0].began if stages else None
+    lines, begins = [], stages[0].began
     for number, stage in enumerate(stages, start=1):
-        out = "." if stage is stages[-1] else f"stage{number}"
-        lines.append(_train_command(config, stage, begins, out))
-        begins = f"{out}/{arch(stage)}.safetensors"
+        folder = out if stage is last else f"{_before(out)}stage{number}"
+        teacher, sha256 = stage.teacher or "TEACHER", str(stage.settings.get("teacher"))
+        if stage.taught is not None and sha256 not in teachers:
+            made = f"{_before(folder)}teacher"
+            lines += _train_commands(stage.taught, arch_of(stage.taught), "", made, teachers)
+            teachers[sha256] = f"{made}/{arch_of(stage.taught)}.safetensors"
+        teacher = teachers.get(sha256, teacher)
+        lines.append(_train_command(stage, arch_of(stage), shortcut, teacher, begins, folder))
+        begins = f"{folder}/{arch_of(stage)}.safetensors"
     return lines
+
+
+def _before(folder: str) -> str:
+    return "" if folder == "." else f"{folder}-"
 
 
 def trainings(last: TrainingConfig | None) -> list[TrainingConfig]:
@@ -367,12 +392,19 @@ def trainings(last: TrainingConfig | None) -> list[TrainingConfig]:
     return found[::-1]
 
 
-def _train_command(config: Config, training: TrainingConfig, begins: str | None, out: str) -> str:
+def _train_command(
+    training: TrainingConfig,
+    arch: str,
+    shortcut: str,
+    teacher: str,
+    begins: str | None,
+    out: str,
+) -> str:
     s = training.settings
     words = [
         "zoo",
         "train",
-        training.arch or config.arch,
+        arch,
         "--dataset",
         training.dataset,
         "--epochs",
@@ -390,8 +422,8 @@ def _train_command(config: Config, training: TrainingConfig, begins: str | None,
     for option in ("cutout", "mixup", "smallest"):
         words += [f"--{option}", str(s[option])] if s.get(option) else []
     words += ["--compile"] if s.get("compiled") else []
-    words += ["--teacher", training.teacher or "TEACHER"] if s.get("teacher") else []
-    words += ["--shortcut", "B"] if config.shortcut == "B" else []
+    words += ["--teacher", teacher] if s.get("teacher") else []
+    words += ["--shortcut", shortcut] if shortcut else []
     words += ["--start", begins] if begins else []
     return shlex.join([*words, "--out", out])
 

@@ -146,7 +146,7 @@ def train(
             log("torch.compile does not work here (it needs a compiler): training without it")
     state, earlier, began = None, None, None
     if start is not None and Path(start).suffix == ".safetensors":
-        state, earlier = _file(Path(start))
+        state, earlier, began = _file(Path(start))
     elif start is not None:
         state, earlier, began = _artifact(start, images, mean, std, levels)
     state = _without_other_head(state, net.num_classes, start, log)
@@ -177,7 +177,7 @@ def train(
             "input_size": side,
             "start": earlier,
             "began": began,
-            "teacher": None if taught is None else {"name": taught.name, "sha256": taught.sha256},
+            "teacher": None if taught is None else taught.facts(),
             "seconds": sum(row.seconds for row in trainer.log),
             "log": [asdict(row) for row in trainer.log],
             "device": device,
@@ -193,8 +193,8 @@ def train(
     return facts
 
 
-def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
-    """Return the tensors of another training, and how they came about."""
+def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None, str | None]:
+    """Return the tensors of another training, and how they came about: else the file's name."""
     if not path.is_file():
         raise NotFoundError(
             f"{path} does not exist: give what another zoo train wrote, or a name of zoo list"
@@ -209,7 +209,9 @@ def _file(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
             f"{path} is not a whole safetensors file ({str(error)[:80]}): train it again"
         ) from error
     began = training_of(path, hashlib.sha256(path.read_bytes()).hexdigest())
-    return state, None if began is None else began.model_dump(mode="json")
+    return (
+        (state, None, path.name) if began is None else (state, began.model_dump(mode="json"), None)
+    )
 
 
 def _without_other_head(

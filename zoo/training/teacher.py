@@ -15,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.artifact.config import TrainingConfig
 from zoo.artifact.folder import read_artifact
 from zoo.artifact.tensors import topology_of
 from zoo.conversion.inputs import normalisation
@@ -27,6 +29,7 @@ from zoo.data.images import ImageSet
 from zoo.errors import NotFoundError, UsageError
 from zoo.hub import cache
 from zoo.models import registry
+from zoo.networks.architectures import topology
 from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
@@ -47,6 +50,7 @@ class Teacher:
         params: as `zoo.networks.resnet.ann_forward` takes them.
         mean, std: of its training, per channel, for pixels in 0 to 1.
         notes: what was assumed of it, a sentence each.
+        training: how `zoo train` made it, if that is known.
     """
 
     net: Topology
@@ -57,6 +61,7 @@ class Teacher:
     std: Sequence[float]
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    training: TrainingConfig | None = None
 
     def on(
         self, device: torch.device, mean: Sequence[float], std: Sequence[float]
@@ -81,6 +86,19 @@ class Teacher:
                 return ann_forward(self.net, params, (images * s + m - own_mean) / own_std)
 
         return answers
+
+    def facts(self) -> dict[str, Any]:
+        """Return what log.json says of it."""
+        training = self.training
+        # A training's facts do not hold the shortcut: with another than the architecture's own they
+        # would name another network.
+        if training is not None and self.net.shortcut != topology(str(training.arch)).shortcut:
+            training = None
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "training": None if training is None else training.model_dump(mode="json"),
+        }
 
 
 def distance(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -184,4 +202,5 @@ def _checkpoint(text: str | Path, mean: Sequence[float], std: Sequence[float]) -
         std,
         found.origin.class_names,
         () if assumed is None else (assumed,),
+        found.training,
     )

@@ -281,6 +281,52 @@ def test_a_training_that_went_on_from_its_own_earlier_version_is_shown_whole():
     assert commands[1].endswith("--start stage1/resnet20.safetensors --out .")
 
 
+@pytest.mark.parametrize("start", [None, "its earlier stage"])
+def test_weights_of_unknown_origin_are_not_called_our_own(start):
+    found = measured()
+    training = found["config"]["source"]["training"]
+    assert "No public checkpoint is in it." in card.render_card(Evaluation.model_validate(found))
+    training |= {"began": "resnet20-of-another.safetensors"}
+    if start:
+        found["config"]["source"]["training"] = training | {"began": None, "start": training}
+    text = card.render_card(Evaluation.model_validate(found))
+    assert "How those were trained is not recorded." in text
+    assert "No public checkpoint is in it." not in text
+    line = next(line for line in text.splitlines() if line.startswith("zoo train"))
+    assert "--start resnet20-of-another.safetensors" in line
+
+
+def test_the_card_of_a_taught_network_trains_its_teacher_first():
+    found = measured()
+    training = found["config"]["source"]["training"]
+    its = training | {"arch": "resnet56", "epochs": 5, "top1": 87.5}
+    teacher = its | {"epochs": 6, "start": its}
+    taught = training["settings"] | {"teacher": "a" * 64}
+    first = training | {"epochs": 7, "settings": taught, "teacher": "n.safetensors"}
+    first |= {"taught": teacher}
+    last = first | {"epochs": 8, "start": first}
+    found["config"]["source"]["training"] = last
+    found["config"]["shortcut"] = "B"
+    text = card.render_card(Evaluation.model_validate(found))
+    lines = [line for line in text.splitlines() if line.startswith("zoo train")]
+    assert [re.search(r"train (\S+) .*--epochs (\d+) ", line).groups() for line in lines] == [
+        *(("resnet56", "5"), ("resnet56", "6"), ("resnet20", "7"), ("resnet20", "8"))
+    ]
+    ends = [re.search(r"--out (\S+)$", line)[1] for line in lines]
+    assert ends == ["stage1-teacher-stage1", "stage1-teacher", "stage1", "."]
+    assert "--start stage1-teacher-stage1/resnet56.safetensors" in lines[1]
+    assert all("--teacher stage1-teacher/resnet56.safetensors" in line for line in lines[2:])
+    assert "--shortcut B" in lines[3] and "--shortcut" not in lines[1]
+    assert (
+        "It learnt from the labels and from the answers of n.safetensors, a resnet56 that had "
+        "87.50 % of digits's test images right." in text
+    )
+    del first["taught"], last["taught"], first["teacher"]
+    text = card.render_card(Evaluation.model_validate(found))
+    assert "That one learnt from the labels and from the answers of another network." in text
+    assert "It learnt from the labels and from the answers of n.safetensors." in text
+
+
 @pytest.mark.parametrize("blocks", ["graded", "binary"])
 def test_the_command_says_what_keeps_the_blocks_binary(blocks):
     found = measured()

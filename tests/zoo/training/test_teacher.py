@@ -22,6 +22,7 @@ from zoo.networks.pixels import image_table, look_up
 from zoo.networks.preprocess import Preprocess
 from zoo.networks.resnet import ann_forward
 from zoo.networks.topology import Topology
+from zoo.pretrained.checkpoint import read_checkpoint
 from zoo.training.compiled import can_compile
 from zoo.training.plan import Plan
 from zoo.training.run import DIGITS_MEAN as MEAN
@@ -306,3 +307,34 @@ def test_the_log_names_the_teacher(digits_file: Path, tmp_path: Path) -> None:
     log = json.loads((tmp_path / "a" / "log.json").read_text())
     assert log["teacher"]["name"] == digits_file.name
     assert log["plan"]["teacher"] == log["teacher"]["sha256"] and log["plan"]["cutout"] == 2
+    assert log["teacher"]["training"] is None and log["began"] is None
+
+
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_the_log_holds_how_the_teacher_was_trained(
+    net: Topology, digits: ImageSet, digits_file: Path, shortcut: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 500, "precision": "float32"}
+    folder = tmp_path / "teacher"
+    train("resnet20", "digits", folder, start=digits_file, **settings)
+    own = json.loads((folder / "log.json").read_text())
+    assert (own["start"], own["began"]) == (None, digits_file.name)
+    if shortcut == "B":  # its facts do not hold the shortcut, so that they would not make it again
+        other = Trainer(
+            topology("resnet20", in_channels=1, shortcut="B"), digits, PREP, PLAN, MEAN, STD
+        )
+        other.run()
+        sha256 = save_checkpoint(other.state(), folder / "resnet20.safetensors")
+        (folder / "log.json").write_text(json.dumps(own | {"sha256": sha256}))
+    taught = train(
+        "resnet20", "digits", tmp_path / "b", teacher=folder / "resnet20.safetensors", **settings
+    )
+    training = read_checkpoint(tmp_path / "b" / "resnet20.safetensors", "resnet20").training
+    assert training is not None and training.teacher == "resnet20.safetensors"
+    if shortcut == "B":
+        assert taught["teacher"]["training"] is None and training.taught is None
+    else:
+        assert (
+            training.taught == read_checkpoint(folder / "resnet20.safetensors", "resnet20").training
+        )
+        assert training.taught is not None and training.taught.began == digits_file.name
