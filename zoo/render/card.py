@@ -174,6 +174,7 @@ def render_card(found: Evaluation, *, use: str | None = None) -> str:
             "training": training,
             "earlier": trainings(training)[-2::-1],
             "own": all(part.start or not part.began for part in trainings(training)),
+            "title": _title,
             "training_data": _title(training.dataset) if training else "",
             "facts": _table(found),
             "rate_steps": [step for step in (1, 4, 8, 32, 64) if step in steps] or steps,
