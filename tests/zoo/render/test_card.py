@@ -319,7 +319,7 @@ def test_the_card_of_a_taught_network_trains_its_teacher_first():
     assert "--shortcut B" in lines[3] and "--shortcut" not in lines[1]
     assert (
         "It learnt from the labels and from the answers of n.safetensors, a resnet56 that had "
-        "87.50 % of the test images of digits right." in text
+        "87.50 % of the test images of scikit-learn digits right." in text
     )
     del first["taught"], last["taught"], first["teacher"]
     text = card.render_card(Evaluation.model_validate(found))
