@@ -138,6 +138,7 @@ def family() -> str:
     for result in results:
         stage, epochs = result["config"]["source"]["training"], []
         levels = stage["settings"]["levels"]
+        taught = f", taught by {stage['teacher']}" if stage.get("teacher") else ""
         while stage is not None:
             other = stage.get("arch") not in (None, result["arch"])
             epochs.insert(
@@ -147,7 +148,7 @@ def family() -> str:
         top1 = {row["timesteps"]: f"{row['top1']:.2f}" for row in result["rows"]}
         cells = [
             result["arch"],
-            f"{levels} levels, learnt thresholds" if levels else "ReLU",
+            (f"{levels} levels, learnt thresholds" if levels else "ReLU") + taught,
             " + ".join(epochs),
         ]
         cells += [str(result["config"]["calibration"]["images"])]

@@ -279,6 +279,9 @@ def test_a_training_that_went_on_from_its_own_earlier_version_is_shown_whole():
     commands = [line for line in text.splitlines() if line.startswith("zoo train")]
     assert len(commands) == 2 and "--epochs 7 " in commands[0] and "--start" not in commands[0]
     assert commands[1].endswith("--start stage1/resnet20.safetensors --out .")
+    assert "It began from the weights of s-resnet20. It" in text
+    own = card.render_card(Evaluation.model_validate(found | {"name": "s-resnet20"}))
+    assert "It began from an earlier version of itself. It" in own
 
 
 @pytest.mark.parametrize("start", [None, "its earlier stage"])
