@@ -124,7 +124,8 @@ def curves(log: Path, path: Path) -> None:
     facts = json.loads(log.read_text())
     levels = facts["plan"]["levels"]
     how = f"{levels} levels" if levels else "ReLU"
-    title = f"{facts['arch']} on {facts['dataset']}, {how}"
+    taught = f", taught by {facts['teacher']['name']}" if facts.get("teacher") else ""
+    title = f"{facts['arch']} on {facts['dataset']}, {how}{taught}"
     training_png(path, facts["log"], top1=facts["top1"], title=title)
 
 
