@@ -137,6 +137,24 @@ def test_a_training_begins_from_a_model_of_the_zoo(tmp_path):
     assert "--start stage1/resnet32.safetensors --out ." in lines[1]
 
 
+def test_weights_whose_training_nobody_recorded_are_named_by_what_follows(digits_file, tmp_path):
+    from zoo.data.open import open_images
+
+    settings = {"epochs": 1, "batch_size": 500, "precision": "float32"}
+    images, made = open_images("digits", "train"), {"samples": 16, "timesteps": 4}
+    public = read_checkpoint(digits_file, "resnet20")
+    assert public.training is None
+    geometry = {"mean": run.DIGITS_MEAN, "std": run.DIGITS_STD, "input_size": 8}
+    convert(public, images, **made, **geometry).save(tmp_path / "public")
+    begun = run.train("resnet20", "digits", tmp_path / "a", start=tmp_path / "public", **settings)
+    assert (begun["start"], begun["began"]) == (None, "public")
+    checkpoint = read_checkpoint(tmp_path / "a" / "resnet20.safetensors", "resnet20")
+    config = convert(checkpoint, images, **made).save(tmp_path / "c")
+    assert config.source.training.began == "public" and config.source.training.start is None
+    (line,) = card.train_commands(config)
+    assert line.endswith("--start public --out .")
+
+
 def test_what_cannot_be_begun_from(tmp_path):
     with refuses(UsageError, "of another mean or std"):
         run.train("resnet20", "digits", tmp_path / "a", start="s-resnet20")
